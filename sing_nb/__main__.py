@@ -1,0 +1,106 @@
+"""Command line: the stages of a run, as the rules of ``book/Snakefile`` call them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from .errors import SingError
+from .fetch import data_dir
+
+BOOK = data_dir().parent / "book"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one stage; returns the exit code (0, or 1 with a one-line error)."""
+    parser = argparse.ArgumentParser(
+        prog="sing", description=__doc__,
+        epilog="example: sing features --profile smoke --model lite0 --set views=4",
+    )
+    stages = parser.add_subparsers(dest="stage", required=True, metavar="stage")
+    for name, text, options in (
+        ("fetch", "fetch and draw the pictures", ()),
+        ("features", "features of one classifier", ("model",)),
+        ("translator", "fit one classifier's translators", ("model",)),
+        ("tables", "score tables; without a model, those across classifiers", ("model?",)),
+        ("chapter", "execute one chapter with papermill", ("chapter",)),
+        ("stage-book", "lay out the sources of the rendered book", ()),
+        ("check", "check the profile and the settings, compute nothing", ()),
+    ):
+        stage = stages.add_parser(name, help=text, description=text)
+        stage.add_argument("--profile", default="offline", help="a file in data/profiles")
+        stage.add_argument(
+            "--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
+            help="another value for a key of the profile or a parameter of a chapter",
+        )
+        stage.add_argument("--threads", type=int, help="processor threads to use")
+        for option in options:
+            stage.add_argument(f"--{option.rstrip('?')}", required=not option.endswith("?"))
+    args = parser.parse_args(argv)
+    try:
+        _run(args)
+    except SingError as error:
+        print(f"sing {args.stage}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _run(args: argparse.Namespace) -> None:
+    from .chapters import chapter_files, resolve, run_chapter
+    from .profile import build_dir
+
+    chapters = chapter_files(BOOK)
+    _, overrides, parameters = resolve(args.profile, args.settings, chapters)
+    folder = build_dir(args.profile)
+    if args.stage == "check":
+        return
+    if args.stage == "chapter":
+        notebook = BOOK / f"{args.chapter}.ipynb"
+        if notebook not in chapters:
+            raise SingError(
+                f"No chapter {args.chapter!r}; the table of contents names "
+                f"{', '.join(path.stem for path in chapters)}."
+            )
+        run_chapter(
+            notebook, folder / "chapters", args.profile, overrides, parameters[args.chapter]
+        )
+        return
+    if args.stage == "stage-book":
+        from .gallery import merge_parts
+        from .page import stage_book
+
+        merge_parts(folder / "figures", [path.stem for path in chapters])
+        stage_book(
+            folder / "chapters", folder / "figures", folder / "source", data_dir().parent
+        )
+        return
+    _compute(args, overrides)
+
+
+def _compute(args: argparse.Namespace, overrides: dict[str, object]) -> None:
+    import torch
+
+    from .study import Study
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    study = Study(args.profile, **overrides)
+    if args.stage == "fetch":
+        table = study.fetch()
+        study.mark("fetch", {"pictures": table["source"].value_counts().to_dict()})
+    elif args.stage == "features":
+        shape = list(study.features(args.model).shape)
+        study.mark(f"features-{args.model}", {"shape": shape})
+    elif args.stage == "translator":
+        cards = [fitted.card for fitted in study.translators(args.model)]
+        study.mark(f"translator-{args.model}", {"translators": cards})
+    elif args.model:
+        study.mark(f"tables-{args.model}", {"rows": len(study.images(args.model))})
+    else:
+        tables = (study.models(), study.fit_report(), study.lambda_path(), study.accuracy())
+        study.targets(study.config.models[0])
+        study.mark("tables", {"rows": [len(table) for table in tables]})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

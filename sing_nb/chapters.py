@@ -1,0 +1,155 @@
+"""Run chapters: check every parameter first, execute with papermill, promote what succeeded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import yaml
+
+from .errors import SingError
+from .profile import Profile, cast, load_profile, unknown
+
+__all__ = ["chapter_files", "chapter_parameters", "resolve", "run_chapter"]
+
+# Every chapter has these two; they are set by the profile's name and the settings.
+COMMON = {"profile", "overrides"}
+TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict}
+
+
+def chapter_files(book: Path) -> list[Path]:
+    """Chapters named by the table of contents, in its order."""
+    toc = yaml.safe_load((Path(book) / "_toc.yml").read_text(encoding="utf-8"))
+    entries = list(toc.get("chapters", []))
+    for part in toc.get("parts", []):
+        entries += part.get("chapters", [])
+    files = [Path(book) / f"{entry['file'].removesuffix('.ipynb')}.ipynb" for entry in entries]
+    return [path for path in files if path.is_file()]
+
+
+def chapter_parameters(notebook: Path) -> dict[str, tuple[type, object]]:
+    """Names in a chapter's parameters cell, with their annotated type and default.
+
+    Raises
+    ------
+    SingError
+        If a parameter has no annotation that can be checked.
+    """
+    import papermill
+
+    found = {}
+    for name, entry in papermill.inspect_notebook(str(notebook)).items():
+        kind = TYPES.get(entry["inferred_type_name"])
+        if kind is None:
+            raise SingError(
+                f"{notebook.name}: the parameter {name} needs one of the annotations "
+                f"{', '.join(TYPES)}, as in `{name}: int = 3  # what it is`."
+            )
+        found[name] = (kind, yaml.safe_load(entry["default"]))
+    return found
+
+
+def resolve(
+    profile: str, settings: Iterable[str] | Mapping[str, object], notebooks: Iterable[Path]
+) -> tuple[Profile, dict[str, object], dict[str, dict[str, object]]]:
+    """Settings of a run, checked against the profile and the chapters before anything runs.
+
+    Parameters
+    ----------
+    profile : str
+        Name of a profile.
+    settings : iterable of str, or mapping
+        ``key=value`` with the value in YAML. A key is one of the profile's or a parameter of a
+        chapter.
+    notebooks : iterable of pathlib.Path
+        The chapters of the run.
+
+    Returns
+    -------
+    profile : Profile
+    overrides : dict
+        Settings that are keys of the profile.
+    parameters : dict of dict
+        For each chapter's stem, the settings that it has parameters for.
+
+    Raises
+    ------
+    SingError
+        For a key that nothing knows, or a value of another type.
+    """
+    if not isinstance(settings, Mapping):
+        pairs = {}
+        for item in settings:
+            key, equals, value = item.partition("=")
+            if not equals:
+                raise SingError(f"A setting reads key=value; got {item!r}.")
+            pairs[key.strip()] = yaml.safe_load(value)
+        settings = pairs
+    wanted = {path.stem: chapter_parameters(path) for path in notebooks}
+    profile_keys = set(Profile.__dataclass_fields__) - {"name"}
+    own = set().union(*wanted.values()) - COMMON
+    for key in settings:
+        if key not in profile_keys | own:
+            raise unknown("setting", key, profile_keys | own)
+    overrides = {key: value for key, value in settings.items() if key in profile_keys}
+    config = load_profile(profile, overrides)
+    parameters = {
+        stem: {
+            key: cast(key, settings[key], kind, f"the settings for {stem}")
+            for key, (kind, _) in known.items()
+            if key in settings and key not in COMMON
+        }
+        for stem, known in wanted.items()
+    }
+    return config, overrides, parameters
+
+
+def run_chapter(
+    notebook: Path, folder: Path, profile: str, overrides: Mapping[str, object],
+    parameters: Mapping[str, object], *, progress: bool = True,
+) -> Path:
+    """Execute one chapter; the result replaces the old one only when it succeeded.
+
+    Parameters
+    ----------
+    notebook : pathlib.Path
+        The chapter, without outputs.
+    folder : pathlib.Path
+        Where executed chapters lie.
+    profile : str
+    overrides : mapping
+        Keys of the profile with other values.
+    parameters : mapping
+        The chapter's own parameters, checked by :func:`resolve`.
+    progress : bool
+
+    Returns
+    -------
+    pathlib.Path
+        The executed chapter.
+
+    Raises
+    ------
+    SingError
+        If a cell fails: which one, why, and where the partial notebook lies.
+    """
+    import papermill
+
+    partial = Path(folder) / "failed" / notebook.name
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        papermill.execute_notebook(
+            str(notebook), str(partial), cwd=str(notebook.parent), progress_bar=progress,
+            parameters={"profile": profile, "overrides": dict(overrides), **parameters},
+            # Features that are not there yet may take minutes in one cell.
+            execution_timeout=3600, start_timeout=120, log_output=False,
+        )
+    except papermill.PapermillExecutionError as error:
+        raise SingError(
+            f"{notebook.name}: cell {error.cell_index} failed with {error.ename}: {error.evalue}\n"
+            f"The notebook up to there is {partial}; what stood before was kept."
+        ) from error
+    target = Path(folder) / notebook.name
+    os.replace(partial, target)
+    return target

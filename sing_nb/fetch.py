@@ -1,0 +1,261 @@
+"""Fetch the pictures of the offline profile: two Debian packages, unpacked into the user's cache.
+
+Nothing is committed and nothing is trusted: every file that the book uses is named in a manifest
+in ``data/`` with its SHA-256, and is checked against it before use.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+from tqdm.auto import tqdm
+
+from .errors import SingError
+
+__all__ = ["SOURCES", "Source", "cache_dir", "data_dir", "fetch", "read_manifest", "write_atomic"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A set of pictures inside a Debian package.
+
+    Attributes
+    ----------
+    package : str
+        Name of the Debian package.
+    root : str
+        Folder inside the package that the manifest's paths start from.
+    manifest : str
+        File in ``data/`` with at least the columns ``path`` and ``sha256``.
+    """
+
+    package: str
+    root: str
+    manifest: str
+
+
+SOURCES = {
+    "stamps": Source("tuxpaint-stamps-default", "usr/share/tuxpaint/stamps", "stamps.csv"),
+    "clipart": Source("openclipart-png", "usr/share/openclipart/png", "clipart.csv"),
+}
+
+
+def cache_dir() -> Path:
+    """Folder for downloads: ``$SING_CACHE``, or ``sing_nb`` in the user's cache folder."""
+    return Path(os.environ.get("SING_CACHE") or platformdirs.user_cache_dir("sing_nb"))
+
+
+def data_dir() -> Path:
+    """The project's ``data/`` folder (manifests, profiles, model names)."""
+    return Path(__file__).resolve().parent.parent / "data"
+
+
+def write_atomic(path: Path, content: bytes | str) -> Path:
+    """Write a file so that a reader sees the old content or the new one, never a part of it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def read_manifest(name: str) -> list[dict[str, str]]:
+    """Rows of a manifest in ``data/``; refuses paths that leave the source's folder.
+
+    Parameters
+    ----------
+    name : str
+        File name in ``data/``, for example ``"stamps.csv"``.
+
+    Returns
+    -------
+    list of dict
+        One dictionary a row.
+
+    Raises
+    ------
+    SingError
+        If the file is missing or empty, a column is missing, or a path is absolute or contains
+        ``..``.
+    """
+    path = data_dir() / name
+    if not path.is_file():
+        raise SingError(f"The manifest {path} is missing; restore it with `git checkout data/`.")
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    if not rows or not {"path", "sha256"} <= rows[0].keys():
+        raise SingError(f"{path} needs rows with the columns path and sha256.")
+    for row in rows:
+        parts = Path(row["path"]).parts
+        if Path(row["path"]).is_absolute() or ".." in parts:
+            raise SingError(f"{path}: the path {row['path']!r} leaves its folder; remove the row.")
+    return rows
+
+
+def fetch(name: str, *, progress: bool = True) -> Path:
+    """Make the pictures of one source available and return their folder.
+
+    The package is downloaded with ``apt-get download`` (no root is needed; a download that was
+    interrupted is taken up where it stopped), unpacked beside its final place, checked file by
+    file against the manifest, and only then moved there.
+
+    Parameters
+    ----------
+    name : {"stamps", "clipart"}
+        A key of :data:`SOURCES`.
+    progress : bool
+        Whether to show progress bars.
+
+    Returns
+    -------
+    pathlib.Path
+        Folder that the manifest's paths start from.
+
+    Raises
+    ------
+    SingError
+        If apt is missing or fails, or if a file is not the one the manifest names.
+    """
+    if name not in SOURCES:
+        raise SingError(f"Unknown picture source {name!r}; known: {', '.join(SOURCES)}.")
+    source = SOURCES[name]
+    rows = read_manifest(source.manifest)
+    home = cache_dir() / name
+    root = home / source.root
+    stamp = home / "verified.json"
+    fingerprint = hashlib.sha256(
+        "\n".join(f"{row['path']} {row['sha256']}" for row in rows).encode()
+    ).hexdigest()
+    if stamp.is_file() and json.loads(stamp.read_text()).get("manifest") == fingerprint:
+        return root
+    if not (root.is_dir() and not _wrong(root, rows, name, progress)):
+        archive = _download(source.package, progress)
+        _unpack(archive, home)
+        wrong = _wrong(root, rows, name, progress)
+        if wrong:
+            raise SingError(
+                f"{len(wrong)} of {len(rows)} pictures in the Debian package {source.package} are "
+                f"not the ones that data/{source.manifest} names, for example {wrong[0]}. Another "
+                f"release of the package may hold other files: remove those rows from the "
+                f"manifest, or run a profile with pictures of your own."
+            )
+        archive.unlink(missing_ok=True)
+    write_atomic(stamp, json.dumps({"manifest": fingerprint, "files": len(rows)}))
+    return root
+
+
+def _wrong(root: Path, rows: Iterable[dict[str, str]], name: str, progress: bool) -> list[str]:
+    """Paths that are missing or whose SHA-256 differs."""
+    wrong = []
+    for row in tqdm(rows, desc=f"checking {name}", unit="file", disable=not progress):
+        path = root / row["path"]
+        if not path.is_file() or path.is_symlink():
+            wrong.append(row["path"])
+        elif hashlib.sha256(path.read_bytes()).hexdigest() != row["sha256"]:
+            wrong.append(row["path"])
+    return wrong
+
+
+def _download(package: str, progress: bool) -> Path:
+    """Run ``apt-get download``; refresh empty package lists once."""
+    folder = cache_dir() / "deb"
+    folder.mkdir(parents=True, exist_ok=True)
+    if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
+        raise SingError(
+            f"The offline pictures come from the Debian package {package}, and this machine has "
+            f"no apt-get. Run on Debian or Ubuntu, or copy the folder {cache_dir()} from a "
+            f"machine that has it, or use a profile with pictures of your own (data/profiles)."
+        )
+    size = _package_size(package)
+    if size is None:
+        # A fresh container has no package lists at all.
+        done = subprocess.run(["apt-get", "update"], capture_output=True, text=True)
+        size = _package_size(package)
+        if size is None:
+            raise SingError(
+                f"apt does not know the package {package}. Its lists were refreshed with "
+                f"`apt-get update` (exit {done.returncode}): "
+                f"{(done.stderr or done.stdout).strip()[-300:] or 'no message'}. Refresh them as "
+                f"root, and see that a Debian or Ubuntu (universe) source is enabled."
+            )
+    before = {path.name for path in folder.glob(f"{package}_*.deb")}
+    # apt would drop root's rights to a user that may not write to a private cache folder.
+    command = ["apt-get", "download", "-q", "-o", "APT::Sandbox::User=root", package]
+    with (
+        tqdm(
+            total=size, desc=f"downloading {package}", unit="B", unit_scale=True,
+            disable=not progress,
+        ) as bar,
+        tempfile.TemporaryFile("w+") as log,
+    ):
+        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            while process.poll() is None:
+                time.sleep(0.2)
+                bar.update(_bytes_so_far(folder, package) - bar.n)
+        finally:
+            # The partial file stays: apt takes it up again next time.
+            if process.poll() is None:
+                process.terminate()
+                process.wait()
+        bar.update(_bytes_so_far(folder, package) - bar.n)
+        log.seek(0)
+        message = log.read().strip()
+    found = sorted(folder.glob(f"{package}_*.deb"), key=lambda path: path.stat().st_mtime)
+    if process.returncode or not found:
+        raise SingError(
+            f"`apt-get download {package}` failed (exit {process.returncode}): {message[-400:]} "
+            f"Check the network and run again; what was already fetched in {folder} is kept "
+            f"({len(before)} file)."
+        )
+    return found[-1]
+
+
+def _package_size(package: str) -> int | None:
+    shown = subprocess.run(
+        ["apt-cache", "show", "--no-all-versions", package], capture_output=True, text=True
+    )
+    match = re.search(r"^Size: (\d+)$", shown.stdout, re.MULTILINE)
+    return int(match.group(1)) if match else None
+
+
+def _bytes_so_far(folder: Path, package: str) -> int:
+    return max((path.stat().st_size for path in folder.glob(f"{package}_*")), default=0)
+
+
+def _unpack(archive: Path, home: Path) -> None:
+    """Unpack beside the final place, then swap, so that a kill leaves no half-filled folder."""
+    home.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=home.parent, prefix=f".{home.name}.") as folder:
+        fresh = Path(folder) / "tree"
+        done = subprocess.run(
+            ["dpkg-deb", "-x", str(archive), str(fresh)], capture_output=True, text=True
+        )
+        if done.returncode:
+            archive.unlink(missing_ok=True)
+            raise SingError(
+                f"dpkg-deb could not unpack {archive.name} ({done.stderr.strip()[-200:]}). The "
+                f"file was removed; run again to fetch it anew."
+            )
+        if home.exists():
+            shutil.rmtree(home)
+        os.replace(fresh, home)

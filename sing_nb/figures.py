@@ -1,0 +1,705 @@
+"""One function a figure: a tidy table in, an Altair chart out.
+
+Colours mean the same thing everywhere: vermilion is the null space, grey is a control, and each
+classifier keeps its own. The palette is Okabe and Ito's, which colour-blind readers can tell
+apart. Text and axis colours are left to the page, which knows whether it is dark.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import altair as alt
+import numpy as np
+import pandas as pd
+from scipy.stats import gaussian_kde
+
+from .stats import ellipse
+
+__all__ = [
+    "class_ranks",
+    "class_violins",
+    "energy",
+    "held_out_error",
+    "lambda_path",
+    "logit_change",
+    "model_ratio",
+    "model_scatter",
+    "null_plane",
+    "photo_words",
+    "score_geometry",
+    "slide",
+    "spectrum",
+    "steering_path",
+    "steering_scores",
+    "string_graph",
+    "targets",
+    "views",
+]
+
+BLUE, VERMILION, GREEN, ORANGE, PINK, SKY, GREY = (
+    "#2b7bba", "#d55e00", "#009e73", "#e69f00", "#cc79a7", "#56b4e9", "#8a8a8a",
+)
+MODELS = [BLUE, GREEN, PINK, ORANGE, SKY]
+KINDS = alt.Scale(domain=["null space removed", "random control"], range=[VERMILION, GREY])
+WIDE = {"width": "container"}
+
+
+def _model_colour(table: pd.DataFrame, title: str = "Classifier") -> alt.Color:
+    """One colour a classifier, in the order of the table; the tower (last) is grey."""
+    names = list(dict.fromkeys(table["title"]))
+    return alt.Color(
+        "title:N", title=title, legend=alt.Legend(orient="top", columns=2),
+        scale=alt.Scale(domain=names, range=[*MODELS[: len(names) - 1], GREY]),
+    )
+
+
+def _dropdown(name: str, options: Sequence[str], label: str) -> alt.Parameter:
+    return alt.param(
+        name=name, value=options[0], bind=alt.binding_select(options=list(options), name=label)
+    )
+
+
+def null_plane(table: pd.DataFrame, first: str, second: str) -> alt.LayerChart:
+    """Photos in a plane of which the head sees only the horizontal axis.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        ``Study.plane`` with thumbnails.
+    first, second : str
+        The two classes of the horizontal axis.
+    """
+    keep = alt.param(
+        name="keep", value=1,
+        bind=alt.binding_range(min=-1, max=3, step=0.1, name="null part kept (1 = the photo) "),
+    )
+    reach = 3.2 * float(np.abs(table["null_coordinate"]).max())
+    base = (
+        alt.Chart(table)
+        .transform_calculate(moved="datum.null_coordinate * keep")
+        .encode(
+            x=alt.X(
+                "logit_difference:Q",
+                title=f"What the head sees: logit of “{first}” − logit of “{second}”",
+                scale=alt.Scale(padding=34, nice=False),
+            ),
+            y=alt.Y(
+                "moved:Q", scale=alt.Scale(domain=[-reach, reach]),
+                title="What it ignores: null coordinate (share of length)",
+            ),
+            tooltip=[
+                alt.Tooltip("label:N", title="photo"),
+                alt.Tooltip("logit_difference:Q", title="logit difference", format=".2f"),
+                alt.Tooltip("moved:Q", title="null coordinate", format=".3f"),
+            ],
+        )
+    )
+    tracks = base.mark_rule(color=VERMILION, opacity=0.35, strokeDash=[3, 3]).encode(
+        y=alt.datum(-reach), y2=alt.datum(reach), tooltip=alt.Undefined
+    )
+    pictures = base.mark_image(width=52, height=52).encode(url="image:N")
+    zero = alt.Chart(pd.DataFrame({"y": [0]})).mark_rule(color=GREY).encode(y="y:Q")
+    return alt.layer(tracks, zero, pictures).add_params(keep).properties(height=380, **WIDE)
+
+
+def views(table: pd.DataFrame) -> alt.LayerChart:
+    """Views of stamps with their known factors: one row a subject, one column a view."""
+    labels = list(dict.fromkeys(table["label"]))
+    base = alt.Chart(table).encode(
+        x=alt.X("view:O", title="view", axis=alt.Axis(labelAngle=0, ticks=False, domain=False)),
+        y=alt.Y("label:N", sort=labels, title=None, axis=alt.Axis(ticks=False, domain=False)),
+        tooltip=[
+            alt.Tooltip("label:N"), alt.Tooltip("background:N"),
+            alt.Tooltip("hue:Q", title="hue (degrees)", format=".0f"),
+            alt.Tooltip("lightness:Q", title="lightness (0 to 1)", format=".2f"),
+            alt.Tooltip("scale:Q", title="scale (share of side)", format=".2f"),
+            alt.Tooltip("x:Q", format=".2f"), alt.Tooltip("y:Q", format=".2f"),
+            alt.Tooltip("flip:N", title="mirrored"),
+        ],
+    )
+    kind = _dropdown("kind", ["all", "plain", "gradient", "noise"], "background ")
+    return (
+        base.mark_image(width=84, height=84)
+        .encode(
+            url="image:N",
+            opacity=alt.condition(
+                "kind == 'all' || datum.background == kind", alt.value(1), alt.value(0.15)
+            ),
+        )
+        .add_params(kind)
+        .properties(height=92 * len(labels), **WIDE)
+    )
+
+
+def spectrum(table: pd.DataFrame, features: int, rank: int) -> alt.LayerChart:
+    """Singular values of the heads on a log axis, with the null space marked.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        ``Study.spectrum``.
+    features, rank : int
+        Width of a feature and rank, for the band that marks the null space.
+    """
+    hover = alt.selection_point(fields=["title"], bind="legend")
+    line = (
+        alt.Chart(table)
+        .mark_line(strokeWidth=2)
+        .encode(
+            x=alt.X("index:Q", title="singular direction, strongest first",
+                    scale=alt.Scale(domain=[0, features], nice=False)),
+            y=alt.Y("value:Q", title="singular value (logit per unit of feature)",
+                    scale=alt.Scale(type="log"), axis=alt.Axis(tickCount=4)),
+            color=_model_colour(table),
+            opacity=alt.condition(hover, alt.value(1), alt.value(0.15)),
+            tooltip=[alt.Tooltip("title:N", title="classifier"), alt.Tooltip("index:Q"),
+                     alt.Tooltip("value:Q", format=".4f")],
+        )
+        .add_params(hover)
+    )
+    band = alt.Chart(pd.DataFrame({"from": [rank], "to": [features]})).mark_rect(
+        color=VERMILION, opacity=0.2).encode(x="from:Q", x2="to:Q")
+    label = alt.Chart(
+        pd.DataFrame({"x": [(rank + features) / 2], "t": [f"null space: {features - rank}"]})
+    ).mark_text(color=VERMILION, angle=270, fontSize=13, fontWeight="bold").encode(
+        x="x:Q", text="t:N")
+    return alt.layer(band, line, label).properties(height=320, **WIDE)
+
+
+def energy(table: pd.DataFrame, rank: int) -> alt.LayerChart:
+    """Cumulative share of real features' energy along the singular directions of each head."""
+    total = int(table["direction"].max())
+    hover = alt.selection_point(fields=["title"], bind="legend")
+    thin = table[(table["direction"] % 4 == 0) | (table["direction"].isin([1, rank, total]))]
+    line = (
+        alt.Chart(thin)
+        .mark_line(strokeWidth=2)
+        .encode(
+            x=alt.X("direction:Q", title="singular direction, strongest first",
+                    scale=alt.Scale(domain=[0, total], nice=False)),
+            y=alt.Y("cumulative:Q", title="share of the feature's squared length",
+                    axis=alt.Axis(format="%"), scale=alt.Scale(domain=[0, 1])),
+            color=_model_colour(table),
+            opacity=alt.condition(hover, alt.value(1), alt.value(0.15)),
+            tooltip=[alt.Tooltip("title:N", title="classifier"), alt.Tooltip("direction:Q"),
+                     alt.Tooltip("cumulative:Q", title="share up to here", format=".1%")],
+        )
+        .add_params(hover)
+    )
+    even = alt.Chart(pd.DataFrame({"x": [0, total], "y": [0, 1]})).mark_line(
+        color=GREY, strokeDash=[4, 4]).encode(x="x:Q", y="y:Q")
+    note = alt.Chart(pd.DataFrame({"x": [0.52 * total], "y": [0.46], "t": ["evenly spread"]})
+                     ).mark_text(color=GREY, align="left").encode(x="x:Q", y="y:Q", text="t:N")
+    band = alt.Chart(pd.DataFrame({"from": [rank], "to": [total]})).mark_rect(
+        color=VERMILION, opacity=0.2).encode(x="from:Q", x2="to:Q")
+    return alt.layer(band, even, note, line).properties(height=320, **WIDE)
+
+
+def logit_change(table: pd.DataFrame) -> alt.LayerChart:
+    """Largest logit change of each picture under null removal and under the control, log axis.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        Rows of ``Study.images`` of several classifiers with ``title``.
+    """
+    parts = [
+        table[["title", column]].set_axis(["title", "change"], axis=1).assign(kind=kind)
+        for column, kind in (("logit_change", "null space removed"),
+                             ("logit_change_control", "random control"))
+    ]
+    long = pd.concat(parts)
+    # One bar a tenth of a decade, counted here: the page carries bars, not thousands of rows.
+    long["bin"] = (np.log10(long["change"].clip(lower=1e-9)) * 10).round() / 10
+    counts = long.groupby(["title", "kind", "bin"]).size().rename("pictures").reset_index()
+    counts["low"], counts["high"] = 10 ** (counts["bin"] - 0.05), 10 ** (counts["bin"] + 0.05)
+    titles = list(dict.fromkeys(table["title"]))
+    pick = _dropdown("classifier", titles, "classifier ")
+    return (
+        alt.Chart(counts)
+        .mark_bar(opacity=0.85)
+        .encode(
+            x=alt.X("low:Q", title="largest change of any logit (log scale)",
+                    scale=alt.Scale(type="log", domain=[1e-7, 30], nice=False),
+                    axis=alt.Axis(format="~e", values=[1e-7, 1e-5, 1e-3, 1e-1, 10])),
+            x2="high:Q",
+            y=alt.Y("pictures:Q", title="pictures"),
+            color=alt.Color("kind:N", title=None, scale=KINDS, legend=alt.Legend(orient="top")),
+            tooltip=["kind:N", "pictures:Q",
+                     alt.Tooltip("low:Q", title="from", format=".1e"),
+                     alt.Tooltip("high:Q", title="to", format=".1e")],
+        )
+        .transform_filter("datum.title == classifier")
+        .add_params(pick)
+        .properties(height=260, **WIDE)
+    )
+
+
+def lambda_path(table: pd.DataFrame, chosen: float) -> alt.LayerChart:
+    """Held-out R2 against lambda: mean over folds, smallest and largest fold as a band."""
+    summary = table.groupby(["title", "lambda"], sort=False)["r2"].agg(
+        ["mean", "min", "max"]).reset_index()
+    hover = alt.selection_point(fields=["title"], bind="legend")
+    base = alt.Chart(summary).encode(
+        x=alt.X("lambda:Q", scale=alt.Scale(type="log"), title="ridge λ (log scale)",
+                axis=alt.Axis(format="~s")),
+        color=_model_colour(summary),
+        opacity=alt.condition(hover, alt.value(1), alt.value(0.15)),
+    )
+    band = base.mark_area(interpolate="monotone").encode(
+        y=alt.Y("min:Q", title="held-out R² (subjects never seen)"), y2="max:Q",
+        opacity=alt.condition(hover, alt.value(0.16), alt.value(0.03)))
+    line = base.mark_line(point=True, interpolate="monotone").encode(
+        y="mean:Q",
+        tooltip=[alt.Tooltip("title:N", title="classifier"),
+                 alt.Tooltip("lambda:Q", title="λ", format="~s"),
+                 alt.Tooltip("mean:Q", title="mean R²", format=".3f"),
+                 alt.Tooltip("min:Q", title="smallest fold", format=".3f"),
+                 alt.Tooltip("max:Q", title="largest fold", format=".3f")])
+    rule = alt.Chart(pd.DataFrame({"x": [chosen]})).mark_rule(
+        color=GREY, strokeDash=[4, 4]).encode(x="x:Q")
+    return alt.layer(band, rule, line.add_params(hover)).properties(height=320, **WIDE)
+
+
+def held_out_error(table: pd.DataFrame) -> alt.LayerChart:
+    """Held-out angle of the translator, one dot a subject, by classifier.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        title, label, angle (degrees, mean over the subject's views), image.
+    """
+    titles = list(dict.fromkeys(table["title"]))
+    pick = _dropdown("classifier", titles, "classifier ")
+    base = alt.Chart(table).transform_filter("datum.title == classifier")
+    bars = base.mark_bar(color=BLUE, opacity=0.8).encode(
+        x=alt.X("angle:Q", bin=alt.Bin(step=2.5),
+                title="angle between translated and true embedding (degrees)"),
+        y=alt.Y("count():Q", title="held-out subjects"),
+        tooltip=[alt.Tooltip("count():Q", title="subjects")])
+    ticks = base.mark_tick(thickness=2, color=VERMILION, opacity=0.8, size=14, yOffset=8).encode(
+        x="angle:Q", y=alt.datum(0),
+        tooltip=[alt.Tooltip("image:N", title="image"), alt.Tooltip("label:N", title="subject"),
+                 alt.Tooltip("angle:Q", title="degrees", format=".1f")])
+    return alt.layer(bars, ticks).add_params(pick).properties(height=280, **WIDE)
+
+
+def targets(table: pd.DataFrame) -> alt.LayerChart:
+    """Is a joint space easy to reach, and does it still speak? One dot a space."""
+    long = pd.concat([
+        table.assign(share=table["top5_tower"], what="the tower itself"),
+        table.assign(share=table["top5_translated"], what="translated features"),
+    ])
+    hover = alt.selection_point(fields=["space"], on="pointerover", empty=True, nearest=True)
+    base = alt.Chart(long).encode(
+        x=alt.X("r2:Q", title="held-out R² of the translator", scale=alt.Scale(zero=False)),
+        y=alt.Y("share:Q", title="true name among the nearest five",
+                axis=alt.Axis(format="%"), scale=alt.Scale(domain=[0, 0.7])),
+        color=alt.Color("what:N", title=None, legend=alt.Legend(orient="top"),
+                        scale=alt.Scale(domain=["the tower itself", "translated features"],
+                                        range=[GREY, BLUE])),
+    )
+    rules = base.mark_rule(opacity=0.4).encode(x="low:Q", x2="high:Q")
+    dots = base.mark_point(filled=True).encode(
+        shape=alt.Shape("used:N", title="this book",
+                        scale=alt.Scale(domain=[False, True], range=["circle", "diamond"]),
+                        legend=None),
+        size=alt.condition("datum.used", alt.value(230), alt.value(80)),
+        opacity=alt.condition(hover, alt.value(1), alt.value(0.35)),
+        tooltip=[alt.Tooltip("space:N"), alt.Tooltip("what:N", title="read from"),
+                 alt.Tooltip("r2:Q", title="R²", format=".3f"),
+                 alt.Tooltip("share:Q", title="top five", format=".1%")])
+    names = base.transform_filter("datum.what == 'the tower itself'").mark_text(
+        angle=300, align="left", dx=9, dy=-5, fontSize=11).encode(
+        text="space:N", color=alt.value(GREY))
+    return alt.layer(rules, names, dots.add_params(hover)).properties(height=340, **WIDE)
+
+
+def score_geometry(label_angle: float) -> alt.LayerChart:
+    """AS and IS on a map of the sphere around T(f); two sliders move the equivalent.
+
+    The map keeps distance and direction from the centre: rings are Image Scores. The Attribute
+    Score follows from the spherical law of cosines.
+
+    Parameters
+    ----------
+    label_angle : float
+        Angle between T(f) and the text, degrees.
+    """
+    score = alt.param(name="turn", value=25, bind=alt.binding_range(
+        min=0, max=80, step=1, name="Image Score: how far (degrees) "))
+    course = alt.param(name="course", value=60, bind=alt.binding_range(
+        min=0, max=180, step=5, name="course: 0 = towards the text, 180 = away (degrees) "))
+    side = 90
+    rings = pd.DataFrame(
+        [{"ring": r, "x": r * np.cos(t), "y": r * np.sin(t), "order": i}
+         for r in (20, 40, 60, 80) for i, t in enumerate(np.linspace(0, 2 * np.pi, 61))])
+    # Where the equivalent is as far from the text as the original: AS = 0.
+    phi = np.deg2rad(label_angle)
+    turn = np.deg2rad(np.linspace(0.01, min(80.0, 2 * label_angle - 0.01), 80))
+    cosine = np.clip(np.cos(phi) * (1 - np.cos(turn)) / (np.sin(phi) * np.sin(turn)), -1, 1)
+    even = pd.DataFrame({"x": np.rad2deg(turn) * cosine,
+                         "y": np.rad2deg(turn) * np.sqrt(1 - cosine**2)})
+    even = pd.concat([even[::-1], even.assign(y=-even["y"])]).assign(order=range(2 * len(even)))
+    one = pd.DataFrame({"phi": [label_angle]})
+    moved = alt.Chart(one).transform_calculate(
+        x="turn * cos(course * PI / 180)", y="turn * sin(course * PI / 180)",
+        score="datum.phi - 180 / PI * acos(cos(datum.phi * PI / 180) * cos(turn * PI / 180)"
+              " + sin(datum.phi * PI / 180) * sin(turn * PI / 180) * cos(course * PI / 180))",
+    ).transform_calculate(
+        text="'IS ' + format(turn, '.0f') + '°,  AS ' + format(datum.score, '+.1f') + '°'")
+    axis = {"axis": None, "scale": alt.Scale(domain=[-side, side])}
+    x, y = alt.X("x:Q", **axis), alt.Y("y:Q", **axis)
+    fixed = pd.DataFrame({"x": [0, label_angle], "y": [0, 0], "t": ["T(f)", "text"]})
+    return alt.layer(
+        alt.Chart(rings).mark_line(color=GREY, opacity=0.5, strokeWidth=1).encode(
+            x=x, y=y, detail="ring:N", order="order:Q"),
+        alt.Chart(rings[rings["order"] == 15]).transform_calculate(t="datum.ring + '°'").mark_text(
+            color=GREY, dy=-6).encode(x=x, y=y, text="t:N"),
+        alt.Chart(even).mark_line(color=GREEN, strokeDash=[5, 4], strokeWidth=2).encode(
+            x=x, y=y, order="order:Q"),
+        alt.Chart(fixed).mark_point(filled=True, size=120, color=BLUE, opacity=1).encode(x=x, y=y),
+        alt.Chart(fixed).mark_text(color=BLUE, dy=18, fontSize=13, fontWeight="bold").encode(
+            x=x, y=y, text="t:N"),
+        moved.mark_rule(color=VERMILION, strokeWidth=2).encode(
+            x=alt.X("origin:Q", **axis), y=alt.Y("origin:Q", **axis), x2="x:Q", y2="y:Q"
+        ).transform_calculate(origin="0"),
+        moved.mark_point(filled=True, size=150, color=VERMILION, opacity=1).encode(x=x, y=y),
+        moved.mark_text(color=VERMILION, dy=-16, fontSize=15, fontWeight="bold").encode(
+            x=x, y=y, text="text:N"),
+    ).add_params(score, course).properties(height=440, width=440)
+
+
+def slide(table: pd.DataFrame) -> alt.LayerChart:
+    """Scores along a picture's null part, with a slider that reads them off.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        ``Study.slide`` of several pictures, with ``label``.
+    """
+    labels = list(dict.fromkeys(table["label"]))
+    photo = _dropdown("photo", labels, "photo ")
+    keep = alt.param(name="kept", value=0, bind=alt.binding_range(
+        min=-1, max=3, step=0.1, name="part kept (0 = removed, 1 = the photo) "))
+    long = table.melt(["label", "kind", "keep"], ["image_score", "attribute_score"],
+                      var_name="score", value_name="degrees")
+    long["score"] = long["score"].map({"image_score": "Image Score",
+                                       "attribute_score": "Attribute Score"})
+    kinds = list(dict.fromkeys(table["kind"]))
+    base = alt.Chart(long).transform_filter("datum.label == photo").encode(
+        x=alt.X("keep:Q", title="how much of the part is kept", scale=alt.Scale(nice=False)),
+        y=alt.Y("degrees:Q", title="score (degrees)"),
+        color=alt.Color("kind:N", title="moved along the",
+                        legend=alt.Legend(orient="top", columns=1),
+                        scale=alt.Scale(domain=kinds, range=[VERMILION, GREY])),
+        strokeDash=alt.StrokeDash("score:N", title="score",
+                                  legend=alt.Legend(orient="top", columns=1)),
+    )
+    rule = alt.Chart(pd.DataFrame({"dummy": [0]})).transform_calculate(x="kept").mark_rule(
+        color=BLUE).encode(x="x:Q")
+    here = base.transform_filter("abs(datum.keep - kept) < 0.04").mark_point(
+        filled=True, size=70, opacity=1).encode(
+        strokeDash=alt.Undefined,
+        tooltip=["kind:N", "score:N", alt.Tooltip("degrees:Q", format="+.1f"),
+                 alt.Tooltip("keep:Q", format=".1f")])
+    numbers = base.transform_filter("abs(datum.keep - kept) < 0.04").mark_text(
+        align="left", dx=8, dy=-8, fontWeight="bold").encode(
+        strokeDash=alt.Undefined, text=alt.Text("degrees:Q", format="+.1f"))
+    return alt.layer(rule, base.mark_line(strokeWidth=2), here, numbers).add_params(
+        photo, keep).properties(height=320, **WIDE)
+
+
+def model_scatter(tables: dict[str, pd.DataFrame], level: float = 0.5) -> alt.LayerChart:
+    """AS against IS, one dot a subject, with ellipses, for classifiers and their controls.
+
+    Parameters
+    ----------
+    tables : dict
+        For each classifier's title: subject, label, image, and medians over views of
+        image_score, attribute_score and the same with ``_control``.
+    level : float
+        Share of a normal cloud inside the ellipse.
+    """
+    dots, outlines = [], []
+    for title, table in tables.items():
+        for kind, suffix in (("null space removed", ""), ("random control", "_control")):
+            part = pd.DataFrame({
+                "title": title, "kind": kind, "label": table["label"], "image": table["image"],
+                "as": table[f"attribute_score{suffix}"], "is": table[f"image_score{suffix}"],
+            })
+            dots.append(part)
+            outline = ellipse(part[["as", "is"]].to_numpy(), level)
+            outlines.append(pd.DataFrame(
+                {"title": title, "kind": kind, "as": outline[:, 0], "is": outline[:, 1],
+                 "order": range(len(outline))}))
+    dots, outlines = pd.concat(dots).round({"as": 3, "is": 3}), pd.concat(outlines)
+    shown = alt.param(name="shown", value="null space removed", bind=alt.binding_radio(
+        options=["null space removed", "random control"], name="show "))
+    legend = alt.selection_point(fields=["title"], bind="legend")
+    # Both states share one frame, so that switching between them compares.
+    reach = float(dots["as"].abs().max()) * 1.05
+    x = alt.X("as:Q", title="Attribute Score towards the own class (degrees; + = closer)",
+              scale=alt.Scale(domain=[-reach, reach]))
+    y = alt.Y("is:Q", title="Image Score (degrees)",
+              scale=alt.Scale(domain=[0, float(dots["is"].max()) * 1.05]))
+    colour = _model_colour(dots)
+    cloud = alt.Chart(dots).transform_filter("datum.kind == shown").mark_circle(size=46).encode(
+        x=x, y=y, color=colour, opacity=alt.condition(legend, alt.value(0.65), alt.value(0.05)),
+        tooltip=[alt.Tooltip("image:N", title="image"), alt.Tooltip("label:N", title="class"),
+                 alt.Tooltip("title:N", title="classifier"),
+                 alt.Tooltip("as:Q", title="AS (degrees)", format="+.2f"),
+                 alt.Tooltip("is:Q", title="IS (degrees)", format=".2f")],
+    ).add_params(legend)
+    rings = alt.Chart(outlines).transform_filter("datum.kind == shown").mark_line(
+        strokeWidth=2.5).encode(x=x, y=y, color=colour, order="order:Q", detail="title:N",
+                                opacity=alt.condition(legend, alt.value(1), alt.value(0.1)))
+    zero = alt.Chart(pd.DataFrame({"x": [0]})).mark_rule(color=GREY, strokeDash=[4, 4]).encode(
+        x="x:Q")
+    return alt.layer(zero, cloud, rings).add_params(shown).properties(height=400, **WIDE)
+
+
+QUANTITIES = {
+    "image_score": "Image Score (degrees)",
+    "attribute_score": "|Attribute Score| (degrees)",
+    "ratio": "IS / |AS|",
+}
+
+
+def model_ratio(table: pd.DataFrame) -> alt.LayerChart:
+    """Medians of IS, |AS| or their ratio with 95 % intervals, beside the control.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        ``Study.models``.
+    """
+    table = table[table["quantity"].isin(QUANTITIES)].copy()
+    table["name"] = table["quantity"].map(QUANTITIES)
+    table["classifier"] = np.where(
+        table["role"] == "compared", table["title"], table["title"] + " (tower)")
+    order = list(dict.fromkeys(table["classifier"]))
+    pick = _dropdown("quantity", [QUANTITIES[q] for q in ("ratio", "image_score",
+                                                          "attribute_score")], "quantity ")
+    base = alt.Chart(table).transform_filter("datum.name == quantity").encode(
+        y=alt.Y("classifier:N", sort=order, title=None, axis=alt.Axis(labelLimit=220)),
+        yOffset=alt.YOffset("kind:N", sort=["null space removed", "random control"]),
+        color=alt.Color("kind:N", title=None, scale=KINDS, legend=alt.Legend(orient="top")),
+    )
+    bars = base.mark_bar(opacity=0.75, height={"band": 0.8}).encode(
+        x=alt.X("value:Q", title="median over pictures, 95 % interval over subjects"),
+        tooltip=["classifier:N", "kind:N", "name:N", alt.Tooltip("value:Q", format=".2f"),
+                 alt.Tooltip("low:Q", format=".2f"), alt.Tooltip("high:Q", format=".2f")])
+    whiskers = base.mark_rule(strokeWidth=2.5).encode(
+        x="low:Q", x2="high:Q", color=alt.value("#5b6470"))
+    return alt.layer(bars, whiskers).add_params(pick).properties(height=220, **WIDE)
+
+
+def class_violins(tables: dict[str, pd.DataFrame], labels: Sequence[str]) -> alt.LayerChart:
+    """Distribution of AS over the views of each class, as violins, by classifier.
+
+    Parameters
+    ----------
+    tables : dict
+        For each classifier's title: rows of ``Study.scored``.
+    labels : sequence of str
+        Classes from top to bottom.
+    """
+    shapes, middles = [], []
+    for title, table in tables.items():
+        for place, label in enumerate(labels):
+            chosen = table.loc[table["label"] == label]
+            values = chosen["attribute_score"].to_numpy()
+            control = float(chosen["attribute_score_control"].median())
+            middles.append({"title": title, "label": label, "place": place, "control": control,
+                            "median": float(np.median(values)), "views": len(values)})
+            if len(values) < 3 or np.ptp(values) < 1e-6:
+                continue
+            grid = np.linspace(values.min(), values.max(), 25)
+            density = gaussian_kde(values)(grid)
+            half = 0.45 * density / density.max()
+            shapes.append(pd.DataFrame(
+                {"title": title, "label": label, "as": grid.round(3),
+                 "top": (place - half).round(3), "bottom": (place + half).round(3)}))
+    shapes, middles = pd.concat(shapes), pd.DataFrame(middles)
+    pick = _dropdown("classifier", list(tables), "classifier ")
+    names = ", ".join("'" + label.replace("'", "\\'") + "'" for label in labels)
+    y = {"scale": alt.Scale(domain=[-0.7, len(labels) - 0.3], reverse=True, nice=False),
+         "axis": alt.Axis(values=list(range(len(labels))), labelExpr=f"[{names}][datum.value]",
+                          grid=False, title=None, labelLimit=140)}
+    violins = alt.Chart(shapes).transform_filter("datum.title == classifier").mark_area(
+        color=VERMILION, opacity=0.65, orient="vertical").encode(
+        x=alt.X("as:Q", title="Attribute Score after null removal (degrees; + = closer to class)"),
+        y=alt.Y("top:Q", **y), y2="bottom:Q", detail="label:N")
+    base = alt.Chart(middles).transform_filter("datum.title == classifier").encode(
+        y=alt.Y("place:Q", **y),
+        tooltip=["label:N", alt.Tooltip("median:Q", title="median AS (degrees)", format="+.2f"),
+                 alt.Tooltip("control:Q", title="control (degrees)", format="+.2f"), "views:Q"])
+    ticks = base.mark_point(filled=True, size=45, color="#222", stroke="#fff", opacity=1).encode(
+        x="median:Q")
+    control = base.mark_point(shape="diamond", size=50, color=GREY, strokeWidth=2).encode(
+        x="control:Q")
+    zero = alt.Chart(pd.DataFrame({"x": [0]})).mark_rule(color=GREY, strokeDash=[4, 4]).encode(
+        x="x:Q")
+    return alt.layer(zero, violins, control, ticks).add_params(pick).properties(
+        height=26 * len(labels), **WIDE)
+
+
+def string_graph(table: pd.DataFrame) -> alt.LayerChart:
+    """Angle to each concept before and after null removal; the string between is the AS.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        ``Study.string_graph`` of several classes and classifiers, with ``label`` and ``title``.
+    """
+    pick = _dropdown("subject", list(dict.fromkeys(table["label"])), "class ")
+    model = _dropdown("classifier", list(dict.fromkeys(table["title"])), "classifier ")
+    base = alt.Chart(table).transform_filter(
+        "datum.label == subject && datum.title == classifier").encode(
+        y=alt.Y("concept:N", sort=alt.EncodingSortField("before", order="ascending"), title=None,
+                axis=alt.Axis(grid=True, labelLimit=130)),
+        tooltip=["concept:N", alt.Tooltip("before:Q", title="before (degrees)", format=".1f"),
+                 alt.Tooltip("after:Q", title="after (degrees)", format=".1f"),
+                 alt.Tooltip("attribute_score:Q", title="AS (degrees)", format="+.2f"),
+                 alt.Tooltip("low:Q", title="95 % from", format="+.2f"),
+                 alt.Tooltip("high:Q", title="to", format="+.2f"),
+                 alt.Tooltip("attribute_score_control:Q", title="control", format="+.2f")])
+    x = {"title": "angle to the concept (degrees; left = nearer)",
+         "scale": alt.Scale(zero=False)}
+    strings = base.mark_rule(color=GREEN, strokeWidth=4).encode(
+        x=alt.X("before:Q", **x), x2="after:Q")
+    states = base.transform_fold(["before", "after"], as_=["state", "angle"]).mark_point(
+        filled=True, size=75, opacity=1).encode(
+        x=alt.X("angle:Q", **x),
+        color=alt.Color("state:N", title=None, legend=alt.Legend(orient="top"),
+                        scale=alt.Scale(domain=["before", "after"], range=[BLUE, VERMILION])))
+    return alt.layer(strings, states).add_params(pick, model).properties(
+        height=19 * table["concept"].nunique(), **WIDE)
+
+
+def class_ranks(table: pd.DataFrame, first: str, second: str) -> alt.LayerChart:
+    """|AS| of each class under two classifiers, null removal or control.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        label, kind, x, y (median |AS|, degrees), image.
+    first, second : str
+        Titles of the classifiers.
+    """
+    shown = alt.param(name="shown", value="null space removed", bind=alt.binding_radio(
+        options=["null space removed", "random control"], name="show "))
+    top = float(table[["x", "y"]].to_numpy().max()) * 1.05
+    scale = alt.Scale(domain=[0, top], nice=False)
+    dots = alt.Chart(table).transform_filter("datum.kind == shown").mark_circle(
+        size=70, opacity=0.75).encode(
+        x=alt.X("x:Q", title=f"median |AS| under {first} (degrees)", scale=scale),
+        y=alt.Y("y:Q", title=f"median |AS| under {second} (degrees)", scale=scale),
+        color=alt.Color("kind:N", scale=KINDS, legend=None),
+        tooltip=[alt.Tooltip("image:N", title="image"), alt.Tooltip("label:N", title="class"),
+                 alt.Tooltip("x:Q", title=first, format=".2f"),
+                 alt.Tooltip("y:Q", title=second, format=".2f")])
+    line = alt.Chart(pd.DataFrame({"x": [0, top], "y": [0, top]})).mark_line(
+        color=GREY, strokeDash=[4, 4]).encode(x="x:Q", y="y:Q")
+    return alt.layer(line, dots).add_params(shown).properties(height=360, **WIDE)
+
+
+def photo_words(table: pd.DataFrame, states: Sequence[str], label: str = "photo ") -> alt.Chart:
+    """One photo and, in columns, words or photos nearest to it in several states.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        ``name`` (option of the menu), ``state``, ``rank``, ``text``, ``angle`` (degrees) and
+        ``image`` (thumbnail of the answer, or of the photo itself in the state ``photo``).
+    states : sequence of str
+        Columns from left to right; ``photo`` shows the picture alone.
+    label : str
+        Of the menu.
+    """
+    names = list(dict.fromkeys(table["name"]))
+    pick = _dropdown("chosen", names, label)
+    base = alt.Chart(table).transform_filter("datum.name == chosen").encode(
+        x=alt.X("state:N", sort=list(states), title=None, scale=alt.Scale(domain=list(states)),
+                axis=alt.Axis(orient="top", labelAngle=0, domain=False, ticks=False,
+                              labelFontSize=12, labelFontWeight="bold", labelLimit=170)),
+        y=alt.Y("rank:O", title=None, axis=None,
+                scale=alt.Scale(domain=sorted(set(table["rank"])))),
+        tooltip=[alt.Tooltip("text:N"), alt.Tooltip("angle:Q", title="degrees", format=".1f")])
+    pictures = base.transform_filter("isValid(datum.image)").mark_image(
+        width=66, height=66, yOffset=-8).encode(url="image:N")
+    lines = base.mark_text(fontSize=12, dy=34 if table["image"].notna().mean() > 0.5 else 0).encode(
+        text="caption:N")
+    rows = table["rank"].nunique()
+    tall = 96 if table["image"].notna().mean() > 0.5 else 40
+    return alt.layer(pictures, lines).transform_calculate(
+        caption="datum.angle === null ? datum.text :"
+                " datum.text + '  ' + format(datum.angle, '.0f') + '°'"
+    ).add_params(pick).properties(height=tall * rows, **WIDE).configure_view(stroke=None)
+
+
+def steering_scores(table: pd.DataFrame, target: float) -> alt.LayerChart:
+    """AS towards each prompt at one Image Score: towards it, and along random null directions.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        title, prompt, kind, value, low, high (degrees), reached (share of pictures).
+    target : float
+        The Image Score, degrees.
+    """
+    pick = _dropdown("classifier", list(dict.fromkeys(table["title"])), "classifier ")
+    kinds = ["towards the prompt", "random null direction"]
+    base = alt.Chart(table).transform_filter("datum.title == classifier").encode(
+        y=alt.Y("prompt:N", title=None, axis=alt.Axis(labelLimit=200),
+                sort=list(dict.fromkeys(table["prompt"]))),
+        yOffset=alt.YOffset("kind:N", sort=kinds),
+        color=alt.Color("kind:N", title=None, scale=alt.Scale(domain=kinds,
+                                                              range=[VERMILION, GREY]),
+                        legend=alt.Legend(orient="top")))
+    rules = base.mark_rule(strokeWidth=3).encode(
+        x=alt.X("low:Q", title=f"Attribute Score towards the prompt at IS {target:g}° (degrees)"),
+        x2="high:Q")
+    dots = base.mark_point(filled=True, size=110, opacity=1).encode(
+        x="value:Q",
+        tooltip=["prompt:N", "kind:N", alt.Tooltip("value:Q", title="mean AS", format="+.1f"),
+                 alt.Tooltip("low:Q", title="95 % from", format="+.1f"),
+                 alt.Tooltip("high:Q", title="to", format="+.1f"),
+                 alt.Tooltip("reached:Q", title="pictures that reach it", format=".0%")])
+    zero = alt.Chart(pd.DataFrame({"x": [0]})).mark_rule(color=GREY, strokeDash=[4, 4]).encode(
+        x="x:Q")
+    return alt.layer(zero, rules, dots).add_params(pick).properties(
+        height=52 * table["prompt"].nunique(), **WIDE)
+
+
+def steering_path(table: pd.DataFrame) -> alt.LayerChart:
+    """One photo pushed towards prompts: AS against IS, the nearest word written at the slider.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        ``Study.steering_path`` of several pictures, with ``label``.
+    """
+    photo = _dropdown("photo", list(dict.fromkeys(table["label"])), "photo ")
+    push = alt.param(name="push", value=30, bind=alt.binding_range(
+        min=0, max=60, step=2, name="push: Image Score (degrees) "))
+    prompts = list(dict.fromkeys(table["prompt"]))
+    base = alt.Chart(table).transform_filter("datum.label == photo").encode(
+        x=alt.X("image_score:Q", title="Image Score: how far it was pushed (degrees)",
+                scale=alt.Scale(domain=[0, 72], nice=False)),
+        y=alt.Y("attribute_score:Q", title="Attribute Score towards the prompt (degrees)"),
+        color=alt.Color("prompt:N", title="pushed towards", sort=prompts,
+                        legend=alt.Legend(orient="top", columns=1, labelLimit=260),
+                        scale=alt.Scale(domain=prompts, range=[VERMILION, *MODELS])))
+    here = base.transform_filter("datum.image_score == push")
+    return alt.layer(
+        base.mark_line(strokeWidth=2.5),
+        here.mark_point(filled=True, size=90, opacity=1).encode(
+            tooltip=["prompt:N", "word:N",
+                     alt.Tooltip("image_score:Q", title="IS (degrees)"),
+                     alt.Tooltip("attribute_score:Q", title="AS (degrees)", format="+.1f"),
+                     alt.Tooltip("logit_change:Q", title="largest logit change", format=".1e")]),
+        here.mark_text(align="left", dx=9, fontSize=12, fontWeight="bold").encode(text="word:N"),
+    ).add_params(photo, push).properties(height=340, **WIDE)

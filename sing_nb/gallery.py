@@ -1,0 +1,139 @@
+"""Show a figure in a notebook and keep it as spec, data and SVG; hand numbers to the prose."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import altair as alt
+import vl_convert
+
+from .errors import SingError
+from .fetch import write_atomic
+
+__all__ = ["Gallery", "merge_parts"]
+
+PAPER_WIDTH = 640  # pixels, where a chart that fills its column is saved as a file
+
+
+class Gallery:
+    """Where one chapter's figures and numbers go.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        ``_build/<profile>/figures``.
+    chapter : str
+        Stem of the chapter, for the list of figures.
+    """
+
+    def __init__(self, folder: Path, chapter: str) -> None:
+        self.folder, self.chapter = Path(folder), chapter
+        self._figures: list[dict[str, str]] = []
+        self._numbers: dict[str, str] = {}
+
+    def show(self, chart: alt.TopLevelMixin, name: str, alt_text: str) -> None:
+        """Display a chart and write ``<name>.vl.json``, ``<name>.data.json``, ``<name>.svg``.
+
+        Parameters
+        ----------
+        chart : altair chart
+        name : str
+            Unique in the book; letters, digits and hyphens.
+        alt_text : str
+            What the figure shows, for readers who do not see it.
+        """
+        from IPython.display import display
+
+        if not re.fullmatch(r"[a-z0-9-]+", name):
+            raise SingError(f"A figure's name is made of a-z, 0-9 and hyphens; got {name!r}.")
+        if len(alt_text.split()) < 5:
+            raise SingError(f"The alt text of {name} says too little: {alt_text!r}.")
+        with alt.data_transformers.enable("default", max_rows=None):
+            spec = chart.to_dict()
+        spec["description"] = alt_text
+        files = {"spec": f"{name}.vl.json", "data": f"{name}.data.json", "svg": f"{name}.svg"}
+        paper = _fixed_width(spec)
+        svg = vl_convert.vegalite_to_svg(paper)
+        write_atomic(self.folder / files["spec"], json.dumps(spec, sort_keys=True))
+        write_atomic(self.folder / files["data"], json.dumps(spec.get("datasets", {})))
+        write_atomic(self.folder / files["svg"], _stable_ids(svg))
+        self._figures.append({"name": name, "chapter": self.chapter, "alt": alt_text, **files})
+        self._keep()
+        png = vl_convert.vegalite_to_png(paper, scale=1.5)
+        # JupyterLab draws Vega-Lite 5; our charts are the same in both.
+        older = {**spec, "$schema": "https://vega.github.io/schema/vega-lite/v5.json"}
+        bundle = {
+            "application/vnd.vegalite.v6+json": spec,
+            "application/vnd.vegalite.v5+json": older,
+            "image/png": base64.b64encode(png).decode(),
+            "text/plain": f"{name}: {alt_text}",
+        }
+        display(bundle, raw=True)
+
+    def tell(self, **numbers: str) -> None:
+        """Give numbers, as text, to the prose of this chapter and of the introduction."""
+        from myst_nb import glue
+
+        for key, value in numbers.items():
+            if not isinstance(value, str):
+                raise SingError(f"{key} must be formatted text; got {value!r}.")
+            glue(key, _Text(value), display=False)
+        self._numbers.update(numbers)
+        self._keep()
+
+    def _keep(self) -> None:
+        part = {"figures": self._figures, "numbers": self._numbers}
+        write_atomic(self.folder / "parts" / f"{self.chapter}.json", json.dumps(part, indent=1))
+
+
+class _Text:
+    """Text that glue pastes without quotation marks."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def merge_parts(folder: Path, chapters: Iterable[str]) -> None:
+    """Write ``manifest.json`` (all figures) and ``numbers.json`` from the chapters' parts.
+
+    Raises
+    ------
+    SingError
+        If two chapters use one name.
+    """
+    figures, numbers = [], {}
+    for chapter in chapters:
+        path = Path(folder) / "parts" / f"{chapter}.json"
+        part = json.loads(path.read_text()) if path.is_file() else {"figures": [], "numbers": {}}
+        figures += part["figures"]
+        twice = numbers.keys() & part["numbers"].keys()
+        if twice:
+            raise SingError(f"{chapter} tells numbers that another chapter told: {sorted(twice)}.")
+        numbers.update(part["numbers"])
+    names = [figure["name"] for figure in figures]
+    if len(set(names)) < len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise SingError(f"Figures with the same name: {twice}.")
+    write_atomic(Path(folder) / "manifest.json", json.dumps(figures, indent=1))
+    write_atomic(Path(folder) / "numbers.json", json.dumps(numbers, indent=1))
+
+
+def _fixed_width(spec: dict) -> dict:
+    return {**spec, "width": PAPER_WIDTH} if spec.get("width") == "container" else spec
+
+
+def _stable_ids(svg: str) -> str:
+    """Number clip paths and gradients from 0: the converter counts on within a process."""
+    seen: dict[str, str] = {}
+    return re.sub(
+        r"\b(clip|gradient_)(\d+)\b",
+        lambda match: seen.setdefault(match.group(0), f"{match.group(1)}{len(seen)}"),
+        svg,
+    )

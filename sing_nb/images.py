@@ -1,0 +1,371 @@
+"""Picture sources: one table, whatever the source, and views whose factors are known.
+
+Every picture is one row of a pandas table:
+
+==============  ==================================================================================
+column          meaning
+==============  ==================================================================================
+``picture``     unique name; equal names mean equal pixels
+``source``      ``stamp`` (photo cut-out), ``clipart`` (drawing), ``photo`` (whole photograph)
+``path``        file the picture is made from
+``subject``     what is kept together when pictures are split; views of one subject never part
+``label``       name that completes the prompt "an image of a ..."; empty where none is known
+``class_index`` ImageNet-1k index, or -1 where no class is true
+``view``        number of the view of this file
+``background``  ``plain``, ``gradient`` or ``noise``; empty for whole photographs
+``hue``         background hue, degrees on the colour circle
+``saturation``  background saturation, 0 to 1
+``lightness``   background lightness, 0 to 1
+``scale``       longer side of the subject as a share of the picture's side
+``x``, ``y``    centre of the subject as a share of the picture's side, from the top left
+``flip``        whether the subject is mirrored left to right
+==============  ==================================================================================
+"""
+
+from __future__ import annotations
+
+import base64
+import colorsys
+import hashlib
+import importlib.resources
+import io
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from tqdm.auto import tqdm
+
+from .errors import SingError
+from .fetch import SOURCES, fetch, read_manifest, write_atomic
+from .prompts import imagenet_names
+
+__all__ = [
+    "SIDE",
+    "clipart",
+    "open_picture",
+    "photos",
+    "picture_table",
+    "render_view",
+    "stamps",
+    "store_pictures",
+    "thumbnail",
+]
+
+SIDE = 320
+"""Side of a generated picture in pixels; a little more than the largest classifier reads."""
+
+BACKGROUNDS = ("plain", "gradient", "noise")
+MAX_PIXELS = 40_000_000
+FORMATS = {"PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"}
+RENDERING = 1  # part of every picture's name: raise it when render_view draws other pixels
+
+# A subject stays inside the central square that the classifiers' own transforms keep.
+_MARGIN = 0.06
+
+
+def open_picture(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Open a picture after a look at its header, before any pixel is decoded.
+
+    Parameters
+    ----------
+    path : path-like
+        File to open.
+    max_pixels : int
+        Largest width x height that is accepted.
+
+    Returns
+    -------
+    PIL.Image.Image
+        The opened picture, not yet decoded.
+
+    Raises
+    ------
+    SingError
+        If the file is no picture, of another format, or larger than `max_pixels`.
+    """
+    Image.MAX_IMAGE_PIXELS = None  # the check below is stricter and says what to do
+    try:
+        picture = Image.open(path)
+    except (OSError, SyntaxError) as error:
+        raise SingError(
+            f"{path} is not a picture that can be read ({error}); remove it or replace it."
+        ) from error
+    if picture.format not in FORMATS:
+        raise SingError(f"{path} is {picture.format}; expected one of {sorted(FORMATS)}.")
+    if picture.width * picture.height > max_pixels:
+        raise SingError(
+            f"{path} has {picture.width} x {picture.height} pixels, more than {max_pixels:,}; "
+            f"make it smaller first."
+        )
+    return picture
+
+
+def stamps(views: int = 12, seed: int = 0, limit: int | None = None) -> pd.DataFrame:
+    """Table of the photo stamps: `views` views of each file on generated backgrounds.
+
+    Background kind and flip follow a full factorial over the views; colour, scale and place are
+    drawn independently, so that each factor can be told from the others.
+
+    Parameters
+    ----------
+    views : int
+        Views of each stamp, at least 1.
+    seed : int
+        Every factor follows from the seed, the file and the number of the view.
+    limit : int, optional
+        Keep only this many subjects, those with an ImageNet class first.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a view; see the module's table.
+    """
+    return _views("stamps", views, seed, limit)
+
+
+def clipart(views: int = 1, seed: int = 0, limit: int | None = None) -> pd.DataFrame:
+    """Table of the clip art: drawings without labels that widen a translator's training set."""
+    return _views("clipart", views, seed, limit)
+
+
+def photos() -> pd.DataFrame:
+    """The 20 labelled ImageNet photos that come with the package foolbox.
+
+    They are never used for fitting.
+    """
+    folder = Path(str(importlib.resources.files("foolbox"))) / "data"
+    names = imagenet_names()
+    rows = []
+    for path in sorted(folder.glob("imagenet_*.jpg")):
+        number, index = re.fullmatch(r"imagenet_(\d+)_(\d+)", path.stem).groups()
+        rows.append(
+            {
+                "picture": f"photo-{number}", "source": "photo", "path": str(path),
+                "subject": f"photo-{number}", "label": names[int(index)],
+                "class_index": int(index), "view": 0,
+                "background": "", "flip": False,
+            }
+        )
+    if not rows:
+        raise SingError(f"No labelled photos in {folder}; install the package foolbox again.")
+    return pd.DataFrame(rows)
+
+
+def picture_table(
+    *, views: int, clipart_views: int, seed: int,
+    stamp_subjects: int | None = None, clipart_files: int | None = None,
+) -> pd.DataFrame:
+    """All pictures of a study: stamps, clip art and labelled photos, in this order.
+
+    Parameters
+    ----------
+    views, clipart_views : int
+        Views of each stamp and of each drawing.
+    seed : int
+        Seed of the generated factors.
+    stamp_subjects, clipart_files : int, optional
+        Keep only this many.
+
+    Returns
+    -------
+    pandas.DataFrame
+        See the module's table; the index counts from 0 without gaps.
+    """
+    tables = [stamps(views, seed, stamp_subjects), photos()]
+    if clipart_views and (clipart_files is None or clipart_files > 0):
+        tables.insert(1, clipart(clipart_views, seed, clipart_files))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _views(name: str, views: int, seed: int, limit: int | None) -> pd.DataFrame:
+    if views < 1:
+        raise SingError(f"views must be at least 1; got {views}.")
+    source = name.rstrip("s")
+    manifest = pd.DataFrame(read_manifest(SOURCES[name].manifest))
+    if "subject" not in manifest:
+        # Clip art carries no names: every file is a subject of its own.
+        manifest["subject"] = [f"{source}:{path}" for path in manifest["path"]]
+        manifest["label"] = ""
+        manifest["imagenet"] = ""
+    if limit is not None:
+        first = manifest.groupby("subject", sort=True)["imagenet"].first()
+        chosen = sorted(first.index, key=lambda subject: (first[subject] == "", subject))[:limit]
+        manifest = manifest[manifest["subject"].isin(chosen)]
+    root = fetch(name)
+    rows = []
+    for record in manifest.to_dict("records"):
+        for view in range(views):
+            factors = _factors(seed, record["path"], view)
+            token = repr((RENDERING, SIDE, record["sha256"], sorted(factors.items())))
+            digest = hashlib.sha256(token.encode()).hexdigest()[:10]
+            rows.append(
+                {
+                    "picture": f"{Path(record['path']).stem}-{view}-{digest}",
+                    "source": source,
+                    "path": str(root / record["path"]),
+                    "subject": record["subject"],
+                    "label": record["label"],
+                    "class_index": int(record["imagenet"]) if record["imagenet"] else -1,
+                    "view": view,
+                    **factors,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _factors(seed: int, path: str, view: int) -> dict[str, float | str | bool]:
+    """Known factors of one view, from the seed, the file's path and the number of the view."""
+    token = int.from_bytes(hashlib.sha256(path.encode()).digest()[:4], "big")
+    rng = np.random.default_rng([seed, token, view])
+    scale = rng.uniform(0.55, 0.88)
+    free = (1 - 2 * _MARGIN - scale) / 2
+    factors = {
+        "background": BACKGROUNDS[view % 3],
+        "hue": rng.uniform(0, 360),
+        "saturation": rng.uniform(0.05, 0.45),
+        "lightness": rng.uniform(0.15, 0.9),
+        "scale": scale,
+        "x": 0.5 + rng.uniform(-free, free),
+        "y": 0.5 + rng.uniform(-free, free),
+        "flip": bool((view // 3) % 2),
+    }
+    return {k: round(v, 4) if isinstance(v, float) else v for k, v in factors.items()}
+
+
+@lru_cache(maxsize=8)
+def _cutout(path: str) -> Image.Image:
+    """The subject in RGBA, cropped to what is not transparent, at most SIDE pixels long."""
+    picture = open_picture(path)
+    picture.draft("RGB", (2 * SIDE, 2 * SIDE))
+    picture = picture.convert("RGBA")
+    box = picture.getchannel("A").point(lambda alpha: 255 * (alpha > 8)).getbbox()
+    if box is None:
+        raise SingError(f"{path} is fully transparent; remove it from the manifest.")
+    picture = picture.crop(box)
+    picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    return picture
+
+
+def render_view(row: pd.Series | dict) -> Image.Image:
+    """Draw one row of the picture table.
+
+    Parameters
+    ----------
+    row : mapping
+        A row of :func:`picture_table`.
+
+    Returns
+    -------
+    PIL.Image.Image
+        RGB; SIDE x SIDE for generated views, the photograph itself otherwise.
+    """
+    if row["source"] == "photo":
+        return open_picture(row["path"]).convert("RGB")
+    canvas = _background(row)
+    subject = _cutout(row["path"])
+    ratio = row["scale"] * SIDE / max(subject.size)
+    size = tuple(max(1, round(side * ratio)) for side in subject.size)
+    subject = subject.resize(size, Image.Resampling.LANCZOS)
+    if row["flip"]:
+        subject = subject.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    corner = (round(row["x"] * SIDE - size[0] / 2), round(row["y"] * SIDE - size[1] / 2))
+    canvas.paste(subject, corner, subject)
+    return canvas
+
+
+def _background(row: pd.Series | dict) -> Image.Image:
+    hue, saturation, lightness = row["hue"] / 360, row["saturation"], row["lightness"]
+    first = 255 * np.array(colorsys.hls_to_rgb(hue, lightness, saturation))
+    if row["background"] == "plain":
+        return Image.new("RGB", (SIDE, SIDE), tuple(round(c) for c in first))
+    # The second colour is fixed by the first: a third of the circle on, light for dark.
+    other = lightness - 0.35 if lightness > 0.5 else lightness + 0.35
+    second = 255 * np.array(colorsys.hls_to_rgb((hue + 1 / 3) % 1, other, saturation))
+    if row["background"] == "gradient":
+        mix = np.linspace(0, 1, SIDE)[:, None].repeat(SIDE, axis=1)
+    else:
+        rng = np.random.default_rng([int(row["hue"] * 1e4), int(row["x"] * 1e4), row["view"]])
+        coarse = Image.fromarray((255 * rng.random((9, 9))).astype(np.uint8), "L")
+        mix = np.asarray(coarse.resize((SIDE, SIDE), Image.Resampling.BICUBIC)) / 255
+    pixels = first + mix[..., None] * (second - first)
+    return Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8), "RGB")
+
+
+def picture_file(row: pd.Series | dict, folder: Path) -> Path:
+    """Where the drawn picture of a row lies (photographs stay where they are)."""
+    if row["source"] == "photo":
+        return Path(row["path"])
+    return Path(folder) / f"{row['picture']}.jpg"
+
+
+def store_pictures(
+    table: pd.DataFrame, folder: Path, *, progress: bool = True, workers: int | None = None
+) -> None:
+    """Draw every picture of the table that is not in `folder` yet.
+
+    Each file is written atomically, so an interrupted run is taken up where it stopped.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        Picture table.
+    folder : pathlib.Path
+        Target folder, made if missing.
+    progress : bool
+        Whether to show a progress bar.
+    workers : int, optional
+        Threads; one for each processor by default.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    have = {path.name for path in folder.iterdir()}
+    todo = [
+        rows.to_dict("records")
+        for _, rows in table[table["source"] != "photo"].groupby("path", sort=False)
+        if any(f"{name}.jpg" not in have for name in rows["picture"])
+    ]
+
+    def draw(rows: list[dict]) -> int:
+        for row in rows:
+            if f"{row['picture']}.jpg" in have:
+                continue
+            buffer = io.BytesIO()
+            render_view(row).save(buffer, "JPEG", quality=92, subsampling=0)
+            write_atomic(picture_file(row, folder), buffer.getvalue())
+        return len(rows)
+
+    with (
+        ThreadPoolExecutor(workers or os.cpu_count()) as pool,
+        tqdm(
+            total=sum(map(len, todo)), desc="drawing pictures", unit="picture",
+            disable=not progress or not todo,
+        ) as bar,
+    ):
+        for count in pool.map(draw, todo):
+            bar.update(count)
+
+
+def thumbnail(path: Path, side: int = 72) -> str:
+    """A small picture as a data URI, so that a chart carries it along.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+    side : int
+        Longer side in pixels.
+
+    Returns
+    -------
+    str
+        ``data:image/jpeg;base64,...``
+    """
+    picture = open_picture(path).convert("RGB")
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

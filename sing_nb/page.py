@@ -1,0 +1,364 @@
+"""The rendered book: charts as figures that need no network, and the folder the book is built from.
+
+Sphinx loads this module as an extension and MyST-NB as a mime renderer, so it imports neither
+torch nor anything else of the package.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import yaml
+from docutils import nodes
+from docutils.parsers.rst import directives
+from sphinx.util import logging
+from sphinx.util.docutils import SphinxDirective
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+    from sphinx.config import Config
+
+__all__ = ["ChartRenderer", "SingChart", "chart_html", "setup", "stage_book"]
+
+logger = logging.getLogger(__name__)
+
+VEGALITE = "application/vnd.vegalite.v6+json"
+#: The same spec again, for JupyterLab, which draws no newer version. The page has no use for it.
+VEGALITE_LAB = "application/vnd.vegalite.v5+json"
+WIDGET = "application/vnd.jupyter.widget-view+json"
+BUNDLE = "vega-bundle.js"
+
+#: What papermill calls a cell -> the line a reader clicks to unfold it.
+FOLDED_CELLS = {
+    "parameters": "Parameters and their defaults",
+    "injected-parameters": "Parameters this page was made with",
+}
+
+
+# --- charts ---------------------------------------------------------------------------------------
+
+
+def chart_html(spec: dict[str, Any]) -> str:
+    """Write a Vega-Lite spec as the element that ``sing-charts.js`` draws.
+
+    Parameters
+    ----------
+    spec : dict
+        A Vega-Lite spec. Its ``description`` becomes the alt text.
+
+    Returns
+    -------
+    str
+        One HTML element, without any outside reference.
+    """
+    alt = html.escape(str(spec.get("description", "")).strip(), quote=True)
+    # No "<" at all: "</script>" would end the element early and "<!--" would change how it is read.
+    body = json.dumps(spec, separators=(",", ":")).replace("<", "\\u003c")
+    return (
+        f'<div class="sing-chart" role="figure" aria-label="{alt}">'
+        f'<script type="application/json">{body}</script>'
+        f"<noscript><p>{alt}</p></noscript></div>"
+    )
+
+
+def _chart_node(spec: dict[str, Any]) -> nodes.raw:
+    return nodes.raw("", chart_html(spec), format="html", classes=["output", "text_html"])
+
+
+def _lacks_alt(spec: dict[str, Any]) -> bool:
+    return not str(spec.get("description", "")).strip()
+
+
+NO_ALT = "a chart has no alt text: give it one with chart.properties(description='what it shows')"
+
+
+class ChartRenderer:
+    """MyST-NB renderer that turns a notebook's chart into an element the page can draw."""
+
+    mime_priority_overrides: ClassVar = [
+        (builder, VEGALITE, 1) for builder in ("html", "dirhtml", "singlehtml")
+    ]
+
+    @staticmethod
+    def handle_mime(renderer: Any, data: Any, inline: bool) -> list[nodes.Element] | None:
+        """Render one output, or return None to leave it to MyST-NB.
+
+        Parameters
+        ----------
+        renderer : myst_nb.core.render.NbElementRenderer
+            The renderer that asks; its logger knows the page.
+        data : myst_nb.core.render.MimeData
+            One entry of a mime bundle.
+        inline : bool
+            Whether the output stands inside a paragraph.
+
+        Returns
+        -------
+        list of docutils.nodes.Element or None
+            The nodes to show.
+        """
+        if data.mime_type == VEGALITE:
+            if _lacks_alt(data.content):
+                renderer.logger.warning(NO_ALT, line=data.line, subtype="alt_text")
+            return [_chart_node(data.content)]
+        if data.mime_type == VEGALITE_LAB:
+            # MyST-NB warns of types nobody claims; an empty answer claims it and shows nothing.
+            return []
+        if data.mime_type == WIDGET:
+            # A widget needs a running kernel. Without this note the page would show a hole.
+            note = '<p class="sing-live">This part is live: open the notebook to use it.</p>'
+            return [nodes.raw("", note, format="html")]
+        return None
+
+
+class SingChart(SphinxDirective):
+    """Directive ``sing-chart``: a saved chart as a numbered figure in a Markdown page."""
+
+    required_arguments = 1
+    has_content = True
+    option_spec: ClassVar = {
+        "name": directives.unchanged_required,
+        "class": directives.class_option,
+    }
+
+    def run(self) -> list[nodes.Node]:
+        """Return the figure, or nothing and a warning where the chart is missing."""
+        name = self.arguments[0]
+        folder = self.config.sing_figures_dir
+        path = Path(folder or "figures", f"{name}.vl.json")
+        if not path.is_file():
+            logger.warning(
+                "sing-chart: no saved chart %s; 'make book' runs the chapter that saves it "
+                "(sing_nb.page.stage_book sets the folder, sing_figures_dir: %r)",
+                path,
+                folder,
+                location=self.get_location(),
+                type="sing",
+            )
+            return []
+        self.env.note_dependency(str(path))
+        spec = json.loads(path.read_text(encoding="utf-8"))
+        if _lacks_alt(spec):
+            logger.warning("%s: %s", path, NO_ALT, location=self.get_location(), type="sing")
+        figure = nodes.figure("", _chart_node(spec), classes=self.options.get("class", []))
+        self.set_source_info(figure)
+        caption, *legend = self._caption()
+        if caption is None:
+            logger.warning(
+                "sing-chart: %s needs a caption: write it below the options",
+                name,
+                location=self.get_location(),
+                type="sing",
+            )
+        else:
+            figure += caption
+        if legend:
+            figure += nodes.legend("", *legend)
+        self.add_name(figure)
+        return [figure]
+
+    def _caption(self) -> list[nodes.Node | None]:
+        """Parse the content: the first paragraph is the caption, the rest a legend."""
+        parsed = nodes.Element()
+        self.state.nested_parse(self.content, self.content_offset, parsed)
+        if not parsed.children or not isinstance(parsed[0], nodes.paragraph):
+            return [None, *parsed.children]
+        first = parsed[0]
+        caption = nodes.caption(first.rawsource, "", *first.children)
+        caption.source, caption.line = first.source, first.line
+        return [caption, *parsed.children[1:]]
+
+
+# --- Sphinx ---------------------------------------------------------------------------------------
+
+
+def _read_numbers(app: Sphinx, config: Config) -> None:
+    """Let Markdown pages say ``{{ key }}`` for every number the chapters wrote down."""
+    if not config.sing_figures_dir:
+        return
+    path = Path(config.sing_figures_dir, "numbers.json")
+    if path.is_file():
+        # A new dict: Sphinx compares this value with the last build's to see what to read again.
+        numbers = json.loads(path.read_text(encoding="utf-8"))
+        config.myst_substitutions = {**config.myst_substitutions, **numbers}
+
+
+def _write_bundle(app: Sphinx, error: Exception | None) -> None:
+    """Write Vega, Vega-Lite and vega-embed beside the other static files."""
+    if error is not None or app.builder.format != "html":
+        return
+    import vl_convert  # here: it is slow to load, and a chapter that imports us has no need of it
+
+    target = Path(app.outdir, "_static", BUNDLE)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # The bundle is written as a module. Browsers refuse modules in pages opened from disk, and it
+    # imports and exports nothing, so a strict function does the same and works there too.
+    bundle = vl_convert.javascript_bundle()
+    target.write_text(f'(function(){{"use strict";{bundle}}})();\n', encoding="utf-8")
+
+
+def _choose_scripts(
+    app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any
+) -> None:
+    """Load Vega only where there is a chart, and thebe nowhere."""
+    if app.builder.format != "html":
+        return
+
+    def is_thebe(script: Any) -> bool:
+        # thebe declares its names twice, which is an error on every page, and asks an outside host.
+        body = (getattr(script, "attributes", None) or {}).get("body") or ""
+        return "THEBE_JS_URL" in body or "thebe" in str(getattr(script, "filename", "") or "")
+
+    context["script_files"] = [s for s in context["script_files"] if not is_thebe(s)]
+    if 'class="sing-chart"' in context.get("body", ""):
+        script = f"_static/{BUNDLE}"
+        context["script_files"].append(_deferred(script))
+
+
+def _deferred(filename: str) -> Any:
+    """Return a script that loads beside the page and runs before it counts as loaded."""
+    from sphinx.builders.html._assets import _JavaScript
+
+    return _JavaScript(filename, priority=400, defer="defer")
+
+
+def _drop_thebe_config(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    """Drop thebe's settings from the end of the page: they name an outside host to no purpose."""
+    for node in list(doctree.findall(nodes.raw)):
+        text = node.astext()
+        if "text/x-thebe-config" in text or "<script>kernelName" in text:
+            node.parent.remove(node)
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register the extension with Sphinx.
+
+    Jupyter Book loads every script and style of ``_static`` by itself: ours need no mention here.
+    """
+    app.add_config_value("sing_figures_dir", "", "env", [str])
+    app.add_directive("sing-chart", SingChart)
+    app.connect("config-inited", _read_numbers)
+    # After thebe (500) has added what is dropped here.
+    app.connect("doctree-resolved", _drop_thebe_config, priority=900)
+    app.connect("html-page-context", _choose_scripts, priority=900)
+    app.connect("build-finished", _write_bundle)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+# --- the folder the book is built from ------------------------------------------------------------
+
+
+def _toc_files(toc: Any) -> list[str]:
+    """List every page that a table of contents names, in order."""
+    if isinstance(toc, list):
+        return [name for part in toc for name in _toc_files(part)]
+    if not isinstance(toc, dict):
+        return []
+    own = [str(toc[key]) for key in ("root", "file") if key in toc]
+    return own + [name for value in toc.values() for name in _toc_files(value)]
+
+
+def _find_page(name: str, book: Path, executed: Path) -> Path:
+    """Return the file behind one name of the table of contents."""
+    stem = name.removesuffix(".ipynb").removesuffix(".md")
+    notebook, page = executed / f"{stem}.ipynb", book / f"{stem}.md"
+    if not name.endswith(".md") and notebook.is_file():
+        return notebook
+    if not name.endswith(".ipynb") and page.is_file():
+        return page
+    if (book / f"{stem}.ipynb").is_file():
+        raise ValueError(
+            f"{book / '_toc.yml'} names {name!r}, but {notebook} does not exist: the chapter has "
+            f"not been run. Run 'make book', which runs it first."
+        )
+    raise ValueError(
+        f"{book / '_toc.yml'} names {name!r}, but there is neither {page} nor "
+        f"{book / f'{stem}.ipynb'}. Write the page or take its line out of the table of contents."
+    )
+
+
+def _stage_notebook(source: Path, target: Path) -> None:
+    """Copy an executed notebook with its parameter cells folded away."""
+    notebook = json.loads(source.read_text(encoding="utf-8"))
+    for cell in notebook["cells"]:
+        metadata = cell.setdefault("metadata", {})
+        tags = metadata.setdefault("tags", [])
+        for tag, prompt in FOLDED_CELLS.items():
+            if tag in tags:
+                # Folded and not removed: what a page was made with belongs on the page.
+                if not {"hide-input", "remove-input", "remove-cell", "hide-cell"} & set(tags):
+                    tags.append("hide-input")
+                metadata.setdefault("mystnb", {}).setdefault("code_prompt_show", prompt)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def stage_book(
+    executed_dir: str | os.PathLike[str],
+    figures_dir: str | os.PathLike[str],
+    out_dir: str | os.PathLike[str],
+    root: str | os.PathLike[str] = ".",
+) -> Path:
+    """Lay out the folder that ``jupyter-book build`` reads.
+
+    Parameters
+    ----------
+    executed_dir : path
+        Where the executed chapters are, named as the table of contents names them.
+    figures_dir : path
+        Where the chapters saved their charts and ``numbers.json``.
+    out_dir : path
+        The folder to make. One that is there already is replaced as a whole.
+    root : path, default "."
+        The repository, which holds ``_config.yml`` and ``book/``.
+
+    Returns
+    -------
+    pathlib.Path
+        ``out_dir``, absolute.
+
+    Raises
+    ------
+    ValueError
+        Where the table of contents names a page that is not there, or a source file is missing.
+    """
+    executed, out, root = Path(executed_dir), Path(out_dir).resolve(), Path(root).resolve()
+    book = root / "book"
+    for needed in (root / "_config.yml", book / "_toc.yml"):
+        if not needed.is_file():
+            raise ValueError(f"{needed} is missing: is {root} the root of the repository?")
+    toc = yaml.safe_load((book / "_toc.yml").read_text(encoding="utf-8"))
+    pages = {name: _find_page(name, book, executed) for name in _toc_files(toc)}
+
+    staging = out.with_name(f".{out.name}.{os.getpid()}")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    try:
+        for source in (*book.glob("*.md"), book / "_toc.yml", book / "references.bib"):
+            if source.is_file():
+                shutil.copy2(source, staging)
+        if (book / "_static").is_dir():
+            shutil.copytree(book / "_static", staging / "_static")
+        for name, source in pages.items():
+            if source.suffix == ".ipynb":
+                _stage_notebook(source, staging / f"{name.removesuffix('.ipynb')}.ipynb")
+            elif source.parent != book:
+                (staging / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(source, staging / source.relative_to(book))
+        config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
+        sphinx_config = config.setdefault("sphinx", {}).setdefault("config", {})
+        sphinx_config["sing_figures_dir"] = str(Path(figures_dir).resolve())
+        (staging / "_config.yml").write_text(
+            yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8"
+        )
+        # Only now, whole and checked, does it take the place of what was there.
+        shutil.rmtree(out, ignore_errors=True)
+        staging.replace(out)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return out

@@ -1,0 +1,196 @@
+"""Profiles: what a run computes, as one YAML file in ``data/profiles`` whose keys are checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from .errors import SingError
+from .fetch import data_dir
+
+__all__ = ["Profile", "build_dir", "cast", "load_profile", "profile_names", "unknown"]
+
+
+def _lambdas() -> list[float]:
+    return [10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0, 30000.0]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Everything that the numbers of a run depend on.
+
+    Attributes
+    ----------
+    name : str
+        File name in ``data/profiles`` without its ending.
+    models : list of str
+        Classifiers that are compared (names for ``load_classifier``).
+    tower : str
+        Classifier that builds the ConSE space; it is shown as a control and never ranked.
+    joint_space : str
+        Name for ``load_joint_space``.
+    top_classes : int
+        How many of the tower's largest logits speak in the ConSE space.
+    temperature : float or None
+        Of the tower's softmax, which replaces `top_classes` if given.
+    views, clipart_views : int
+        Views of each photo stamp and of each drawing.
+    stamp_subjects, clipart_files : int or None
+        Keep only this many; None means all.
+    folds : int
+        Splits by subject for held-out scores.
+    lambdas : list of float
+        Ridge candidates.
+    control_draws : int
+        Random subspaces that each null removal is compared with.
+    bootstrap_draws : int
+        Samples of each interval.
+    seed : int
+        Seed of views, folds, controls and intervals.
+    """
+
+    name: str
+    models: list[str]
+    tower: str
+    joint_space: str = "conse"
+    top_classes: int = 50
+    temperature: float | None = None
+    views: int = 12
+    clipart_views: int = 2
+    stamp_subjects: int | None = None
+    clipart_files: int | None = None
+    folds: int = 5
+    lambdas: list[float] = field(default_factory=_lambdas)
+    control_draws: int = 5
+    bootstrap_draws: int = 1000
+    seed: int = 0
+
+    @property
+    def everyone(self) -> list[str]:
+        """All classifiers of the run, the tower last."""
+        return [*dict.fromkeys([*self.models, self.tower])]
+
+
+_TYPES = typing.get_type_hints(Profile)
+
+
+def unknown(what: str, name: str, known: typing.Iterable[str], advice: str = "") -> SingError:
+    """An error for an unknown name, with the nearest right one."""
+    known = sorted(known)
+    close = difflib.get_close_matches(str(name), known, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return SingError(f"Unknown {what} {name!r}; {hint}Known: {', '.join(known)}.{advice}")
+
+
+def profile_names() -> list[str]:
+    """Names of the profiles in ``data/profiles``."""
+    return sorted(path.stem for path in (data_dir() / "profiles").glob("*.yaml"))
+
+
+def load_profile(name: str, overrides: Mapping[str, object] | None = None) -> Profile:
+    """Read a profile and lay overrides over it.
+
+    Parameters
+    ----------
+    name : str
+        A file in ``data/profiles``, without ``.yaml``.
+    overrides : mapping, optional
+        Keys of :class:`Profile` with values of the right type.
+
+    Returns
+    -------
+    Profile
+
+    Raises
+    ------
+    SingError
+        For an unknown profile or key, or a value of another type.
+    """
+    if name not in profile_names():
+        raise unknown("profile", name, profile_names())
+    path = data_dir() / "profiles" / f"{name}.yaml"
+    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    values = {"name": name}
+    for where, source in ((str(path), content), ("the overrides", overrides or {})):
+        for key, value in source.items():
+            if key not in _TYPES or key == "name":
+                known = set(_TYPES) - {"name"}
+                raise unknown(f"profile key (in {where})", key, known)
+            values[key] = cast(key, value, _TYPES[key], where)
+    missing = [
+        f.name for f in dataclasses.fields(Profile)
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        and f.name not in values
+    ]
+    if missing:
+        raise SingError(f"{path} lacks {', '.join(missing)}; see data/profiles/offline.yaml.")
+    profile = Profile(**values)
+    _check(profile)
+    return profile
+
+
+def _check(profile: Profile) -> None:
+    for key in ("views", "control_draws", "bootstrap_draws"):
+        if getattr(profile, key) < 1:
+            raise SingError(f"{key} must be at least 1; got {getattr(profile, key)}.")
+    if profile.folds < 2:
+        raise SingError(f"folds must be at least 2; got {profile.folds}.")
+    if not profile.models:
+        raise SingError("models is empty; name at least one classifier.")
+    if profile.tower in profile.models:
+        raise SingError(
+            f"The tower {profile.tower} is also among the models, and a classifier is never ranked "
+            f"in the space that it builds. Choose another tower or take it off the models."
+        )
+
+
+def cast(key: str, value: object, kind: object, where: str) -> object:
+    """A value as the annotated type, or an error: no guessing, only int to float.
+
+    Parameters
+    ----------
+    key : str
+        Name for the message.
+    value : object
+        What came.
+    kind : type
+        ``int``, ``float``, ``str``, ``bool``, ``list[...]``, ``dict``, or a union with None.
+    where : str
+        Where it came from, for the message.
+
+    Returns
+    -------
+    object
+        The value, an int turned into a float where a float is wanted.
+    """
+    origin, options = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in options:
+            return None
+        return cast(key, value, next(o for o in options if o is not type(None)), where)
+    if origin is list and isinstance(value, list):
+        return [cast(key, item, options[0], where) for item in value]
+    plain = origin or kind
+    if plain is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    right = isinstance(value, plain) and not (plain in (int, float) and isinstance(value, bool))
+    if not right:
+        wanted = getattr(kind, "__name__", None) if origin is None else str(kind)
+        raise SingError(
+            f"{key} in {where} must be {wanted or kind}; got {value!r} ({type(value).__name__})."
+        )
+    return value
+
+
+def build_dir(profile: str) -> Path:
+    """Where a profile's results lie: ``$SING_BUILD`` or ``_build`` of the checkout."""
+    root = os.environ.get("SING_BUILD")
+    return (Path(root) if root else data_dir().parent / "_build") / profile

@@ -1,0 +1,376 @@
+"""The rendered page: a tiny book is staged, built and opened in a real browser."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import altair as alt
+import nbformat
+import pandas as pd
+import pytest
+
+from sing_nb.page import chart_html, stage_book
+
+ROOT = Path(__file__).resolve().parents[1]
+
+TOC = "format: jb-book\nroot: intro\nchapters:\n  - file: 01_charts\n"
+INTRO = """# A tiny book
+
+Lite0 moves by {{ lite0_is }} degrees, see {numref}`fig-best` and {cite}`sing`; $W f = 0$ and
+
+$$ f = f_{\\parallel} + f_{\\perp}, \\qquad \\mathbb{R}^m $$
+
+```{sing-chart} scatter
+:name: fig-best
+A saved chart, with $x$ in its *caption*.
+```
+
+```{bibliography}
+```
+"""
+BIB = "@article{sing, title={Make it SING}, author={Doe, Ann}, year={2026}, journal={A Journal}}\n"
+ALT_SLIDER = 'Bars of "angle" < 40 degrees: </script> longer for a later class.'
+
+
+def slider_chart() -> alt.Chart:
+    """Bars that a slider cuts off, with the kind of text that breaks careless HTML."""
+    frame = pd.DataFrame({"name": [f"class {i}" for i in range(8)], "angle": range(5, 45, 5)})
+    cut = alt.param(
+        name="cut", value=40, bind=alt.binding_range(min=0, max=40, step=5, name="largest angle")
+    )
+    return (
+        alt.Chart(frame, width="container", height=160, description=ALT_SLIDER)
+        .mark_bar()
+        .encode(x="angle:Q", y="name:N", tooltip=["name", "angle"])
+        .add_params(cut)
+        .transform_filter("datum.angle <= cut")
+    )
+
+
+def wide_chart() -> alt.HConcatChart:
+    """Two views side by side, too wide for a phone, with a menu and black ink."""
+    frame = pd.DataFrame(
+        {"x": range(12), "y": [i * i % 7 for i in range(12)], "kind": list("abc") * 4}
+    )
+    pick = alt.selection_point(
+        fields=["kind"], value="a", bind=alt.binding_select(options=list("abc"), name="kind ")
+    )
+    points = (
+        alt.Chart(
+            frame, width=330, height=200, title="A title so long that a phone needs two lines"
+        )
+        .mark_point(filled=True)
+        .encode(
+            x="x:Q",
+            y="y:Q",
+            color=alt.Color("kind:N", title="kind of picture"),
+            opacity=alt.condition(pick, alt.value(1.0), alt.value(0.1)),
+        )
+        .add_params(pick)
+    )
+    text = (
+        alt.Chart(frame, width=330, height=200)
+        .mark_text(color="black")
+        .encode(x="x:Q", y="y:Q", text="kind:N")
+    )
+    return (points | text).properties(description="The same points twice, as dots and as letters.")
+
+
+def facet_chart() -> alt.FacetChart:
+    """Three small plots in a row."""
+    frame = pd.DataFrame({"x": list(range(6)) * 3, "kind": [k for k in "abc" for _ in range(6)]})
+    return (
+        alt.Chart(frame, width=190, height=120)
+        .mark_line()
+        .encode(x="x:Q", y="x:Q")
+        .facet("kind:N", columns=3)
+        .properties(description="A rising line for each of three kinds.")
+    )
+
+
+def bundle(chart: alt.TopLevelMixin) -> dict:
+    """Return what a chapter's cell displays for a chart."""
+    spec = chart.to_dict()
+    return {
+        "application/vnd.vegalite.v6+json": spec,
+        "application/vnd.vegalite.v5+json": spec,
+        "text/plain": "a chart",
+    }
+
+
+def code_cell(source: str, data: dict | None = None, **metadata) -> nbformat.NotebookNode:
+    """Return a cell that has been run."""
+    outputs = [nbformat.v4.new_output("display_data", data)] if data else []
+    return nbformat.v4.new_code_cell(source, metadata=metadata, outputs=outputs, execution_count=1)
+
+
+def figure(caption: str, name: str) -> dict:
+    """Return the cell metadata of a numbered figure."""
+    return {"mystnb": {"figure": {"caption": caption, "name": name}}}
+
+
+def write_book(folder: Path) -> dict[str, Path]:
+    """Write the sources of a two-page book; returns the arguments of `stage_book`."""
+    root, executed, figures = folder / "root", folder / "executed", folder / "figures"
+    for path in (root / "book", executed, figures):
+        path.mkdir(parents=True)
+    shutil.copy2(ROOT / "_config.yml", root)
+    shutil.copytree(ROOT / "book" / "_static", root / "book" / "_static")
+    (root / "book" / "_toc.yml").write_text(TOC)
+    (root / "book" / "intro.md").write_text(INTRO)
+    (root / "book" / "references.bib").write_text(BIB)
+    (figures / "numbers.json").write_text(json.dumps({"lite0_is": "9.2"}))
+    (figures / "scatter.vl.json").write_text(json.dumps(wide_chart().to_dict()))
+    table = pd.DataFrame({f"column {i}": [0.123456, 1.5, 2.25] for i in range(14)})
+    notebook = nbformat.v4.new_notebook(
+        cells=[
+            nbformat.v4.new_markdown_cell("# Charts\n\nSee {numref}`fig-slider`."),
+            code_cell("seed: int = 3", tags=["parameters"]),
+            code_cell("seed = 4", tags=["injected-parameters"]),
+            code_cell("one()", bundle(slider_chart()), **figure("Bars, cut.", "fig-slider")),
+            code_cell("two()", bundle(facet_chart()), **figure("Three lines.", "fig-facet")),
+            code_cell("table", {"text/html": table.to_html(), "text/plain": "table"}),
+        ],
+        metadata={
+            "kernelspec": {"name": "python3", "display_name": "Python 3"},
+            "language_info": {"name": "python", "pygments_lexer": "ipython3"},
+        },
+    )
+    nbformat.write(notebook, executed / "01_charts.ipynb")
+    return {
+        "executed_dir": executed,
+        "figures_dir": figures,
+        "out_dir": folder / "stage",
+        "root": root,
+    }
+
+
+def build(stage: Path) -> subprocess.CompletedProcess[str]:
+    """Build a staged book the way the project does: a warning is an error."""
+    command = [sys.executable, "-m", "jupyter_book.cli.main", "build", str(stage)]
+    script = Path(sys.executable).with_name("jupyter-book")
+    if script.is_file():
+        command[:3] = [str(script)]
+    return subprocess.run(
+        [*command, "-W", "-n", "--keep-going"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=300,
+        check=False,
+    )
+
+
+# --- without a browser ----------------------------------------------------------------------------
+
+
+def test_chart_html_survives_any_text():
+    """Neither the alt text nor the spec can end their element early."""
+    spec = {"description": ALT_SLIDER, "title": "</script><!--"}
+    text = chart_html(spec)
+    body = text.split('<script type="application/json">')[1].split("</script>")[0]
+    assert json.loads(body) == spec
+    assert text.count("</script>") == 1
+    assert "&quot;angle&quot; &lt; 40" in text
+
+
+def test_stage_book_folds_parameters_and_names_the_figures(tmp_path):
+    """The staged folder holds the pages, the folded cells and the absolute figures folder."""
+    stage = stage_book(**write_book(tmp_path))
+    cells = nbformat.read(stage / "01_charts.ipynb", as_version=4).cells
+    assert [c.metadata.get("tags", []) for c in cells[1:4]] == [
+        ["parameters", "hide-input"],
+        ["injected-parameters", "hide-input"],
+        [],
+    ]
+    assert str(tmp_path / "figures") in (stage / "_config.yml").read_text()
+    assert {p.name for p in stage.iterdir()} >= {
+        "intro.md",
+        "references.bib",
+        "_toc.yml",
+        "_static",
+    }
+
+
+def test_stage_book_names_the_chapter_that_was_not_run(tmp_path):
+    """A chapter that is missing is an error that says what to do, and leaves the old folder."""
+    book = write_book(tmp_path)
+    stage_book(**book)
+    executed = book["executed_dir"] / "01_charts.ipynb"
+    executed.rename(book["root"] / "book" / "01_charts.ipynb")
+    with pytest.raises(ValueError, match=r"has not been run.*make book"):
+        stage_book(**book)
+    assert (book["out_dir"] / "01_charts.ipynb").is_file()
+    (book["root"] / "book" / "01_charts.ipynb").unlink()
+    with pytest.raises(ValueError, match="Write the page or take its line out"):
+        stage_book(**book)
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+def test_build_fails_on_what_is_missing(tmp_path):
+    """No alt text, no saved chart and no number: each is a warning, so the build fails."""
+    book = write_book(tmp_path)
+    (book["figures_dir"] / "numbers.json").unlink()
+    (book["figures_dir"] / "scatter.vl.json").unlink()
+    path = book["executed_dir"] / "01_charts.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    del notebook.cells[3].outputs[0].data["application/vnd.vegalite.v6+json"]["description"]
+    nbformat.write(notebook, path)
+    done = build(stage_book(**book))
+    said = done.stdout + done.stderr
+    assert done.returncode != 0
+    assert "'lite0_is' is undefined" in said
+    assert "no saved chart" in said
+    assert "make book" in said
+    assert "a chart has no alt text" in said
+
+
+# --- in a browser ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tiny_book(tmp_path_factory) -> Path:
+    """Build the tiny book once; returns its html folder."""
+    stage = stage_book(**write_book(tmp_path_factory.mktemp("tiny")))
+    done = build(stage)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return stage / "_build" / "html"
+
+
+@pytest.fixture(scope="module")
+def site(tiny_book):
+    """Serve the tiny book and open a browser; gives both."""
+    browser_tools = pytest.importorskip("browser")
+    if not browser_tools.find_chromium():
+        pytest.skip("no Chromium: apt-get install chromium, or set SING_CHROMIUM")
+    with browser_tools.serve(tiny_book) as address, browser_tools.open_browser() as browser:
+        yield address, browser
+
+
+def test_pages_are_small_and_name_no_vega_host(tiny_book):
+    """The bundle is written once and loaded only by pages with charts."""
+    assert (tiny_book / "_static" / "vega-bundle.js").stat().st_size > 500_000
+    page = (tiny_book / "01_charts.html").read_text()
+    assert page.count("vega-bundle.js") == 1
+    assert "unpkg.com" not in page
+    assert "THEBE_JS_URL" not in page
+    assert "kernelName" not in page
+    assert "vega-bundle.js" not in (tiny_book / "search.html").read_text()
+    assert "9.2 degrees" in (tiny_book / "intro.html").read_text()
+    assert "Parameters this page was made with" in page
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("size", [(1280, 900), (390, 844)], ids=["desktop", "phone"])
+@pytest.mark.parametrize("name", ["intro", "01_charts"])
+def test_page_is_whole(site, name, size, theme):
+    """No outside request, no error, every chart drawn, named and numbered, no sideways scroll."""
+    from browser import inspect_page, new_page
+
+    address, browser = site
+    with new_page(browser, size, theme) as page:
+        report = inspect_page(page, f"{address}/{name}.html", theme)
+        assert report.problems() == []
+        assert [c["number"] for c in report.charts] == (
+            ["Fig. 1"] if name == "intro" else ["Fig. 2", "Fig. 3"]
+        )
+        if name == "intro":
+            assert page.locator("mjx-container").count() == 3
+        else:
+            assert report.charts[0]["alt"] == ALT_SLIDER
+        for plot in page.locator(".sing-plot").all():
+            svg, column = plot.locator("svg").bounding_box(), plot.bounding_box()
+            assert svg["width"] <= column["width"] + 1
+
+
+@pytest.mark.parametrize(("name", "kind"), [("01_charts", "range"), ("intro", "select")])
+def test_input_changes_the_marks(site, name, kind):
+    """A slider and a menu change what is drawn."""
+    from browser import drawing, inspect_page, move_input, new_page
+
+    address, browser = site
+    with new_page(browser) as page:
+        inspect_page(page, f"{address}/{name}.html")
+        bars = page.locator("div.sing-chart").first.locator(".mark-rect.role-mark path")
+        before, count = drawing(page, 0), bars.count()
+        assert move_input(page, 0, 0) == kind
+        assert drawing(page, 0) != before
+        if kind == "range":
+            assert count == 8
+            assert bars.count() == 1
+
+
+def test_theme_and_width_change_live(site):
+    """The theme button recolours a chart and keeps its slider; a narrow window restacks it."""
+    from browser import inspect_page, measure_overflow, move_input, new_page, wait_for_charts
+
+    label = "div.sing-chart .role-axis-label text"
+    colour = "(el) => getComputedStyle(el).fill"
+    address, browser = site
+    with new_page(browser) as page:
+        inspect_page(page, f"{address}/01_charts.html")
+        move_input(page, 0, 0)
+        light = page.locator(label).first.evaluate(colour)
+        page.evaluate("document.documentElement.dataset.theme = 'dark'")
+        wait_for_charts(page, "dark")
+        assert page.locator(label).first.evaluate(colour) != light
+        first = page.locator("div.sing-chart").first
+        assert first.locator(".mark-rect.role-mark path").count() == 1
+        assert first.locator("input").input_value() == "5"
+        assert page.locator("div.sing-chart > .sing-plot").count() == 2
+        page.goto(f"{address}/intro.html")
+        wait_for_charts(page, "light")
+        box = page.locator("div.sing-chart svg").first.bounding_box()
+        assert box["width"] > box["height"]
+        page.set_viewport_size({"width": 390, "height": 844})
+        page.wait_for_timeout(400)
+        wait_for_charts(page, "light")
+        box = page.locator("div.sing-chart svg").first.bounding_box()
+        assert box["width"] < 390
+        assert box["height"] > box["width"]
+        assert measure_overflow(page) == []
+
+
+def test_broken_chart_says_so(site, tiny_book):
+    """A chart that cannot be drawn shows its alt text, and the report names it."""
+    from browser import inspect_page, new_page
+
+    address, browser = site
+    page_file = tiny_book / "broken.html"
+    text = (tiny_book / "01_charts.html").read_text()
+    page_file.write_text(text.replace('"mark":{"type":"bar"}', '"mark":{"type":"nothing"}', 1))
+    with new_page(browser) as page:
+        report = inspect_page(page, f"{address}/broken.html")
+        assert any("is not drawn" in problem for problem in report.problems())
+        assert "It shows: Bars of" in page.locator(".sing-error").inner_text()
+    page_file.unlink()
+
+
+def test_report_catches_an_outside_request_and_a_wide_page(site, tiny_book):
+    """The checks themselves can fail."""
+    from browser import inspect_page, new_page
+
+    address, browser = site
+    page_file = tiny_book / "bad.html"
+    bad = (
+        '<div style="width:3000px">wide</div><script src="https://example.com/x.js"></script>'
+        "<script>undefinedName()</script></article>"
+    )
+    text = (tiny_book / "intro.html").read_text()
+    text = text.replace("</article>", bad).replace('aria-label="The', 'data-x="The')
+    page_file.write_text(text)
+    with new_page(browser, (390, 844)) as page:
+        found = "\n".join(inspect_page(page, f"{address}/bad.html").problems())
+    page_file.unlink()
+    for expected in (
+        "outside host: https://example.com",
+        "page error",
+        "scrolls sideways",
+        "has no alt text",
+    ):
+        assert expected in found
