@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -60,8 +61,9 @@ def resolve(
     profile : str
         Name of a profile.
     settings : iterable of str, or mapping
-        ``key=value`` with the value in YAML. A key is one of the profile's or a parameter of a
-        chapter.
+        ``key=value`` with the value in YAML; several in one string are split as a shell would,
+        so a value with spaces is quoted: ``prompt="an image of a shark"``. A key is one of the
+        profile's or a parameter of a chapter.
     notebooks : iterable of pathlib.Path
         The chapters of the run.
 
@@ -80,13 +82,14 @@ def resolve(
     """
     if not isinstance(settings, Mapping):
         pairs = {}
-        for item in settings:
+        for item in (part for text in settings for part in shlex.split(text)):
             key, equals, value = item.partition("=")
             if not equals:
                 raise SingError(f"A setting reads key=value; got {item!r}.")
             pairs[key.strip()] = yaml.safe_load(value)
         settings = pairs
-    wanted = {path.stem: chapter_parameters(path) for path in notebooks}
+    # Papermill takes seconds to import; a run without settings has nothing to hold against it.
+    wanted = {path.stem: chapter_parameters(path) if settings else {} for path in notebooks}
     profile_keys = set(Profile.__dataclass_fields__) - {"name"}
     own = set().union(*wanted.values()) - COMMON
     for key in settings:

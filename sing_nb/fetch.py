@@ -168,9 +168,8 @@ def _wrong(root: Path, rows: Iterable[dict[str, str]], name: str, progress: bool
     wrong = []
     for row in tqdm(rows, desc=f"checking {name}", unit="file", disable=not progress):
         path = root / row["path"]
-        if not path.is_file() or path.is_symlink():
-            wrong.append(row["path"])
-        elif hashlib.sha256(path.read_bytes()).hexdigest() != row["sha256"]:
+        real = path.is_file() and not path.is_symlink()
+        if not real or hashlib.sha256(path.read_bytes()).hexdigest() != row["sha256"]:
             wrong.append(row["path"])
     return wrong
 

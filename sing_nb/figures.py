@@ -26,6 +26,7 @@ __all__ = [
     "model_ratio",
     "model_scatter",
     "null_plane",
+    "photo_neighbours",
     "photo_words",
     "score_geometry",
     "slide",
@@ -606,38 +607,68 @@ def class_ranks(table: pd.DataFrame, first: str, second: str) -> alt.LayerChart:
     return alt.layer(line, dots).add_params(shown).properties(height=360, **WIDE)
 
 
-def photo_words(table: pd.DataFrame, states: Sequence[str], label: str = "photo ") -> alt.Chart:
-    """One photo and, in columns, words or photos nearest to it in several states.
+def photo_words(table: pd.DataFrame, label: str = "photo ") -> alt.LayerChart:
+    """Words nearest to one photo in several states: a dot a state, left = nearer.
 
     Parameters
     ----------
     table : pandas.DataFrame
-        ``name`` (option of the menu), ``state``, ``rank``, ``text``, ``angle`` (degrees) and
-        ``image`` (thumbnail of the answer, or of the photo itself in the state ``photo``).
-    states : sequence of str
-        Columns from left to right; ``photo`` shows the picture alone.
+        ``Study.photo_words`` with thumbnails.
     label : str
         Of the menu.
     """
-    names = list(dict.fromkeys(table["name"]))
-    pick = _dropdown("chosen", names, label)
+    states = list(dict.fromkeys(table["state"]))
+    colours = [BLUE, VERMILION, GREY][: len(states)]
+    pick = _dropdown("chosen", list(dict.fromkeys(table["name"])), label)
     base = alt.Chart(table).transform_filter("datum.name == chosen").encode(
-        x=alt.X("state:N", sort=list(states), title=None, scale=alt.Scale(domain=list(states)),
-                axis=alt.Axis(orient="top", labelAngle=0, domain=False, ticks=False,
-                              labelFontSize=12, labelFontWeight="bold", labelLimit=170)),
-        y=alt.Y("rank:O", title=None, axis=None,
-                scale=alt.Scale(domain=sorted(set(table["rank"])))),
-        tooltip=[alt.Tooltip("text:N"), alt.Tooltip("angle:Q", title="degrees", format=".1f")])
-    pictures = base.transform_filter("isValid(datum.image)").mark_image(
-        width=66, height=66, yOffset=-8).encode(url="image:N")
-    lines = base.mark_text(fontSize=12, dy=34 if table["image"].notna().mean() > 0.5 else 0).encode(
-        text="caption:N")
-    rows = table["rank"].nunique()
-    tall = 96 if table["image"].notna().mean() > 0.5 else 40
-    return alt.layer(pictures, lines).transform_calculate(
-        caption="datum.angle === null ? datum.text :"
-                " datum.text + '  ' + format(datum.angle, '.0f') + '°'"
-    ).add_params(pick).properties(height=tall * rows, **WIDE).configure_view(stroke=None)
+        y=alt.Y("word:N", sort=alt.EncodingSortField("angle", op="min"), title=None,
+                axis=alt.Axis(grid=True, labelLimit=150)))
+    strings = base.mark_line(color=GREY, opacity=0.6, strokeWidth=2).encode(
+        x="angle:Q", detail="word:N", order="state:N")
+    dots = base.mark_point(filled=True, size=95, opacity=0.95).encode(
+        x=alt.X("angle:Q", title="angle to the word (degrees; left = nearer)",
+                scale=alt.Scale(zero=False, padding=14)),
+        color=alt.Color("state:N", sort=states, title=None,
+                        legend=alt.Legend(orient="top", columns=2, labelLimit=220),
+                        scale=alt.Scale(domain=states, range=colours)),
+        shape=alt.Shape("state:N", sort=states, title=None, scale=alt.Scale(
+            domain=states, range=["circle", "square", "diamond"][: len(states)])),
+        tooltip=["word:N", "state:N", alt.Tooltip("angle:Q", title="degrees", format=".1f"),
+                 alt.Tooltip("rank:Q", title="rank of the word")])
+    shown = table.drop_duplicates("name")[["name", "image"]]
+    picture = alt.Chart(shown).transform_filter("datum.name == chosen").mark_image(
+        width=96, height=96, xOffset=-54, yOffset=52).encode(
+        x=alt.value("width"), y=alt.value(0), url="image:N")
+    return alt.layer(strings, picture, dots).add_params(pick).properties(height=300, **WIDE)
+
+
+def photo_neighbours(table: pd.DataFrame, label: str = "photo ") -> alt.LayerChart:
+    """Photos nearest to one photo in several states: one row a state.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        ``Study.neighbours`` with thumbnails.
+    label : str
+        Of the menu.
+    """
+    states = list(dict.fromkeys(table["state"]))
+    places = list(dict.fromkeys(table["place"]))
+    pick = _dropdown("chosen", list(dict.fromkeys(table["name"])), label)
+    base = alt.Chart(table).transform_filter("datum.name == chosen").encode(
+        x=alt.X("place:N", sort=places, title="rank in the joint space (1 = nearest)",
+                scale=alt.Scale(domain=places),
+                axis=alt.Axis(labelAngle=0, domain=False, ticks=False)),
+        y=alt.Y("state:N", sort=states, title=None, scale=alt.Scale(domain=states),
+                axis=alt.Axis(domain=False, ticks=False, labelLimit=92,
+                              labelExpr="split(datum.label, ' part ')", labelAlign="right")),
+        tooltip=[alt.Tooltip("label:N"), alt.Tooltip("angle:Q", title="degrees", format=".1f")])
+    pictures = base.mark_image(width=58, height=58, yOffset=-8).encode(url="image:N")
+    names = base.transform_calculate(
+        caption="isValid(datum.angle) ? datum.label + ' ' + format(datum.angle, '.0f') + '°'"
+                " : datum.label").mark_text(dy=30, fontSize=10, limit=78).encode(text="caption:N")
+    return alt.layer(pictures, names).add_params(pick).properties(
+        height=92 * len(states), **WIDE)
 
 
 def steering_scores(table: pd.DataFrame, target: float) -> alt.LayerChart:

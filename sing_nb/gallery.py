@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import altair as alt
@@ -14,7 +14,7 @@ import vl_convert
 from .errors import SingError
 from .fetch import write_atomic
 
-__all__ = ["Gallery", "merge_parts"]
+__all__ = ["Gallery", "merge_parts", "span"]
 
 PAPER_WIDTH = 640  # pixels, where a chart that fills its column is saved as a file
 
@@ -88,6 +88,22 @@ class Gallery:
     def _keep(self) -> None:
         part = {"figures": self._figures, "numbers": self._numbers}
         write_atomic(self.folder / "parts" / f"{self.chapter}.json", json.dumps(part, indent=1))
+
+
+def span(row: Mapping[str, float], unit: str = "°", digits: int = 1) -> str:
+    """An estimate with its interval as text: ``9.2° (8.7 to 9.9)``.
+
+    Parameters
+    ----------
+    row : mapping
+        With ``value``, ``low`` and ``high``.
+    unit : str
+        Written after the estimate.
+    digits : int
+        Decimals.
+    """
+    value, low, high = (f"{row[key]:.{digits}f}" for key in ("value", "low", "high"))
+    return f"{value}{unit} ({low} to {high})"
 
 
 class _Text:

@@ -80,7 +80,7 @@ class ConseSpace:
 
     def __init__(
         self, tower: Classifier, encoder: Callable[[Sequence[str]], torch.Tensor],
-        top: int = 50, temperature: float | None = None,
+        top: int = 75, temperature: float | None = None,
     ) -> None:
         if tower.class_names is None:
             raise SingError(f"The tower {tower.name} has no class names; a ConSE space needs them.")
@@ -171,7 +171,7 @@ class OpenClipSpace:
 
 
 def load_joint_space(
-    name: str, *, tower: str = "lite2", top: int = 50, temperature: float | None = None
+    name: str, *, tower: str = "lite2", top: int = 75, temperature: float | None = None
 ) -> ConseSpace | OpenClipSpace:
     """Load a joint image-text space.
 

@@ -67,7 +67,8 @@ def chart_html(spec: dict[str, Any]) -> str:
 
 
 def _chart_node(spec: dict[str, Any]) -> nodes.raw:
-    return nodes.raw("", chart_html(spec), format="html", classes=["output", "text_html"])
+    # Not "text_html", the usual class: the theme gives those a light background in dark mode.
+    return nodes.raw("", chart_html(spec), format="html", classes=["output"])
 
 
 def _lacks_alt(spec: dict[str, Any]) -> bool:

@@ -61,7 +61,7 @@ class Profile:
     models: list[str]
     tower: str
     joint_space: str = "conse"
-    top_classes: int = 50
+    top_classes: int = 75
     temperature: float | None = None
     views: int = 12
     clipart_views: int = 2

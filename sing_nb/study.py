@@ -429,6 +429,28 @@ class Study:
             )
         return pd.DataFrame(records)
 
+    def model_difference(self, first: str, second: str) -> dict[str, float]:
+        """Ratio IS/|AS| of the second classifier minus that of the first, paired by picture.
+
+        Returns
+        -------
+        dict
+            ``value``, ``low`` and ``high`` (95 %, cluster bootstrap over subjects).
+        """
+        columns = ["image_score", "attribute_score"]
+        one, two = (self.scored(name).set_index("picture") for name in (first, second))
+        pair = np.hstack([one[columns], two.loc[one.index, columns]])
+
+        def difference(v: np.ndarray) -> float:
+            median = np.median(np.abs(v), axis=0)
+            return float(median[2] / median[3] - median[0] / median[1])
+
+        interval = cluster_bootstrap(
+            pair, one["subject"], difference,
+            draws=self.config.bootstrap_draws, seed=self.config.seed,
+        )
+        return dict(zip(("value", "low", "high"), interval))
+
     def _record(self, model: str, values: np.ndarray, clusters, statistic: Callable) -> dict:
         interval = cluster_bootstrap(
             values, clusters, statistic, draws=self.config.bootstrap_draws, seed=self.config.seed
@@ -657,8 +679,8 @@ class Study:
 
     def _targets(self, model: str) -> pd.DataFrame:
         tower, encoder = self.space.tower, self.space.encoder
-        choices = [(top, None) for top in (20, 50, 100, 200)]
-        choices += [(50, temperature) for temperature in (1.0, 2.0, 3.0)]
+        choices = [(top, None) for top in (20, 50, 75, 100, 200)]
+        choices += [(75, temperature) for temperature in (1.0, 2.0, 3.0)]
         labels = self.subjects["label"].tolist()
         fold_of = self.pictures["fold"].to_numpy()
         number = self.pictures["label"].map({name: i for i, name in enumerate(labels)})
@@ -836,29 +858,87 @@ class Study:
             )
         return pd.concat(tables, ignore_index=True)
 
-    def equivalents(self, model: str, pictures: Sequence[str], k: int = 5) -> pd.DataFrame:
-        """Words nearest to pictures before and after null removal, and after the control.
+    def states(self, model: str, pictures: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Embeddings (n, d) of pictures in four states.
 
-        Returns
-        -------
-        pandas.DataFrame
-            picture, ``state`` (``before``, ``null part removed``, ``random part removed``), rank,
-            word, angle.
+        ``own embedding`` is the picture's place in the joint space, ``translated`` that of its
+        feature, ``null part removed`` that of its equivalent, ``random part removed`` the control.
         """
         rows = np.array([self.row(picture) for picture in pictures])
         f, spaces = self.features(model)[rows], self.spaces(model)
         basis = random_basis(spaces.features, spaces.null_dim, self.config.seed)
-        states = {
-            "before": f,
-            "null part removed": spaces.remove_null(f),
-            "random part removed": matched_removal(f, spaces.null(f).norm(dim=1), basis),
+        control = matched_removal(f, spaces.null(f).norm(dim=1), basis)
+        return {
+            "own embedding": self.embeddings[rows],
+            "translated": self.translate(model, f, rows),
+            "null part removed": self.translate(model, spaces.remove_null(f), rows),
+            "random part removed": self.translate(model, control, rows),
         }
+
+    def photo_words(
+        self, model: str, pictures: Sequence[str], states: Sequence[str], k: int = 5
+    ) -> pd.DataFrame:
+        """Angles of pictures to the words that are nearest in any of the states.
+
+        Returns
+        -------
+        pandas.DataFrame
+            picture, name (unique, for people), state, word, angle (degrees), rank of the word in
+            this state (from 1).
+        """
+        text = self.text(self.vocabulary)[None]
+        found = self.states(model, pictures)
+        angles = {state: angle(found[state][:, None], text) for state in states}
+        ranks = {state: a.argsort(dim=1).argsort(dim=1) + 1 for state, a in angles.items()}
+        records = []
+        for number, (picture, name) in enumerate(zip(pictures, self._names(pictures))):
+            near = torch.stack([ranks[state][number] for state in states]).amin(0)
+            for word in torch.nonzero(near <= k).flatten().tolist():
+                for state in states:
+                    records.append(
+                        {
+                            "picture": picture, "name": name, "state": state,
+                            "word": self.vocabulary[word],
+                            "angle": float(angles[state][number, word]),
+                            "rank": int(ranks[state][number, word]),
+                        }
+                    )
+        return pd.DataFrame(records)
+
+    def neighbours(
+        self, model: str, pictures: Sequence[str], states: Sequence[str], k: int = 4
+    ) -> pd.DataFrame:
+        """Pictures nearest to pictures in several states, one a subject, never their own.
+
+        Returns
+        -------
+        pandas.DataFrame
+            picture (the neighbour), name (of the picture asked about), state, place (``photo``
+            or the rank), label, angle (degrees; nan for the photo itself).
+        """
+        found = self.states(model, pictures)
         tables = []
-        for state, features in states.items():
-            words = self.words(self.translate(model, features, rows), k)
-            words["picture"] = [pictures[row] for row in words["row"]]
-            tables.append(words.drop(columns="row").assign(state=state))
+        for number, (picture, name) in enumerate(zip(pictures, self._names(pictures))):
+            own = self.pictures.iloc[self.row(picture)]
+            for state in states:
+                near = self.nearest(found[state][[number]], k, exclude=own["subject"])
+                itself = pd.DataFrame(
+                    [{"picture": own["picture"], "label": own["label"], "angle": np.nan}]
+                )
+                near["place"] = near["rank"].astype(str)
+                both = pd.concat([itself.assign(place="photo"), near.drop(columns=["row", "rank"])])
+                tables.append(both.assign(name=name, state=state))
         return pd.concat(tables, ignore_index=True)
+
+    def _names(self, pictures: Sequence[str]) -> list[str]:
+        """Labels for people, numbered where one comes twice."""
+        labels = [self.pictures["label"].iloc[self.row(picture)] for picture in pictures]
+        counts: dict[str, int] = {}
+        names = []
+        for label in labels:
+            counts[label] = counts.get(label, 0) + 1
+            names.append(label if labels.count(label) == 1 else f"{label} {counts[label]}")
+        return names
 
     def steering(
         self, model: str, prompts: Sequence[str], target_is: float, pictures: Sequence[str]
@@ -914,6 +994,37 @@ class Study:
                         )
                     )
         return pd.concat(tables, ignore_index=True)
+
+    def steering_summary(self, pushed: pd.DataFrame) -> pd.DataFrame:
+        """Mean AS towards each prompt, with intervals over subjects.
+
+        Parameters
+        ----------
+        pushed : pandas.DataFrame
+            Rows of :meth:`steering` with ``model`` and ``title``.
+
+        Returns
+        -------
+        pandas.DataFrame
+            model, title, prompt, kind, value, low, high (degrees, over the pictures that reach
+            the target; nan where none does), reached (their share).
+        """
+        records = []
+        keys = ["model", "title", "prompt", "kind"]
+        for names, group in pushed.groupby(keys, sort=False):
+            there = group[group["reachable"]]
+            if there.empty:
+                value = low = high = np.nan
+            else:
+                value, low, high = cluster_bootstrap(
+                    there["attribute_score"], there["label"],
+                    draws=self.config.bootstrap_draws, seed=self.config.seed,
+                )
+            records.append(
+                dict(zip(keys, names))
+                | {"value": value, "low": low, "high": high, "reached": group["reachable"].mean()}
+            )
+        return pd.DataFrame(records)
 
     def steering_path(
         self, model: str, picture: str, prompts: Sequence[str],

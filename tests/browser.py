@@ -105,6 +105,8 @@ class PageReport:
                 found.append(f"{name} is not drawn: {chart['error'] or 'never ready'}")
             elif not chart["marks"]:
                 found.append(f"{name} is drawn without a single mark")
+            if chart["cut"]:
+                found.append(f"{name}: its legend is cut off")
             if not chart["alt"]:
                 found.append(f"{name} has no alt text")
             elif chart["alt"] != chart["description"]:
@@ -124,6 +126,9 @@ CHARTS = """() => [...document.querySelectorAll("div.sing-chart")].map((el) => {
     ready: el.dataset.ready === "1",
     error: el.dataset.error ?? "",
     drawn: el.dataset.drawn ?? "",
+    cut: [...el.querySelectorAll("svg .role-legend")].some((legend) =>
+      legend.getBoundingClientRect().right >
+        legend.closest("svg").getBoundingClientRect().right + 1),
     marks: el.querySelectorAll("svg .mark-symbol path, svg .mark-rect path, svg .mark-line path, "
       + "svg .mark-area path, svg .mark-arc path, svg .mark-rule line, svg .mark-image image, "
       + "svg .mark-text.role-mark text, svg .mark-shape path, svg .mark-trail path").length,
@@ -152,7 +157,8 @@ OVERFLOW = """() => {
 
 SETTLED = """(theme) => document.documentElement.dataset.theme === theme &&
   [...document.querySelectorAll("div.sing-chart")].every((el) =>
-    el.dataset.error || (el.dataset.ready === "1" && !el.busy && el.dataset.drawn === theme))"""
+    el.dataset.error || (el.dataset.ready === "1" && !el.busy && el.dataset.drawn === theme &&
+      (el.clientWidth === 0 || el.drawnColumn === el.clientWidth)))"""
 
 
 def wait_for_charts(page: Page, theme: str, timeout: float = 30_000) -> None:

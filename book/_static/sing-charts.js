@@ -189,7 +189,9 @@
     if (view.concat) view.concat.forEach((v) => fit(spec, v, own, at));
     else if (view.spec) fit(spec, view.spec, own, at);
     else if (view.width === "container" || (typeof view.width === "number" && view.width > own)) {
-      view.width = Math.max(40, Math.floor(own));
+      const width = Math.max(40, Math.floor(own));
+      if (view.height === view.width) view.height = width; // a square stays one
+      view.width = width;
     } else if (view.width === undefined && at.force && own < 300) {
       view.width = Math.max(40, Math.floor(own));
     }
@@ -271,7 +273,12 @@
     }
     if (!inputs.childElementCount) inputs.remove();
     const svg = plot.querySelector("svg");
-    return svg ? svg.getBoundingClientRect().width : 0;
+    if (!svg) return { width: 0, cut: false };
+    const box = svg.getBoundingClientRect();
+    // A chart that was told to fit is as wide as the column even where its legend is not.
+    const cut = [...svg.querySelectorAll(".role-legend")].some(
+      (legend) => legend.getBoundingClientRect().right > box.right + 1);
+    return { width: box.width, cut };
   }
 
   async function draw(el) {
@@ -279,17 +286,22 @@
     const at = { column, narrow: column < NARROW, legendColumns: 2, room: 0, force: false };
     if (isComposed(el.spec) && usesContainer(el.spec)) at.room = 60;
     el.drawnFor = `${isDark()} ${column}`;
+    el.drawnColumn = column;
     el.style.minHeight = `${el.clientHeight}px`; // so that the page does not jump
     const values = inputValues(el);
     // Axes and legends are as wide as their texts, so draw, measure what is too much, draw again.
-    for (let turn = 0; turn < 4; turn += 1) {
-      const width = await embed(el, arrange(el.spec, at), values);
+    for (let turn = 0; turn < 5; turn += 1) {
+      const { width, cut } = await embed(el, arrange(el.spec, at), values);
+      if (cut && at.legendColumns > 1) {
+        at.legendColumns = 1;
+        continue;
+      }
       const over = Math.ceil(width - column);
       const loose = turn === 0 && at.room > 0 && over < -8;
       if (!width || (over <= 0 && !loose)) break;
       at.room += over + (loose ? 2 : 1);
       at.force = true;
-      if (turn >= 1) at.legendColumns = 1;
+      if (turn >= 2) at.legendColumns = 1;
     }
     el.style.minHeight = "";
     el.dataset.drawn = isDark() ? "dark" : "light";

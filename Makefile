@@ -1,0 +1,55 @@
+# Every target sets up what it needs in .venv; nothing has to be done by hand before.
+PYTHON ?= python3
+PROFILE ?= offline
+SET ?=
+CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
+
+BIN := .venv/bin
+READY := .venv/ready-$(shell cksum < pyproject.toml | cut -d ' ' -f 1)
+# The hubs are never asked for what the offline profiles need.
+export PYTHONNOUSERSITE := 1
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: help book test lint lab bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make book                 rebuild the book: _build/offline/html/index.html"
+	@echo "make book PROFILE=smoke   the same with a handful of pictures (or another profile)"
+	@echo "make book SET='views=6'   with other values for a profile's or a chapter's parameters"
+	@echo "make test                 lint and all tests (package, chapters, rendered pages)"
+	@echo "make lab                  open JupyterLab on the chapters"
+	@echo "make bench                benchmarks (not there yet: issue 7)"
+	@echo "make clean                remove what was built; downloads and .venv stay"
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "Python 3.10 or newer is needed; choose one with: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "Python's venv module is missing; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing packages into .venv (several minutes and about 7 GB the first time) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]' 2>.venv/pip.log || \
+	  { grep -v WARNING .venv/pip.log; exit 1; }
+	@rm -f .venv/ready-*; touch $@
+
+book: $(READY)
+	@$(BIN)/sing check --profile $(PROFILE) --set '$(SET)'
+	@$(BIN)/python -m snakemake --snakefile book/Snakefile --cores $(CORES) --quiet rules \
+	  --config profile=$(PROFILE) settings='$(SET)' --rerun-incomplete --nolock
+	@echo "the book: _build/$(PROFILE)/html/index.html"
+
+lint: $(READY)
+	@$(BIN)/ruff check sing_nb tests
+
+test: lint
+	@$(BIN)/python -m pytest
+
+lab: $(READY)
+	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 book
+
+bench:
+	@echo "There are no benchmarks yet; issue 7 brings them."
+
+clean:
+	rm -rf _build .snakemake .pytest_cache .ruff_cache
