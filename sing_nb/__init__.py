@@ -1,26 +1,33 @@
 """What an image classifier ignores, in words and pictures: the helpers of the SING book."""
 
-from .errors import SingError
-from .heads import Classifier, load_classifier, wrap_classifier
-from .joint import load_joint_space
-from .metrics import angle, attribute_score, image_score
-from .nullspace import HeadSpaces
-from .perturb import steer
-from .study import Study
-from .translator import RidgeFitter, Translator
+from importlib import import_module
 
-__all__ = [
-    "Classifier",
-    "HeadSpaces",
-    "RidgeFitter",
-    "SingError",
-    "Study",
-    "Translator",
-    "angle",
-    "attribute_score",
-    "image_score",
-    "load_classifier",
-    "load_joint_space",
-    "steer",
-    "wrap_classifier",
-]
+from .errors import SingError
+
+# Loaded when first asked for: rendering the book needs neither torch nor timm.
+_HOMES = {
+    "Classifier": "heads",
+    "HeadSpaces": "nullspace",
+    "RidgeFitter": "translator",
+    "Study": "study",
+    "Translator": "translator",
+    "angle": "metrics",
+    "attribute_score": "metrics",
+    "image_score": "metrics",
+    "load_classifier": "heads",
+    "load_joint_space": "joint",
+    "steer": "perturb",
+    "wrap_classifier": "heads",
+}
+
+__all__ = ["SingError", *_HOMES]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'sing_nb' has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

