@@ -50,7 +50,8 @@ def _model_colour(table: pd.DataFrame, title: str = "Classifier") -> alt.Color:
     """One colour a classifier, in the order of the table; the tower (last) is grey."""
     names = list(dict.fromkeys(table["title"]))
     return alt.Color(
-        "title:N", title=title, legend=alt.Legend(orient="top", columns=2),
+        "title:N", title=title,
+        legend=alt.Legend(orient="top", columns=3, symbolOpacity=1, symbolStrokeWidth=2),
         scale=alt.Scale(domain=names, range=[*MODELS[: len(names) - 1], GREY]),
     )
 
@@ -99,7 +100,7 @@ def null_plane(table: pd.DataFrame, first: str, second: str) -> alt.LayerChart:
     tracks = base.mark_rule(color=VERMILION, opacity=0.35, strokeDash=[3, 3]).encode(
         y=alt.datum(-reach), y2=alt.datum(reach), tooltip=alt.Undefined
     )
-    pictures = base.mark_image(width=52, height=52).encode(url="image:N")
+    pictures = base.mark_image(width=54, height=54).encode(url="image:N")
     zero = alt.Chart(pd.DataFrame({"y": [0]})).mark_rule(color=GREY).encode(y="y:Q")
     return alt.layer(tracks, zero, pictures).add_params(keep).properties(height=380, **WIDE)
 
@@ -219,13 +220,15 @@ def logit_change(table: pd.DataFrame) -> alt.LayerChart:
     pick = _dropdown("classifier", titles, "classifier ")
     return (
         alt.Chart(counts)
-        .mark_bar(opacity=0.85)
+        .mark_rect(opacity=0.85)
+        .transform_calculate(zero="0")
         .encode(
             x=alt.X("low:Q", title="largest change of any logit (log scale)",
                     scale=alt.Scale(type="log", domain=[1e-7, 30], nice=False),
                     axis=alt.Axis(format="~e", values=[1e-7, 1e-5, 1e-3, 1e-1, 10])),
             x2="high:Q",
-            y=alt.Y("pictures:Q", title="pictures"),
+            y=alt.Y("pictures:Q", title="pictures", scale=alt.Scale(zero=True)),
+            y2="zero:Q",
             color=alt.Color("kind:N", title=None, scale=KINDS, legend=alt.Legend(orient="top")),
             tooltip=["kind:N", "pictures:Q",
                      alt.Tooltip("low:Q", title="from", format=".1e"),
@@ -275,12 +278,12 @@ def held_out_error(table: pd.DataFrame) -> alt.LayerChart:
     pick = _dropdown("classifier", titles, "classifier ")
     base = alt.Chart(table).transform_filter("datum.title == classifier")
     bars = base.mark_bar(color=BLUE, opacity=0.8).encode(
-        x=alt.X("angle:Q", bin=alt.Bin(step=2.5),
+        x=alt.X("angle:Q", bin=alt.Bin(step=2.5), axis=alt.Axis(values=list(range(0, 181, 10))),
                 title="angle between translated and true embedding (degrees)"),
         y=alt.Y("count():Q", title="held-out subjects"),
         tooltip=[alt.Tooltip("count():Q", title="subjects")])
-    ticks = base.mark_tick(thickness=2, color=VERMILION, opacity=0.8, size=14, yOffset=8).encode(
-        x="angle:Q", y=alt.datum(0),
+    ticks = base.mark_tick(thickness=2, color=VERMILION, opacity=0.8, size=14).encode(
+        x="angle:Q", y=alt.value(10),
         tooltip=[alt.Tooltip("image:N", title="image"), alt.Tooltip("label:N", title="subject"),
                  alt.Tooltip("angle:Q", title="degrees", format=".1f")])
     return alt.layer(bars, ticks).add_params(pick).properties(height=280, **WIDE)
@@ -296,8 +299,8 @@ def targets(table: pd.DataFrame) -> alt.LayerChart:
     base = alt.Chart(long).encode(
         x=alt.X("r2:Q", title="held-out R² of the translator", scale=alt.Scale(zero=False)),
         y=alt.Y("share:Q", title="true name among the nearest five",
-                axis=alt.Axis(format="%"), scale=alt.Scale(domain=[0, 0.7])),
-        color=alt.Color("what:N", title=None, legend=alt.Legend(orient="top"),
+                axis=alt.Axis(format="%"), scale=alt.Scale(domain=[0, 0.8])),
+        color=alt.Color("what:N", title=None, legend=alt.Legend(orient="top", symbolOpacity=1),
                         scale=alt.Scale(domain=["the tower itself", "translated features"],
                                         range=[GREY, BLUE])),
     )
@@ -352,7 +355,8 @@ def score_geometry(label_angle: float) -> alt.LayerChart:
         text="'IS ' + format(turn, '.0f') + '°,  AS ' + format(datum.score, '+.1f') + '°'")
     axis = {"axis": None, "scale": alt.Scale(domain=[-side, side])}
     x, y = alt.X("x:Q", **axis), alt.Y("y:Q", **axis)
-    fixed = pd.DataFrame({"x": [0, label_angle], "y": [0, 0], "t": ["T(f)", "text"]})
+    fixed = pd.DataFrame({"x": [0, label_angle], "y": [0, 0], "t": ["T(f)", "text"],
+                          "shift": [-13, label_angle]})
     return alt.layer(
         alt.Chart(rings).mark_line(color=GREY, opacity=0.5, strokeWidth=1).encode(
             x=x, y=y, detail="ring:N", order="order:Q"),
@@ -362,7 +366,7 @@ def score_geometry(label_angle: float) -> alt.LayerChart:
             x=x, y=y, order="order:Q"),
         alt.Chart(fixed).mark_point(filled=True, size=120, color=BLUE, opacity=1).encode(x=x, y=y),
         alt.Chart(fixed).mark_text(color=BLUE, dy=18, fontSize=13, fontWeight="bold").encode(
-            x=x, y=y, text="t:N"),
+            x=alt.X("shift:Q", **axis), y=y, text="t:N"),
         moved.mark_rule(color=VERMILION, strokeWidth=2).encode(
             x=alt.X("origin:Q", **axis), y=alt.Y("origin:Q", **axis), x2="x:Q", y2="y:Q"
         ).transform_calculate(origin="0"),
@@ -393,10 +397,13 @@ def slide(table: pd.DataFrame) -> alt.LayerChart:
         x=alt.X("keep:Q", title="how much of the part is kept", scale=alt.Scale(nice=False)),
         y=alt.Y("degrees:Q", title="score (degrees)"),
         color=alt.Color("kind:N", title="moved along the",
-                        legend=alt.Legend(orient="top", columns=1),
+                        legend=alt.Legend(orient="top", columns=1, symbolType="stroke",
+                                          symbolStrokeWidth=3),
                         scale=alt.Scale(domain=kinds, range=[VERMILION, GREY])),
-        strokeDash=alt.StrokeDash("score:N", title="score",
-                                  legend=alt.Legend(orient="top", columns=1)),
+        strokeDash=alt.StrokeDash(
+            "score:N", title="score",
+            legend=alt.Legend(orient="top", columns=1, symbolType="stroke", symbolStrokeWidth=2),
+            scale=alt.Scale(domain=["Image Score", "Attribute Score"], range=[[1, 0], [5, 4]])),
     )
     rule = alt.Chart(pd.DataFrame({"dummy": [0]})).transform_calculate(x="kept").mark_rule(
         color=BLUE).encode(x="x:Q")
@@ -440,9 +447,9 @@ def model_scatter(tables: dict[str, pd.DataFrame], level: float = 0.5) -> alt.La
         options=["null space removed", "random control"], name="show "))
     legend = alt.selection_point(fields=["title"], bind="legend")
     # Both states share one frame, so that switching between them compares.
-    reach = float(dots["as"].abs().max()) * 1.05
+    ends = [float(dots["as"].min()) - 0.2, float(dots["as"].max()) + 0.2]
     x = alt.X("as:Q", title="Attribute Score towards the own class (degrees; + = closer)",
-              scale=alt.Scale(domain=[-reach, reach]))
+              scale=alt.Scale(domain=ends))
     y = alt.Y("is:Q", title="Image Score (degrees)",
               scale=alt.Scale(domain=[0, float(dots["is"].max()) * 1.05]))
     colour = _model_colour(dots)
@@ -485,10 +492,11 @@ def model_ratio(table: pd.DataFrame) -> alt.LayerChart:
                                                           "attribute_score")], "quantity ")
     base = alt.Chart(table).transform_filter("datum.name == quantity").encode(
         y=alt.Y("classifier:N", sort=order, title=None, axis=alt.Axis(labelLimit=220)),
-        yOffset=alt.YOffset("kind:N", sort=["null space removed", "random control"]),
+        yOffset=alt.YOffset("kind:N", sort=["null space removed", "random control"],
+                            scale=alt.Scale(paddingInner=0.15)),
         color=alt.Color("kind:N", title=None, scale=KINDS, legend=alt.Legend(orient="top")),
     )
-    bars = base.mark_bar(opacity=0.75, height={"band": 0.8}).encode(
+    bars = base.mark_bar(opacity=0.75).encode(
         x=alt.X("value:Q", title="median over pictures, 95 % interval over subjects"),
         tooltip=["classifier:N", "kind:N", "name:N", alt.Tooltip("value:Q", format=".2f"),
                  alt.Tooltip("low:Q", format=".2f"), alt.Tooltip("high:Q", format=".2f")])
@@ -666,7 +674,7 @@ def photo_neighbours(table: pd.DataFrame, label: str = "photo ") -> alt.LayerCha
     pictures = base.mark_image(width=58, height=58, yOffset=-8).encode(url="image:N")
     names = base.transform_calculate(
         caption="isValid(datum.angle) ? datum.label + ' ' + format(datum.angle, '.0f') + '°'"
-                " : datum.label").mark_text(dy=30, fontSize=10, limit=78).encode(text="caption:N")
+                " : datum.label").mark_text(dy=30, fontSize=11, limit=86).encode(text="caption:N")
     return alt.layer(pictures, names).add_params(pick).properties(
         height=92 * len(states), **WIDE)
 
@@ -719,12 +727,22 @@ def steering_path(table: pd.DataFrame) -> alt.LayerChart:
     prompts = list(dict.fromkeys(table["prompt"]))
     base = alt.Chart(table).transform_filter("datum.label == photo").encode(
         x=alt.X("image_score:Q", title="Image Score: how far it was pushed (degrees)",
-                scale=alt.Scale(domain=[0, 72], nice=False)),
+                scale=alt.Scale(domain=[0, 62], nice=False)),
         y=alt.Y("attribute_score:Q", title="Attribute Score towards the prompt (degrees)"),
         color=alt.Color("prompt:N", title="pushed towards", sort=prompts,
                         legend=alt.Legend(orient="top", columns=1, labelLimit=260),
                         scale=alt.Scale(domain=prompts, range=[VERMILION, *MODELS])))
     here = base.transform_filter("datum.image_score == push")
+    height, line = 360, 17
+    # The words stand in the corner that the curves leave free, one line a prompt.
+    words = [
+        here.transform_filter(alt.datum.prompt == name).transform_calculate(
+            t="'now nearest: ' + datum.word"
+        ).mark_text(align="right", fontSize=12, fontWeight="bold").encode(
+            x=alt.value("width"), y=alt.value(height - line * (len(prompts) - place)),
+            text="t:N")
+        for place, name in enumerate(prompts)
+    ]
     return alt.layer(
         base.mark_line(strokeWidth=2.5),
         here.mark_point(filled=True, size=90, opacity=1).encode(
@@ -732,5 +750,5 @@ def steering_path(table: pd.DataFrame) -> alt.LayerChart:
                      alt.Tooltip("image_score:Q", title="IS (degrees)"),
                      alt.Tooltip("attribute_score:Q", title="AS (degrees)", format="+.1f"),
                      alt.Tooltip("logit_change:Q", title="largest logit change", format=".1e")]),
-        here.mark_text(align="left", dx=9, fontSize=12, fontWeight="bold").encode(text="word:N"),
-    ).add_params(photo, push).properties(height=340, **WIDE)
+        *words,
+    ).add_params(photo, push).properties(height=height, **WIDE)

@@ -14,8 +14,14 @@ import vl_convert
 from .errors import SingError
 from .fetch import write_atomic
 
-__all__ = ["Gallery", "merge_parts", "span"]
+__all__ = ["Gallery", "merge_parts", "power", "span"]
 
+# Sizes that read at a phone's width too; colours are the page's business.
+TYPE = {
+    "axis": {"labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal"},
+    "legend": {"labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal"},
+    "text": {"fontSize": 12},
+}
 PAPER_WIDTH = 640  # pixels, where a chart that fills its column is saved as a file
 
 
@@ -55,6 +61,7 @@ class Gallery:
         with alt.data_transformers.enable("default", max_rows=None):
             spec = chart.to_dict()
         spec["description"] = alt_text
+        spec["config"] = {**spec.get("config", {}), **TYPE}
         files = {"spec": f"{name}.vl.json", "data": f"{name}.data.json", "svg": f"{name}.svg"}
         paper = _fixed_width(spec)
         svg = vl_convert.vegalite_to_svg(paper)
@@ -81,7 +88,9 @@ class Gallery:
         for key, value in numbers.items():
             if not isinstance(value, str):
                 raise SingError(f"{key} must be formatted text; got {value!r}.")
-            glue(key, _Text(value), display=False)
+            # A hyphen before a digit is a minus sign, except in an exponent.
+            numbers[key] = re.sub(r"(?<![\w)])-(?=\d)", "\N{MINUS SIGN}", value)
+            glue(key, numbers[key], display=False)
         self._numbers.update(numbers)
         self._keep()
 
@@ -106,14 +115,11 @@ def span(row: Mapping[str, float], unit: str = "°", digits: int = 1) -> str:
     return f"{value}{unit} ({low} to {high})"
 
 
-class _Text:
-    """Text that glue pastes without quotation marks."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-    def __repr__(self) -> str:
-        return self.text
+def power(value: float) -> str:
+    """A small or large number with one digit: ``9 × 10⁻⁶``."""
+    digit, exponent = f"{value:.0e}".split("e")
+    raised = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"{digit} × 10{raised}"
 
 
 def merge_parts(folder: Path, chapters: Iterable[str]) -> None:

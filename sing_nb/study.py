@@ -124,11 +124,11 @@ class Study:
         drawn = {name: thumbnail(self.picture_path(name), side) for name in set(table["picture"])}
         return table.assign(image=table["picture"].map(drawn))
 
-    def examples(self, labels: Sequence[str], view: int = 0) -> list[str]:
-        """Names of one view of each of the labels' first stamps."""
-        stamps = self.pictures[
-            (self.pictures["source"] == "stamp") & (self.pictures["view"] == view)
-        ].drop_duplicates("label").set_index("label")["picture"]
+    def examples(self, labels: Sequence[str]) -> list[str]:
+        """Names of one picture for each label: the view in which the subject is largest."""
+        stamps = self.pictures[self.pictures["source"] == "stamp"]
+        stamps = stamps.sort_values("scale", ascending=False, kind="stable")
+        stamps = stamps.drop_duplicates("label").set_index("label")["picture"]
         for label in labels:
             if label not in stamps:
                 raise unknown("label", label, stamps.index)
