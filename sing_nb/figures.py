@@ -651,7 +651,7 @@ def photo_words(table: pd.DataFrame, label: str = "photo ") -> alt.LayerChart:
 
 
 def photo_neighbours(table: pd.DataFrame, label: str = "photo ") -> alt.LayerChart:
-    """Photos nearest to one photo in several states: one row a state.
+    """Photos nearest to one photo in several states: one column a state.
 
     Parameters
     ----------
@@ -664,19 +664,20 @@ def photo_neighbours(table: pd.DataFrame, label: str = "photo ") -> alt.LayerCha
     places = list(dict.fromkeys(table["place"]))
     pick = _dropdown("chosen", list(dict.fromkeys(table["name"])), label)
     base = alt.Chart(table).transform_filter("datum.name == chosen").encode(
-        x=alt.X("place:N", sort=places, title="rank in the joint space (1 = nearest)",
+        x=alt.X("state:N", sort=states, title=None, scale=alt.Scale(domain=states),
+                axis=alt.Axis(orient="top", labelAngle=0, domain=False, ticks=False,
+                              labelLimit=130, labelExpr="split(datum.label, ' part ')")),
+        y=alt.Y("place:N", sort=places, title="rank in the joint space (1 = nearest)",
                 scale=alt.Scale(domain=places),
-                axis=alt.Axis(labelAngle=0, domain=False, ticks=False)),
-        y=alt.Y("state:N", sort=states, title=None, scale=alt.Scale(domain=states),
-                axis=alt.Axis(domain=False, ticks=False, labelLimit=92,
-                              labelExpr="split(datum.label, ' part ')", labelAlign="right")),
+                axis=alt.Axis(domain=False, ticks=False)),
         tooltip=[alt.Tooltip("label:N"), alt.Tooltip("angle:Q", title="degrees", format=".1f")])
-    pictures = base.mark_image(width=58, height=58, yOffset=-8).encode(url="image:N")
+    pictures = base.mark_image(width=62, height=62, yOffset=-10).encode(url="image:N")
     names = base.transform_calculate(
         caption="isValid(datum.angle) ? datum.label + ' ' + format(datum.angle, '.0f') + '°'"
-                " : datum.label").mark_text(dy=30, fontSize=11, limit=86).encode(text="caption:N")
+                " : datum.label").mark_text(dy=31, fontSize=11, limit=104).encode(
+        text="caption:N")
     return alt.layer(pictures, names).add_params(pick).properties(
-        height=92 * len(states), **WIDE)
+        height=92 * len(places), **WIDE)
 
 
 def steering_scores(table: pd.DataFrame, target: float) -> alt.LayerChart:
