@@ -666,7 +666,8 @@ def photo_neighbours(table: pd.DataFrame, label: str = "photo ") -> alt.LayerCha
     base = alt.Chart(table).transform_filter("datum.name == chosen").encode(
         x=alt.X("state:N", sort=states, title=None, scale=alt.Scale(domain=states),
                 axis=alt.Axis(orient="top", labelAngle=0, domain=False, ticks=False,
-                              labelLimit=130, labelExpr="split(datum.label, ' part ')")),
+                              labelLimit=130,
+                              labelExpr="replace(datum.label, ' part ', ' ')")),
         y=alt.Y("place:N", sort=places, title="rank in the joint space (1 = nearest)",
                 scale=alt.Scale(domain=places),
                 axis=alt.Axis(domain=False, ticks=False)),

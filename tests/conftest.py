@@ -1,0 +1,48 @@
+"""What several test files share: the smoke study, a real classifier, the rendered smoke book."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Tokenizers warn about forks when chapters start kernels.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(scope="session")
+def smoke():
+    """The study of the smoke profile; its results are kept under _build/smoke."""
+    import sing_nb
+
+    return sing_nb.Study("smoke", progress=False)
+
+
+@pytest.fixture(scope="session")
+def lite0():
+    """EfficientNet-Lite0 with its real weights."""
+    import sing_nb
+
+    return sing_nb.load_classifier("lite0")
+
+
+@pytest.fixture(scope="session")
+def smoke_book():
+    """Folder of the rendered smoke book, built as a reader would build it."""
+    from sing_nb.profile import build_dir
+
+    # `make test` hands its own flags and variables down; this build must not inherit them.
+    handed_down = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "PROFILE", "SET")
+    env = {key: value for key, value in os.environ.items() if key not in handed_down}
+    done = subprocess.run(
+        ["make", "-C", str(ROOT), "book", "PROFILE=smoke"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, check=False,
+    )
+    if done.returncode:
+        tail = "\n".join(done.stdout.splitlines()[-40:])
+        pytest.fail(f"make book PROFILE=smoke failed (exit {done.returncode}):\n{tail}")
+    return build_dir("smoke") / "html"

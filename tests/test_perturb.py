@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from sing_nb.errors import SingError
+from sing_nb.nullspace import HeadSpaces
+from sing_nb.perturb import (
+    directions,
+    matched_removal,
+    move,
+    null_direction,
+    steer,
+    step_for_angle,
+)
+from sing_nb.translator import Translator
+
+M, D, C = 12, 6, 5
+
+
+def degrees(a, b):
+    cosine = (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
+    return np.degrees(np.arccos(cosine.clip(-1, 1)))
+
+
+@pytest.fixture
+def parts():
+    rng = np.random.default_rng(0)
+    weight = torch.tensor(rng.standard_normal((C, M)))
+    translator = Translator(
+        torch.tensor(rng.standard_normal((D, M))), torch.tensor(rng.standard_normal(D))
+    )
+    f = torch.tensor(rng.standard_normal((20, M)))
+    text = torch.tensor(rng.standard_normal(D))
+    return weight, HeadSpaces.from_weight(weight), translator, f, text
+
+
+@pytest.mark.parametrize("own_text", [False, True])
+def test_directions_are_the_gradient_of_the_cosine(parts, own_text):
+    _, _, translator, f, text = parts
+    if own_text:
+        text = torch.tensor(np.random.default_rng(1).standard_normal((len(f), D)))
+    variable = f.clone().requires_grad_()
+    torch.nn.functional.cosine_similarity(translator(variable), text, dim=-1).sum().backward()
+    torch.testing.assert_close(directions(f, translator, text), variable.grad)
+
+
+def test_null_directions_are_unit_vectors_that_the_head_cannot_see(parts):
+    weight, spaces, translator, f, text = parts
+    found = null_direction(f, translator, text, spaces)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1)
+    np.testing.assert_allclose(found.numpy() @ weight.numpy().T, 0, atol=1e-12)
+    # Uphill: it is the gradient's projection, so a small push raises the cosine.
+    assert ((found * directions(f, translator, text)).sum(1) > 0).all()
+
+
+def test_hand_worked_step():
+    # T is the identity, f = (2, 0), the direction (0, 1): phi = 90 degrees and the push turns f
+    # by 40 degrees when step / 2 = tan 40; 90 degrees is never reached, only approached.
+    translator = Translator(torch.eye(2), torch.zeros(2))
+    f, up = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+    step, limit = step_for_angle(f, up, translator, 40.0)
+    assert step.item() == pytest.approx(2 * np.tan(np.radians(40)))
+    assert limit.item() == pytest.approx(90)
+    assert torch.isnan(step_for_angle(f, up, translator, 90.0)[0])
+    assert torch.isfinite(step_for_angle(f, up, translator, 89.9)[0])
+
+
+@pytest.mark.parametrize("target", [1.0, 10.0, 40.0])
+def test_the_step_reaches_the_target_angle(parts, target):
+    _, spaces, translator, f, text = parts
+    direction = null_direction(f, translator, text, spaces)
+    step, limit = step_for_angle(f, direction, translator, target)
+    reachable = torch.isfinite(step)
+    assert torch.equal(reachable, limit > target)
+    assert reachable.sum() > 5
+    weight, bias = translator.weight.numpy(), translator.bias.numpy()
+    z = f.numpy() @ weight.T + bias
+    moved = (f + step[:, None] * direction).numpy() @ weight.T + bias
+    np.testing.assert_allclose(degrees(z, moved)[reachable], target, atol=1e-3)
+    assert (step[reachable] > 0).all()
+
+
+def test_no_step_reaches_the_limit(parts):
+    _, spaces, translator, f, text = parts
+    direction = null_direction(f, translator, text, spaces)
+    _, limit = step_for_angle(f, direction, translator, 1.0)
+    weight, bias = translator.weight.numpy(), translator.bias.numpy()
+    far = (f + 1e7 * direction).numpy() @ weight.T + bias
+    np.testing.assert_allclose(degrees(f.numpy() @ weight.T + bias, far), limit, atol=1e-3)
+
+
+def test_steering_to_a_target(parts):
+    weight, spaces, translator, f, text = parts
+    found = steer(f, translator, text, spaces, target_is=30.0)
+    there = found.reachable.numpy()
+    assert there.sum() > 0
+    z, moved = translator(f).numpy(), translator(found.features).numpy()
+    np.testing.assert_allclose(degrees(z, moved)[there], 30, atol=1e-3)
+    np.testing.assert_allclose(found.image_score.numpy()[there], 30, atol=1e-3)
+    expected = degrees(z, text.numpy()) - degrees(moved, text.numpy())
+    np.testing.assert_allclose(found.attribute_score.numpy()[there], expected[there], atol=1e-6)
+    np.testing.assert_allclose(found.features @ weight.T, f @ weight.T, atol=1e-9)
+
+
+def test_unreachable_pictures_are_counted_and_stay_as_they_are(parts):
+    _, spaces, translator, f, text = parts
+    limit = steer(f, translator, text, spaces, step=1.0).limit
+    target = float(limit.sort().values[10]) + 0.01  # eleven of the twenty have a lower limit
+    found = steer(f, translator, text, spaces, target_is=target)
+    assert int((~found.reachable).sum()) == 11
+    assert torch.equal(found.features[~found.reachable], f[~found.reachable])
+    for values in (found.step, found.image_score, found.attribute_score):
+        assert torch.isnan(values[~found.reachable]).all()
+        assert torch.isfinite(values[found.reachable]).all()
+
+
+def test_steering_by_a_step(parts):
+    _, spaces, translator, f, text = parts
+    found = steer(f, translator, text, spaces, step=0.5)
+    np.testing.assert_allclose(np.linalg.norm(found.features - f, axis=1), 0.5)
+    assert found.reachable.all()
+    assert (found.step == 0.5).all()
+    z, moved = translator(f).numpy(), translator(found.features).numpy()
+    np.testing.assert_allclose(found.image_score, degrees(z, moved), atol=1e-6)
+
+
+def test_a_step_of_zero_changes_nothing(parts):
+    _, spaces, translator, f, text = parts
+    found = steer(f, translator, text, spaces, step=0.0)
+    assert torch.equal(found.features, f)
+    assert (found.image_score == 0).all()
+
+
+def test_steered_features_keep_their_dtype(parts):
+    _, spaces, translator, f, text = parts
+    found = steer(f.float(), translator, text.float(), spaces, target_is=5.0)
+    assert found.features.dtype == torch.float32
+
+
+def test_moving_along_a_given_direction_measures_what_steering_measures(parts):
+    _, spaces, translator, f, text = parts
+    direction = null_direction(f, translator, text, spaces)
+    moved = move(f, direction, translator, text, target_is=20.0)
+    steered = steer(f, translator, text, spaces, target_is=20.0)
+    assert torch.equal(moved.features, steered.features)
+
+
+def test_matched_removal_takes_the_given_length_from_the_given_subspace():
+    rng = np.random.default_rng(3)
+    f, energy = rng.standard_normal((8, M)), rng.uniform(0.1, 2, 8)
+    basis = np.linalg.qr(rng.standard_normal((M, 4)))[0]
+    left = matched_removal(torch.tensor(f), torch.tensor(energy), basis).numpy()
+    taken = f - left
+    np.testing.assert_allclose(np.linalg.norm(taken, axis=1), energy)
+    np.testing.assert_allclose(taken, taken @ basis @ basis.T, atol=1e-12)
+    # Only the length of the removed part changes, not where it points.
+    own = f @ basis @ basis.T
+    np.testing.assert_allclose(degrees(taken, own), 0, atol=1e-4)
+
+
+def test_matched_removal_keeps_the_dtype():
+    basis = np.eye(M)[:, :2]
+    assert matched_removal(torch.ones(2, M).half(), torch.ones(2), basis).dtype == torch.float16
+
+
+def test_step_and_target_exclude_each_other(parts):
+    _, spaces, translator, f, text = parts
+    for arguments in ({}, {"step": 1.0, "target_is": 10.0}):
+        with pytest.raises(SingError, match="one of them"):
+            steer(f, translator, text, spaces, **arguments)
+
+
+@pytest.mark.parametrize("target", [0.0, -5.0, 180.0, 200.0])
+def test_impossible_targets_are_refused(parts, target):
+    _, spaces, translator, f, text = parts
+    with pytest.raises(SingError, match="between 0 and 180"):
+        steer(f, translator, text, spaces, target_is=target)
+
+
+def test_an_empty_null_space_is_refused(parts):
+    _, _, translator, f, text = parts
+    square = HeadSpaces.from_weight(torch.eye(M))
+    with pytest.raises(SingError, match="null space is empty"):
+        steer(f, translator, text, square, target_is=10.0)
+
+
+def test_features_of_another_classifier_are_refused(parts):
+    _, spaces, translator, _, text = parts
+    with pytest.raises(SingError, match=f"reads {M} features"):
+        steer(torch.ones(2, M + 1), translator, text, spaces, target_is=10.0)
