@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import platformdirs
 from tqdm.auto import tqdm
@@ -45,6 +46,8 @@ class Source:
     root: str
     manifest: str
 
+
+APT_HELPER = Path("/usr/lib/apt/apt-helper")
 
 SOURCES = {
     "stamps": Source("tuxpaint-stamps-default", "usr/share/tuxpaint/stamps", "stamps.csv"),
@@ -114,8 +117,8 @@ def read_manifest(name: str) -> list[dict[str, str]]:
 def fetch(name: str, *, progress: bool = True) -> Path:
     """Make the pictures of one source available and return their folder.
 
-    The package is downloaded with ``apt-get download`` (no root is needed; a download that was
-    interrupted is taken up where it stopped), unpacked beside its final place, checked file by
+    The package is downloaded by apt (no root is needed; a download that was interrupted is taken
+    up where it stopped, if the server can), unpacked beside its final place, checked file by
     file against the manifest, and only then moved there.
 
     Parameters
@@ -175,70 +178,79 @@ def _wrong(root: Path, rows: Iterable[dict[str, str]], name: str, progress: bool
 
 
 def _download(package: str, progress: bool) -> Path:
-    """Run ``apt-get download``; refresh empty package lists once."""
+    """Fetch a package's archive by apt's own means; refresh empty package lists once."""
     folder = cache_dir() / "deb"
     folder.mkdir(parents=True, exist_ok=True)
-    if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
+    if not (shutil.which("apt-get") and shutil.which("dpkg-deb") and APT_HELPER.is_file()):
         raise SingError(
             f"The offline pictures come from the Debian package {package}, and this machine has "
             f"no apt-get. Run on Debian or Ubuntu, or copy the folder {cache_dir()} from a "
             f"machine that has it, or use a profile with pictures of your own (data/profiles)."
         )
-    size = _package_size(package)
-    if size is None:
+    found = _locate(package)
+    if found is None:
         # A fresh container has no package lists at all.
         done = subprocess.run(["apt-get", "update"], capture_output=True, text=True)
-        size = _package_size(package)
-        if size is None:
+        found = _locate(package)
+        if found is None:
             raise SingError(
                 f"apt does not know the package {package}. Its lists were refreshed with "
                 f"`apt-get update` (exit {done.returncode}): "
                 f"{(done.stderr or done.stdout).strip()[-300:] or 'no message'}. Refresh them as "
                 f"root, and see that a Debian or Ubuntu (universe) source is enabled."
             )
-    before = {path.name for path in folder.glob(f"{package}_*.deb")}
-    # apt would drop root's rights to a user that may not write to a private cache folder.
-    command = ["apt-get", "download", "-q", "-o", "APT::Sandbox::User=root", package]
+    target, partial = folder / found.name, folder / f"{found.name}.part"
+    # `apt-get download` starts anew after an interruption; apt's helper asks for the rest only.
+    # It would drop root's rights to a user that may not write to a private cache folder.
+    command = [str(APT_HELPER), "-q", "-o", "APT::Sandbox::User=root", "download-file"]
     with (
         tqdm(
-            total=size, desc=f"downloading {package}", unit="B", unit_scale=True,
+            total=found.size, desc=f"downloading {package}", unit="B", unit_scale=True,
             disable=not progress,
         ) as bar,
         tempfile.TemporaryFile("w+") as log,
     ):
-        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            [*command, found.uri, str(partial), found.hash], stdout=log, stderr=subprocess.STDOUT
+        )
         try:
             while process.poll() is None:
                 time.sleep(0.2)
-                bar.update(_bytes_so_far(folder, package) - bar.n)
+                bar.update((partial.stat().st_size if partial.exists() else 0) - bar.n)
         finally:
-            # The partial file stays: apt takes it up again next time.
+            # The partial file stays for the next try.
             if process.poll() is None:
                 process.terminate()
                 process.wait()
-        bar.update(_bytes_so_far(folder, package) - bar.n)
-        log.seek(0)
-        message = log.read().strip()
-    found = sorted(folder.glob(f"{package}_*.deb"), key=lambda path: path.stat().st_mtime)
-    if process.returncode or not found:
-        raise SingError(
-            f"`apt-get download {package}` failed (exit {process.returncode}): {message[-400:]} "
-            f"Check the network and run again; what was already fetched in {folder} is kept "
-            f"({len(before)} file)."
-        )
-    return found[-1]
+        if process.returncode or not partial.is_file():
+            log.seek(0)
+            raise SingError(
+                f"The download of {package} failed (exit {process.returncode}): "
+                f"{log.read().strip()[-400:]} Check the network and run again; what came so far "
+                f"is kept in {folder}."
+            )
+        bar.update(found.size - bar.n)
+    os.replace(partial, target)
+    return target
 
 
-def _package_size(package: str) -> int | None:
+class _Archive(NamedTuple):
+    uri: str
+    name: str
+    size: int
+    hash: str
+
+
+def _locate(package: str) -> _Archive | None:
+    """Where apt would download a package from, or None if it does not know it."""
     shown = subprocess.run(
-        ["apt-cache", "show", "--no-all-versions", package], capture_output=True, text=True
+        ["apt-get", "download", "--print-uris", package], capture_output=True, text=True
     )
-    match = re.search(r"^Size: (\d+)$", shown.stdout, re.MULTILINE)
-    return int(match.group(1)) if match else None
-
-
-def _bytes_so_far(folder: Path, package: str) -> int:
-    return max((path.stat().st_size for path in folder.glob(f"{package}_*")), default=0)
+    match = re.search(r"^'(\S+)' (\S+) (\d+) (\S+)$", shown.stdout, re.MULTILINE)
+    if shown.returncode or match is None:
+        return None
+    uri, name, size, digest = match.groups()
+    return _Archive(uri, Path(name).name, int(size), digest)
 
 
 def _unpack(archive: Path, home: Path) -> None:

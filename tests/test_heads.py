@@ -100,7 +100,7 @@ class TwoHeads(nn.Module):
 
 
 def test_two_heads_are_refused():
-    with pytest.raises(SingError, match="no linear head found.*tuple"):
+    with pytest.raises(SingError, match=r"no linear head found.*tuple"):
         wrap_classifier(TwoHeads())
 
 

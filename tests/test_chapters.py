@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from sing_nb.chapters import chapter_files, chapter_parameters, resolve, run_chapter
+from sing_nb.errors import SingError
+
+PARAMETERS = """\
+profile: str = "offline"  # a file in data/profiles
+overrides: dict = {}  # keys of the profile with other values
+angle: float = 40.0  # degrees
+count: int = 3
+words: list = ["a camel"]
+loud: bool = False
+"""
+BODY = "print('got', profile, overrides, angle, count, words, loud)"
+
+
+def chapter(folder, name="01_tiny", parameters=PARAMETERS, body=BODY):
+    notebook = new_notebook(
+        cells=[
+            new_markdown_cell("# Tiny"),
+            new_code_cell(parameters, metadata={"tags": ["parameters"]}),
+            new_code_cell(body),
+        ],
+        metadata={
+            "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
+            "language_info": {"name": "python"},
+        },
+    )
+    nbformat.write(notebook, folder / f"{name}.ipynb")
+    return folder / f"{name}.ipynb"
+
+
+def printed(path):
+    cells = nbformat.read(path, as_version=4).cells
+    return "".join(out.get("text", "") for cell in cells for out in cell.get("outputs", []))
+
+
+def test_parameters_have_their_annotated_type_and_default(tmp_path):
+    assert chapter_parameters(chapter(tmp_path)) == {
+        "profile": (str, "offline"), "overrides": (dict, {}), "angle": (float, 40.0),
+        "count": (int, 3), "words": (list, ["a camel"]), "loud": (bool, False),
+    }
+
+
+def test_a_parameter_without_annotation_is_refused(tmp_path):
+    with pytest.raises(SingError, match=r"01_tiny\.ipynb: the parameter count needs"):
+        chapter_parameters(chapter(tmp_path, parameters="count = 3"))
+
+
+def test_settings_go_to_the_profile_and_to_the_chapters_that_have_them(tmp_path):
+    one = chapter(tmp_path)
+    two = chapter(tmp_path, "02_other", "profile: str = 'offline'\ncount: int = 1\n")
+    config, overrides, parameters = resolve(
+        "smoke", ["views=6 count=5", 'words="[a shark, a jeep]"', "angle=20"], [one, two]
+    )
+    assert config.views == 6
+    assert overrides == {"views": 6}
+    assert parameters == {
+        "01_tiny": {"count": 5, "words": ["a shark", "a jeep"], "angle": 20.0},
+        "02_other": {"count": 5},
+    }
+    assert type(parameters["01_tiny"]["angle"]) is float
+
+
+def test_without_settings_nothing_is_overridden(tmp_path):
+    _, overrides, parameters = resolve("smoke", [], [chapter(tmp_path)])
+    assert (overrides, parameters) == ({}, {"01_tiny": {}})
+
+
+def test_settings_may_come_as_a_mapping(tmp_path):
+    settings = {"seed": 3, "loud": True}
+    config, _, parameters = resolve("smoke", settings, [chapter(tmp_path)])
+    assert (config.seed, parameters["01_tiny"]) == (3, {"loud": True})
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("coutn=3", "Unknown setting 'coutn'; did you mean 'count'"),
+        ("vews=3", "Unknown setting 'vews'; did you mean 'views'"),
+        ("profile=offline", "Unknown setting 'profile'"),
+        ("name=x", "Unknown setting 'name'"),
+        ("count", "reads key=value; got 'count'"),
+        ("count=many", "count in the settings for 01_tiny must be int"),
+        ("count=2.5", "must be int"),
+        ("loud=1", "must be bool"),
+        ("words=camel", "must be list"),
+        ("views=many", "views in the overrides must be int"),
+        ("tower=lite0", "tower lite0 is also among the models"),
+    ],
+)
+def test_wrong_settings_are_refused_before_anything_runs(tmp_path, setting, message):
+    proof = tmp_path / "ran"
+    notebook = chapter(tmp_path, body=f"open({str(proof)!r}, 'w')")
+    with pytest.raises(SingError, match=message):
+        resolve("smoke", [setting], [notebook])
+    assert not proof.exists()
+
+
+def test_chapters_follow_the_table_of_contents(tmp_path):
+    for name in ("02_b", "01_a", "09_not_listed"):
+        chapter(tmp_path, name)
+    (tmp_path / "page.md").write_text("# A page")
+    (tmp_path / "_toc.yml").write_text(
+        "format: jb-book\nroot: intro\nparts:\n- chapters:\n  - file: 02_b\n  - file: page\n"
+        "- chapters:\n  - file: 01_a.ipynb\n  - file: 03_not_there\n"
+    )
+    assert [path.name for path in chapter_files(tmp_path)] == ["02_b.ipynb", "01_a.ipynb"]
+
+
+def test_a_chapter_runs_with_its_settings_and_replaces_the_old_result(tmp_path):
+    notebook, results = chapter(tmp_path), tmp_path / "results"
+    results.mkdir()
+    (results / "01_tiny.ipynb").write_text("old")
+    found = run_chapter(
+        notebook, results, "smoke", {"views": 6}, {"angle": 20.0, "words": ["é ü"]},
+        progress=False,
+    )
+    assert found == results / "01_tiny.ipynb"
+    assert printed(found) == "got smoke {'views': 6} 20.0 ['é ü'] 3\n".replace(
+        "20.0 ['é ü'] 3", "20.0 3 ['é ü'] False"
+    )
+    assert not list((results / "failed").iterdir())
+    # The source stays as it was, without outputs.
+    assert printed(notebook) == ""
+
+
+def test_a_chapter_that_fails_names_its_cell_and_keeps_the_old_result(tmp_path):
+    notebook, results = chapter(tmp_path, body="print('before')\n1 / 0"), tmp_path / "results"
+    results.mkdir()
+    (results / "01_tiny.ipynb").write_text("old")
+    with pytest.raises(SingError) as caught:
+        run_chapter(notebook, results, "smoke", {}, {}, progress=False)
+    message, partial = str(caught.value), results / "failed" / "01_tiny.ipynb"
+    assert "01_tiny.ipynb: cell " in message
+    assert "ZeroDivisionError: division by zero" in message
+    assert str(partial) in message
+    assert (results / "01_tiny.ipynb").read_text() == "old"
+    assert "before" in printed(partial)
+    # The number is the cell's place in that notebook, counted from 1.
+    number = int(message.split("cell ")[1].split()[0])
+    cells = nbformat.read(partial, as_version=4).cells
+    failing = next(i for i, cell in enumerate(cells) if "1 / 0" in cell.source)
+    assert number in (failing, failing + 1)

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import json
+
+import altair as alt
+import pandas as pd
+import pytest
+
+from sing_nb.errors import SingError
+from sing_nb.gallery import Gallery, merge_parts, power, span
+
+ALT = "Three bars that grow from left to right."
+
+
+def bars(**options):
+    """A chart with a clip path and a gradient, whose ids the converter numbers."""
+    frame = pd.DataFrame({"name": list("abc"), "angle": [1.5, 20.0, 37.25]})
+    fill = alt.Gradient(
+        gradient="linear", x1=0, x2=1, y1=0, y2=1,
+        stops=[alt.GradientStop(color="white", offset=0), alt.GradientStop(color="red", offset=1)],
+    )
+    return (
+        alt.Chart(frame, height=100, **options)
+        .mark_bar(clip=True, color=fill)
+        .encode(x="name:N", y="angle:Q")
+    )
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def test_a_figure_is_kept_as_spec_data_and_svg(tmp_path):
+    Gallery(tmp_path, "01_tiny").show(bars(width="container"), "bars", ALT)
+    spec = read(tmp_path / "bars.vl.json")
+    assert spec["description"] == ALT
+    assert spec["width"] == "container"
+    assert spec["mark"]["type"] == "bar"
+    (rows,) = read(tmp_path / "bars.data.json").values()
+    assert [row["angle"] for row in rows] == [1.5, 20.0, 37.25]
+    svg = (tmp_path / "bars.svg").read_text()
+    assert svg.startswith("<svg")
+    assert ">angle</text>" in svg
+    assert read(tmp_path / "parts" / "01_tiny.json")["figures"] == [
+        {
+            "name": "bars", "chapter": "01_tiny", "alt": ALT, "spec": "bars.vl.json",
+            "data": "bars.data.json", "svg": "bars.svg",
+        }
+    ]
+
+
+def test_a_figure_is_shown_for_pages_and_notebooks_alike(tmp_path, monkeypatch):
+    shown = []
+    # IPython's display would print; the notebook's front end is not ours.
+    monkeypatch.setattr("IPython.display.display", lambda bundle, raw: shown.append(bundle))
+    Gallery(tmp_path, "01_tiny").show(bars(), "bars", ALT)
+    (bundle,) = shown
+    new, old = (bundle[f"application/vnd.vegalite.v{n}+json"] for n in (6, 5))
+    assert {**old, "$schema": new["$schema"]} == new
+    assert "v5" in old["$schema"]
+    assert bundle["text/plain"] == f"bars: {ALT}"
+    assert bundle["image/png"].startswith("iVBOR")  # a PNG's first bytes in base64
+
+
+def test_every_row_is_drawn_however_many(tmp_path):
+    frame = pd.DataFrame({"x": range(6000)})  # altair alone refuses more than 5000
+    chart = alt.Chart(frame).mark_point().encode(x="x:Q")
+    Gallery(tmp_path, "01_tiny").show(chart, "many", ALT)
+    (rows,) = read(tmp_path / "many.data.json").values()
+    assert len(rows) == 6000
+
+
+@pytest.mark.parametrize("name", ["Bars", "a b", "../bars", "bars_1", ""])
+def test_names_with_other_letters_are_refused(tmp_path, name):
+    with pytest.raises(SingError, match="a-z, 0-9 and hyphens"):
+        Gallery(tmp_path, "01_tiny").show(bars(), name, ALT)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("text", ["", "A chart.", "bars bars bars bars"])
+def test_alt_text_that_says_too_little_is_refused(tmp_path, text):
+    with pytest.raises(SingError, match="alt text of bars says too little"):
+        Gallery(tmp_path, "01_tiny").show(bars(), "bars", text)
+
+
+def test_svg_of_one_chart_is_the_same_each_time(tmp_path):
+    first, second = Gallery(tmp_path / "a", "01_tiny"), Gallery(tmp_path / "b", "01_tiny")
+    first.show(bars(), "bars", ALT)
+    second.show(bars(), "bars", ALT)
+    svg = (tmp_path / "a" / "bars.svg").read_text()
+    assert (tmp_path / "b" / "bars.svg").read_text() == svg
+    assert "url(#" in svg  # there were ids to keep stable
+    for name in set(part.split(")")[0].strip("'\"") for part in svg.split("url(#")[1:]):
+        assert f'id="{name}"' in svg
+
+
+def test_numbers_are_kept_as_text_with_true_minus_signs(tmp_path):
+    book = Gallery(tmp_path, "01_tiny")
+    book.tell(drop="-3.5° (-4 to -2)", tiny="9e-06", name="CLIP-like", range="2-3")
+    assert read(tmp_path / "parts" / "01_tiny.json")["numbers"] == {
+        "drop": "−3.5° (−4 to −2)", "tiny": "9e-06", "name": "CLIP-like", "range": "2-3",
+    }
+
+
+def test_numbers_that_are_not_formatted_are_refused(tmp_path):
+    with pytest.raises(SingError, match=r"drop must be formatted text; got 3\.5"):
+        Gallery(tmp_path, "01_tiny").tell(drop=3.5)
+
+
+def part(folder, chapter, figures=(), **numbers):
+    content = {"figures": [{"name": name} for name in figures], "numbers": numbers}
+    (folder / "parts").mkdir(exist_ok=True)
+    (folder / "parts" / f"{chapter}.json").write_text(json.dumps(content))
+
+
+def test_parts_are_merged_in_the_order_of_the_chapters(tmp_path):
+    part(tmp_path, "02", ["c"], z="3")
+    part(tmp_path, "01", ["b", "a"], x="1", y="2")
+    part(tmp_path, "09_removed", ["a"], x="9")
+    merge_parts(tmp_path, ["01", "02", "03_without_figures"])
+    assert [figure["name"] for figure in read(tmp_path / "manifest.json")] == ["b", "a", "c"]
+    assert read(tmp_path / "numbers.json") == {"x": "1", "y": "2", "z": "3"}
+
+
+def test_a_figure_name_used_twice_is_refused(tmp_path):
+    part(tmp_path, "01", ["a", "b"])
+    part(tmp_path, "02", ["b"])
+    with pytest.raises(SingError, match=r"same name: \['b'\]"):
+        merge_parts(tmp_path, ["01", "02"])
+
+
+def test_a_number_told_twice_is_refused(tmp_path):
+    part(tmp_path, "01", x="1")
+    part(tmp_path, "02", x="1")
+    with pytest.raises(SingError, match=r"02 tells numbers .* \['x'\]"):
+        merge_parts(tmp_path, ["01", "02"])
+
+
+def test_estimates_are_written_with_their_interval():
+    row = {"value": 9.24, "low": 8.66, "high": 9.9}
+    assert span(row) == "9.2° (8.7 to 9.9)"
+    assert span(row, unit="", digits=2) == "9.24 (8.66 to 9.90)"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(9.1e-6, "9 × 10⁻⁶"), (2e12, "2 × 10¹²"), (1.0, "1 × 10⁰")]
+)
+def test_small_and_large_numbers_are_powers_of_ten(value, text):
+    assert power(value) == text
