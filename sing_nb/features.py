@@ -98,7 +98,7 @@ def compute_features(
         run = None
         with tqdm(
             total=len(rows), initial=SHARD * (len(shards) - len(missing)), unit="picture",
-            desc=f"features of {classifier.title}", disable=not progress,
+            desc=f"features of {classifier.title}", disable=None if progress else True,
         ) as bar:
             classifier.module.to(memory_format=torch.channels_last)
             for index in missing:

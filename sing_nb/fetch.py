@@ -169,7 +169,7 @@ def fetch(name: str, *, progress: bool = True) -> Path:
 def _wrong(root: Path, rows: Iterable[dict[str, str]], name: str, progress: bool) -> list[str]:
     """Paths that are missing or whose SHA-256 differs."""
     wrong = []
-    for row in tqdm(rows, desc=f"checking {name}", unit="file", disable=not progress):
+    for row in tqdm(rows, desc=f"checking {name}", unit="file", disable=None if progress else True):
         path = root / row["path"]
         real = path.is_file() and not path.is_symlink()
         if not real or hashlib.sha256(path.read_bytes()).hexdigest() != row["sha256"]:
@@ -206,7 +206,7 @@ def _download(package: str, progress: bool) -> Path:
     with (
         tqdm(
             total=found.size, desc=f"downloading {package}", unit="B", unit_scale=True,
-            disable=not progress,
+            disable=None if progress else True,
         ) as bar,
         tempfile.TemporaryFile("w+") as log,
     ):

@@ -485,20 +485,18 @@ def model_ratio(table: pd.DataFrame) -> alt.LayerChart:
     """
     table = table[table["quantity"].isin(QUANTITIES)].copy()
     table["name"] = table["quantity"].map(QUANTITIES)
-    table["classifier"] = np.where(
-        table["role"] == "compared", table["title"], table["title"] + " (tower)")
-    order = list(dict.fromkeys(table["classifier"]))
+    order = list(dict.fromkeys(table["title"]))
     pick = _dropdown("quantity", [QUANTITIES[q] for q in ("ratio", "image_score",
                                                           "attribute_score")], "quantity ")
     base = alt.Chart(table).transform_filter("datum.name == quantity").encode(
-        y=alt.Y("classifier:N", sort=order, title=None, axis=alt.Axis(labelLimit=220)),
+        y=alt.Y("title:N", sort=order, title=None, axis=alt.Axis(labelLimit=220)),
         yOffset=alt.YOffset("kind:N", sort=["null space removed", "random control"],
                             scale=alt.Scale(paddingInner=0.15)),
         color=alt.Color("kind:N", title=None, scale=KINDS, legend=alt.Legend(orient="top")),
     )
     bars = base.mark_bar(opacity=0.75).encode(
         x=alt.X("value:Q", title="median over pictures, 95 % interval over subjects"),
-        tooltip=["classifier:N", "kind:N", "name:N", alt.Tooltip("value:Q", format=".2f"),
+        tooltip=["title:N", "kind:N", "name:N", alt.Tooltip("value:Q", format=".2f"),
                  alt.Tooltip("low:Q", format=".2f"), alt.Tooltip("high:Q", format=".2f")])
     whiskers = base.mark_rule(strokeWidth=2.5).encode(
         x="low:Q", x2="high:Q", color=alt.value("#5b6470"))

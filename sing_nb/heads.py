@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -139,7 +140,11 @@ class Classifier:
             not give the same features (relative 1e-4) on the example.
         """
         features, _ = self.run(example)
-        with torch.inference_mode():
+        with torch.inference_mode(), warnings.catch_warnings():
+            # torch announces the end of torch.jit. Its successor needs a C++ compiler and half a
+            # minute a model; until then freezing is the cheaper half of the speed.
+            warnings.filterwarnings("ignore", r"`torch\.jit", FutureWarning)
+            warnings.filterwarnings("ignore", r"`torch\.jit", DeprecationWarning)
             frozen = torch.jit.freeze(
                 torch.jit.trace(_TwoOutputs(self).eval(), example, check_trace=False)
             )

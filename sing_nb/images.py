@@ -343,7 +343,7 @@ def store_pictures(
         ThreadPoolExecutor(workers or os.cpu_count()) as pool,
         tqdm(
             total=sum(map(len, todo)), desc="drawing pictures", unit="picture",
-            disable=not progress or not todo,
+            disable=None if progress and todo else True,
         ) as bar,
     ):
         for count in pool.map(draw, todo):

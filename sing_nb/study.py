@@ -37,7 +37,7 @@ from .translator import RidgeFitter, Translator, grouped_cv
 
 __all__ = ["Study"]
 
-METHOD = 1  # part of every stored table's name: raise it when a table's meaning changes
+METHOD = 2  # part of every stored table's name: raise it when a table's meaning changes
 TOP = 5
 
 
@@ -146,6 +146,11 @@ class Study:
         if model not in self._classifiers:
             self._classifiers[model] = load_classifier(model)
         return self._classifiers[model]
+
+    def title(self, model: str) -> str:
+        """A classifier's name for people; the tower is marked, for it is never ranked."""
+        title = self.classifier(model).title
+        return f"{title} (tower)" if model == self.config.tower else title
 
     def spaces(self, model: str) -> HeadSpaces:
         """Principal and null space of a classifier's head."""
@@ -456,7 +461,7 @@ class Study:
             values, clusters, statistic, draws=self.config.bootstrap_draws, seed=self.config.seed
         )
         return {
-            "model": model, "title": self.classifier(model).title,
+            "model": model, "title": self.title(model),
             "role": "control: the tower itself" if model == self.config.tower else "compared",
             "value": interval.estimate, "low": interval.low, "high": interval.high,
         }
@@ -634,7 +639,7 @@ class Study:
                 constant = z[torch.tensor(fold_of != fold)].double().mean(0)
                 records.append(
                     {
-                        "model": model, "title": self.classifier(model).title, "fold": fold,
+                        "model": model, "title": self.title(model), "fold": fold,
                         "lambda": fitted.card["lambda"], "pictures": fitted.card["pictures"],
                         "r2": fitted.card["held_out_r2"],
                         "cosine": float(cosine_similarity(found, target).mean()),
@@ -659,7 +664,7 @@ class Study:
                 parts.append(
                     pd.DataFrame(
                         {
-                            "model": model, "title": self.classifier(model).title,
+                            "model": model, "title": self.title(model),
                             "lambda": self.config.lambdas, "fold": fold, "r2": row,
                         }
                     )
