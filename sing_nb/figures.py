@@ -402,7 +402,8 @@ def slide(table: pd.DataFrame) -> alt.LayerChart:
                         scale=alt.Scale(domain=kinds, range=[VERMILION, GREY])),
         strokeDash=alt.StrokeDash(
             "score:N", title="score",
-            legend=alt.Legend(orient="top", columns=1, symbolType="stroke", symbolStrokeWidth=2),
+            legend=alt.Legend(orient="top", columns=1, symbolType="stroke", symbolStrokeWidth=2,
+                              symbolStrokeColor=GREY),
             scale=alt.Scale(domain=["Image Score", "Attribute Score"], range=[[1, 0], [5, 4]])),
     )
     rule = alt.Chart(pd.DataFrame({"dummy": [0]})).transform_calculate(x="kept").mark_rule(
@@ -537,7 +538,7 @@ def class_violins(tables: dict[str, pd.DataFrame], labels: Sequence[str]) -> alt
                           grid=False, title=None, labelLimit=140)}
     violins = alt.Chart(shapes).transform_filter("datum.title == classifier").mark_area(
         color=VERMILION, opacity=0.65, orient="vertical").encode(
-        x=alt.X("as:Q", title="Attribute Score after null removal (degrees; + = closer to class)"),
+        x=alt.X("as:Q", title="AS after null removal (degrees; + = closer)"),
         y=alt.Y("top:Q", **y), y2="bottom:Q", detail="label:N")
     base = alt.Chart(middles).transform_filter("datum.title == classifier").encode(
         y=alt.Y("place:Q", **y),

@@ -121,9 +121,7 @@ def test_a_chapter_runs_with_its_settings_and_replaces_the_old_result(tmp_path):
         progress=False,
     )
     assert found == results / "01_tiny.ipynb"
-    assert printed(found) == "got smoke {'views': 6} 20.0 ['é ü'] 3\n".replace(
-        "20.0 ['é ü'] 3", "20.0 3 ['é ü'] False"
-    )
+    assert printed(found) == "got smoke {'views': 6} 20.0 3 ['é ü'] False\n"
     assert not list((results / "failed").iterdir())
     # The source stays as it was, without outputs.
     assert printed(notebook) == ""
@@ -141,8 +139,6 @@ def test_a_chapter_that_fails_names_its_cell_and_keeps_the_old_result(tmp_path):
     assert str(partial) in message
     assert (results / "01_tiny.ipynb").read_text() == "old"
     assert "before" in printed(partial)
-    # The number is the cell's place in that notebook, counted from 1.
+    # The number is the cell's place in the chapter as a reader has it, counted from 1.
     number = int(message.split("cell ")[1].split()[0])
-    cells = nbformat.read(partial, as_version=4).cells
-    failing = next(i for i, cell in enumerate(cells) if "1 / 0" in cell.source)
-    assert number in (failing, failing + 1)
+    assert "1 / 0" in nbformat.read(notebook, as_version=4).cells[number - 1].source
