@@ -72,7 +72,7 @@ def prompt_of(label):
 
 def test_folds_part_subjects_and_never_views(smoke):
     stamps = smoke.pictures[smoke.pictures["source"] == "stamp"]
-    assert (stamps.groupby("subject")["fold"].nunique() == 1).all()
+    assert stamps[["subject", "fold"]].drop_duplicates()["subject"].is_unique
     assert (stamps.groupby("subject").size() >= 3).all()
     sizes = stamps.groupby("fold")["subject"].nunique()
     assert sizes.index.tolist() == [0, 1]
@@ -153,7 +153,8 @@ def test_the_report_repeats_the_cards(smoke):
         row = report.loc[("lite1", fold)]
         assert (row["lambda"], row["r2"]) == (card["lambda"], pytest.approx(card["held_out_r2"]))
     assert (report["chance"] == 5 / 8).all()
-    assert report[["top5_tower", "top5_translated"]].stack().between(0, 1).all()
+    shares = report[["top5_tower", "top5_translated"]].to_numpy()
+    assert ((shares >= 0) & (shares <= 1)).all()
 
 
 # --- scores of pictures -------------------------------------------------------------------------
@@ -462,7 +463,8 @@ def test_a_second_study_reads_the_same_tables(smoke, images):
 
 
 def test_what_one_does_to_a_table_does_not_stay(smoke, images):
-    smoke.images("lite0")["image_score"] = -1.0
+    table = smoke.images("lite0")
+    table["image_score"] = -1.0
     pd.testing.assert_frame_equal(smoke.images("lite0"), images)
 
 
