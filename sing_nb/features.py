@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -46,7 +48,7 @@ def feature_key(classifier: Classifier, table: pd.DataFrame) -> str:
     for name, tensor in classifier.module.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.contiguous().cpu().view(-1).view(torch.uint8).numpy().tobytes())
-    digest.update(repr(classifier.transform).encode())
+    digest.update(_description(classifier.transform).encode())
     digest.update("\n".join(table["picture"]).encode())
     return digest.hexdigest()[:12]
 
@@ -121,6 +123,18 @@ def compute_features(
         torch.cat([part["features"] for part in loaded]),
         torch.cat([part["logits"] for part in loaded]),
     )
+
+
+def _description(transform: object) -> str:
+    """What a transform does, in words that are the same in every process."""
+    text = re.sub(r" at 0x[0-9a-f]+", "", repr(transform))
+    if inspect.isfunction(transform):
+        # A function's own text, where Python can find it, tells it from one of the same name.
+        try:
+            return text + inspect.getsource(transform)
+        except OSError:
+            return text
+    return text
 
 
 def _whole(path: Path) -> bool:

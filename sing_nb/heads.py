@@ -110,6 +110,11 @@ class Classifier:
             logits = self.module(x)
         finally:
             hook.remove()
+        if not caught:
+            raise SingError(
+                f"{self.name}: the layer found ({tuple(self.head.weight.shape)}) is never used when "
+                f"the model runs. Wrap a model whose last linear layer makes its logits."
+            )
         features = caught[-1].flatten(1)
         if not self._checked and not isinstance(x, torch.fx.Proxy) and not torch.jit.is_tracing():
             self._check(features, logits)
@@ -157,9 +162,15 @@ class Classifier:
         return run if difference < 1e-4 else self.run
 
     def _check(self, features: torch.Tensor, logits: torch.Tensor) -> None:
-        again = self.logits(features)
+        if not torch.isfinite(features).all():
+            raise SingError(
+                f"{self.name} gives NaN or infinite features; look at the model's weights and at "
+                f"the pictures, which should be transformed with its own transform."
+            )
         tolerance = 1e-2 if features.dtype in (torch.float16, torch.bfloat16) else 1e-4
-        if again.shape != logits.shape or not torch.allclose(
+        fits = features.shape[1] == self.head.weight.shape[1]
+        again = self.logits(features) if fits else None
+        if not fits or again.shape != logits.shape or not torch.allclose(
             again, logits, rtol=tolerance, atol=tolerance * float(logits.abs().max())
         ):
             raise SingError(

@@ -31,6 +31,7 @@ import importlib.resources
 import io
 import os
 import re
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -88,9 +89,13 @@ def open_picture(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> Im
     SingError
         If the file is no picture, of another format, or larger than `max_pixels`.
     """
-    Image.MAX_IMAGE_PIXELS = None  # the check below is stricter and says what to do
     try:
-        picture = Image.open(path)
+        with warnings.catch_warnings():
+            # Pillow's own limit is higher; ours, below, says what to do.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            picture = Image.open(path)
+    except Image.DecompressionBombError as error:
+        raise SingError(f"{path}: {error} Make it smaller first.") from error
     except (OSError, SyntaxError) as error:
         raise SingError(
             f"{path} is not a picture that can be read ({error}); remove it or replace it."

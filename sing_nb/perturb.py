@@ -184,7 +184,9 @@ def move(
     step: float | None = None, target_is: float | None = None,
 ) -> Steered:
     """Push features along given unit directions; what :func:`steer` does after finding them."""
-    reach, limit = step_for_angle(f, direction, translator, target_is or 90.0)
+    reach, limit = step_for_angle(
+        f, direction, translator, 90.0 if target_is is None else target_is
+    )
     if step is not None:
         reach = torch.full_like(limit, step)
     reachable = torch.isfinite(reach)
