@@ -112,7 +112,7 @@ class Classifier:
             hook.remove()
         if not caught:
             raise SingError(
-                f"{self.name}: the layer found ({tuple(self.head.weight.shape)}) is never used when "
+                f"{self.name}: the layer found ({tuple(self.head.weight.shape)}) is not used when "
                 f"the model runs. Wrap a model whose last linear layer makes its logits."
             )
         features = caught[-1].flatten(1)
