@@ -401,9 +401,7 @@ def slide(table: pd.DataFrame) -> alt.LayerChart:
                                           symbolStrokeWidth=3),
                         scale=alt.Scale(domain=kinds, range=[VERMILION, GREY])),
         strokeDash=alt.StrokeDash(
-            "score:N", title="score",
-            legend=alt.Legend(orient="top", columns=1, symbolType="stroke", symbolStrokeWidth=2,
-                              symbolStrokeColor=GREY),
+            "score:N", legend=None,  # its symbols would be empty; the caption tells them apart
             scale=alt.Scale(domain=["Image Score", "Attribute Score"], range=[[1, 0], [5, 4]])),
     )
     rule = alt.Chart(pd.DataFrame({"dummy": [0]})).transform_calculate(x="kept").mark_rule(

@@ -116,10 +116,10 @@ def span(row: Mapping[str, float], unit: str = "°", digits: int = 1) -> str:
 
 
 def power(value: float) -> str:
-    """A small or large number with one digit: ``9 × 10⁻⁶``."""
+    """A small or large number with one digit, as ``9 × 10⁻⁶``, that no line break parts."""
     digit, exponent = f"{value:.0e}".split("e")
     raised = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-    return f"{digit} × 10{raised}"
+    return f"{digit}\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}10{raised}"
 
 
 def merge_parts(folder: Path, chapters: Iterable[str]) -> None:
