@@ -143,7 +143,8 @@ def test_estimates_are_written_with_their_interval():
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(9.1e-6, "9\xa0×\xa010⁻⁶"), (2e12, "2\xa0×\xa010¹²"), (1.0, "1\xa0×\xa010⁰")]
+    ("value", "text"),
+    [(9.1e-6, "9\xa0×\xa010⁻⁶"), (2e12, "2\xa0×\xa010¹²"), (1.0, "1\xa0×\xa010⁰")],
 )
 def test_small_and_large_numbers_are_powers_of_ten(value, text):
     assert power(value) == text
