@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -28,8 +29,10 @@ ROOT = Path(__file__).resolve().parents[1]
 TOC = ROOT / "book" / "_toc.yml"
 PAGES = _toc_files(yaml.safe_load(TOC.read_text())) if TOC.is_file() else []
 
+# In CI a missing browser is a failure and no reason to skip.
 pytestmark = pytest.mark.skipif(
-    not find_chromium(), reason="no Chromium: apt-get install chromium, or set SING_CHROMIUM"
+    not find_chromium() and not os.environ.get("CI"),
+    reason="no Chromium: apt-get install chromium, or set SING_CHROMIUM",
 )
 
 
