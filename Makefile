@@ -46,7 +46,7 @@ test: lint
 	@$(BIN)/python -m pytest
 
 lab: $(READY)
-	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 book
+	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) book
 
 bench:
 	@echo "There are no benchmarks yet; issue 7 brings them."
