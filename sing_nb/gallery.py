@@ -71,8 +71,9 @@ class Gallery:
         self._figures.append({"name": name, "chapter": self.chapter, "alt": alt_text, **files})
         self._keep()
         png = vl_convert.vegalite_to_png(paper, scale=1.5)
-        # JupyterLab draws Vega-Lite 5; our charts are the same in both.
-        older = {**spec, "$schema": "https://vega.github.io/schema/vega-lite/v5.json"}
+        # JupyterLab draws Vega-Lite 5, which is the same for our charts, and measures the width of
+        # a cell that has none yet: a chart as wide as its container would be 0 pixels wide.
+        older = {**paper, "$schema": "https://vega.github.io/schema/vega-lite/v5.json"}
         bundle = {
             "application/vnd.vegalite.v6+json": spec,
             "application/vnd.vegalite.v5+json": older,

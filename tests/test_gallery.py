@@ -62,6 +62,16 @@ def test_a_figure_is_shown_for_pages_and_notebooks_alike(tmp_path, monkeypatch):
     assert bundle["image/png"].startswith("iVBOR")  # a PNG's first bytes in base64
 
 
+def test_a_chart_as_wide_as_its_page_has_a_width_of_its_own_in_jupyterlab(tmp_path, monkeypatch):
+    # JupyterLab measures a cell that has no width yet, and drew such charts 0 pixels wide.
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda bundle, raw: shown.append(bundle))
+    Gallery(tmp_path, "01_tiny").show(bars().properties(width="container"), "bars", ALT)
+    new, old = (shown[0][f"application/vnd.vegalite.v{n}+json"] for n in (6, 5))
+    assert new["width"] == "container"
+    assert old["width"] == 640
+
+
 def test_every_row_is_drawn_however_many(tmp_path):
     frame = pd.DataFrame({"x": range(6000)})  # altair alone refuses more than 5000
     chart = alt.Chart(frame).mark_point().encode(x="x:Q")
