@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,23 @@ def test_a_second_run_does_nothing(smoke_book):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert {path: path.stat().st_mtime_ns for path in smoke_book.rglob("*.html")} == before
+
+
+def test_a_failed_chapter_names_its_cell_and_keeps_what_stood(smoke_book):
+    chapter = smoke_book.parent / "chapters" / "08_steering.ipynb"
+    before = chapter.read_bytes()
+    command = [
+        sys.executable, "-m", "snakemake", str(chapter),
+        "--snakefile", str(ROOT / "book/Snakefile"), "--cores", "1", "--nolock",
+        "--config", "profile=smoke", "settings=target_is=200",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    said = done.stdout + done.stderr
+    assert done.returncode != 0
+    assert "08_steering.ipynb: cell" in said
+    assert "between 0 and 180 degrees" in said
+    assert chapter.read_bytes() == before
+    assert (chapter.parent / "failed" / chapter.name).is_file()
 
 
 @pytest.mark.parametrize(
