@@ -116,7 +116,7 @@ class Classifier:
                 f"the model runs. Wrap a model whose last linear layer makes its logits."
             )
         features = caught[-1].flatten(1)
-        if not self._checked and not isinstance(x, torch.fx.Proxy) and not torch.jit.is_tracing():
+        if not self._checked and not torch.jit.is_tracing():
             self._check(features, logits)
         return features, logits
 
