@@ -7,6 +7,7 @@ apart. Text and axis colours are left to the page, which knows whether it is dar
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 import altair as alt
@@ -21,13 +22,17 @@ __all__ = [
     "class_violins",
     "energy",
     "held_out_error",
+    "ladder",
     "lambda_path",
     "logit_change",
     "model_ratio",
     "model_scatter",
     "null_plane",
+    "perturbation_effects",
+    "perturbations",
     "photo_neighbours",
     "photo_words",
+    "pushed_photos",
     "score_geometry",
     "slide",
     "spectrum",
@@ -35,7 +40,9 @@ __all__ = [
     "steering_scores",
     "string_graph",
     "targets",
+    "top_classes",
     "views",
+    "word_changes",
 ]
 
 BLUE, VERMILION, GREEN, ORANGE, PINK, SKY, GREY = (
@@ -502,87 +509,146 @@ def model_ratio(table: pd.DataFrame) -> alt.LayerChart:
     return alt.layer(bars, whiskers).add_params(pick).properties(height=220, **WIDE)
 
 
-def class_violins(tables: dict[str, pd.DataFrame], labels: Sequence[str]) -> alt.LayerChart:
-    """Distribution of AS over the views of each class, as violins, by classifier.
+def class_violins(
+    tables: dict[str, pd.DataFrame], shown: int | None = None, row: int = 26
+) -> alt.LayerChart:
+    """Distribution of AS over the views of each class, sorted by each classifier's own medians.
 
     Parameters
     ----------
     tables : dict
         For each classifier's title: rows of ``Study.scored``.
-    labels : sequence of str
-        Classes from top to bottom.
+    shown : int, optional
+        Classes at each end of the order, parted by a dashed line; all classes by default.
+    row : int
+        Height of a class, pixels.
     """
-    shapes, middles = [], []
-    for title, table in tables.items():
-        for place, label in enumerate(labels):
-            chosen = table.loc[table["label"] == label]
-            values = chosen["attribute_score"].to_numpy()
-            control = float(chosen["attribute_score_control"].median())
-            middles.append({"title": title, "label": label, "place": place, "control": control,
-                            "median": float(np.median(values)), "views": len(values)})
+    shapes, middles, names = [], [], []
+    for number, table in enumerate(tables.values()):
+        order = table.groupby("label")["attribute_score"].median().sort_values().index.tolist()
+        if shown is not None:
+            order = list(dict.fromkeys([*order[:shown], *order[-shown:]]))
+        names.append(order)
+        for place, label in enumerate(order):
+            own = table[table["label"] == label]
+            values = own["attribute_score"].to_numpy()
+            low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
+            middles.append({
+                "t": number, "p": place, "label": label, "views": len(values),
+                "stamps": own["path"].nunique(), "low": low, "m": middle, "high": high,
+                "c": own["attribute_score_control"].median()})
             if len(values) < 3 or np.ptp(values) < 1e-6:
                 continue
-            grid = np.linspace(values.min(), values.max(), 25)
+            grid = np.linspace(values.min(), values.max(), 15)
             density = gaussian_kde(values)(grid)
-            half = 0.45 * density / density.max()
             shapes.append(pd.DataFrame(
-                {"title": title, "label": label, "as": grid.round(3),
-                 "top": (place - half).round(3), "bottom": (place + half).round(3)}))
-    shapes, middles = pd.concat(shapes), pd.DataFrame(middles)
+                {"t": number, "p": place, "a": grid, "h": 0.45 * density / density.max()}))
+    # Short names and three digits: the page carries a few thousand of these rows.
+    shapes, middles = pd.concat(shapes).round(3), pd.DataFrame(middles).round(3)
+    ends = shapes["a"].min(), shapes["a"].max()
     pick = _dropdown("classifier", list(tables), "classifier ")
-    names = ", ".join("'" + label.replace("'", "\\'") + "'" for label in labels)
-    y = {"scale": alt.Scale(domain=[-0.7, len(labels) - 0.3], reverse=True, nice=False),
-         "axis": alt.Axis(values=list(range(len(labels))), labelExpr=f"[{names}][datum.value]",
-                          grid=False, title=None, labelLimit=140)}
-    violins = alt.Chart(shapes).transform_filter("datum.title == classifier").mark_area(
-        color=VERMILION, opacity=0.65, orient="vertical").encode(
-        x=alt.X("as:Q", title="AS after null removal (degrees; + = closer)"),
-        y=alt.Y("top:Q", **y), y2="bottom:Q", detail="label:N")
-    base = alt.Chart(middles).transform_filter("datum.title == classifier").encode(
-        y=alt.Y("place:Q", **y),
-        tooltip=["label:N", alt.Tooltip("median:Q", title="median AS (degrees)", format="+.2f"),
-                 alt.Tooltip("control:Q", title="control (degrees)", format="+.2f"), "views:Q"])
-    ticks = base.mark_point(filled=True, size=45, color="#222", stroke="#fff", opacity=1).encode(
-        x="median:Q")
-    control = base.mark_point(shape="diamond", size=50, color=GREY, strokeWidth=2).encode(
-        x="control:Q")
+    here = f"indexof({json.dumps(list(tables))}, classifier)"
+    rows = max(map(len, names))
+    x = alt.X("a:Q", title="AS after null removal (degrees; + = closer)",
+              scale=alt.Scale(domain=[ends[0] - 0.2, ends[1] + 0.2], nice=False))
+    y = {"scale": alt.Scale(domain=[-0.7, rows - 0.3], reverse=True, nice=False),
+         "axis": alt.Axis(values=list(range(rows)), grid=False, title=None, labelLimit=140,
+                          labelOverlap=False, labelFontSize=min(12, row - 4),
+                          labelExpr=f"{json.dumps(names)}[{here}][datum.value]")}
+    violins = alt.Chart(shapes).transform_filter(f"datum.t == {here}").transform_calculate(
+        top="datum.p - datum.h", bottom="datum.p + datum.h"
+    ).mark_area(color=VERMILION, opacity=0.65, orient="vertical").encode(
+        x=x, y=alt.Y("top:Q", **y), y2="bottom:Q", detail="p:N")
+    base = alt.Chart(middles).transform_filter(f"datum.t == {here}").encode(
+        y=alt.Y("p:Q", **y),
+        tooltip=[alt.Tooltip("label:N", title="class"),
+                 alt.Tooltip("m:Q", title="median AS (degrees)", format="+.2f"),
+                 alt.Tooltip("low:Q", title="middle half of the views from", format="+.2f"),
+                 alt.Tooltip("high:Q", title="to", format="+.2f"),
+                 alt.Tooltip("c:Q", title="control (degrees)", format="+.2f"),
+                 "views:Q", "stamps:Q"])
+    size = row * 1.8
+    dots = base.mark_point(filled=True, size=size, color="#222", stroke="#fff", opacity=1).encode(
+        x=alt.X("m:Q"))
+    control = base.mark_point(
+        shape="diamond", size=size, fill="#fff", stroke="#666", strokeWidth=1.5, opacity=1
+    ).encode(x=alt.X("c:Q"))
     zero = alt.Chart(pd.DataFrame({"x": [0]})).mark_rule(color=GREY, strokeDash=[4, 4]).encode(
         x="x:Q")
-    return alt.layer(zero, violins, control, ticks).add_params(pick).properties(
-        height=26 * len(labels), **WIDE)
+    layers = [zero, violins, control, dots]
+    if shown is not None and rows == 2 * shown:
+        cut = alt.Chart(pd.DataFrame({"p": [shown - 0.5]}))
+        layers.append(cut.mark_rule(color=GREY, strokeDash=[4, 4]).encode(y=alt.Y("p:Q", **y)))
+    return alt.layer(*layers).add_params(pick).properties(height=row * rows, **WIDE)
 
 
-def string_graph(table: pd.DataFrame) -> alt.LayerChart:
-    """Angle to each concept before and after null removal; the string between is the AS.
+def string_graph(table: pd.DataFrame, extremes: int | None = None) -> alt.LayerChart:
+    """Angle to each concept before and after null removal; the arrow between is the AS.
 
     Parameters
     ----------
     table : pandas.DataFrame
         ``Study.string_graph`` of several classes and classifiers, with ``label`` and ``title``.
+    extremes : int, optional
+        Show this many concepts of largest |AS|, and below a dashed line as many of smallest; all
+        by default, from near to far.
     """
+    count = table["concept"].nunique()
+    if extremes is not None and 2 * extremes < count:
+        far = (table["strength"] > extremes) & (table["strength"] <= count - extremes)
+        table, count = table[~far], 2 * extremes
     pick = _dropdown("subject", list(dict.fromkeys(table["label"])), "class ")
     model = _dropdown("classifier", list(dict.fromkeys(table["title"])), "classifier ")
-    base = alt.Chart(table).transform_filter(
+    kept = table.assign(
+        # Where the arrow would end at either end of its interval, and under the controls.
+        near=table["before"] - table["high"], far=table["before"] - table["low"],
+        other=table["before"] - table["attribute_score_control"],
+        other_near=table["before"] - table["control_high"],
+        other_far=table["before"] - table["control_low"],
+    ).round(3)
+    order = "before" if extremes is None else "strength"
+    base = alt.Chart(kept).transform_filter(
         "datum.label == subject && datum.title == classifier").encode(
-        y=alt.Y("concept:N", sort=alt.EncodingSortField("before", order="ascending"), title=None,
+        y=alt.Y("concept:N", sort=alt.EncodingSortField(order, op="min"), title=None,
                 axis=alt.Axis(grid=True, labelLimit=130)),
         tooltip=["concept:N", alt.Tooltip("before:Q", title="before (degrees)", format=".1f"),
                  alt.Tooltip("after:Q", title="after (degrees)", format=".1f"),
                  alt.Tooltip("attribute_score:Q", title="AS (degrees)", format="+.2f"),
-                 alt.Tooltip("low:Q", title="95 % from", format="+.2f"),
+                 alt.Tooltip("low:Q", title="95 % over views from", format="+.2f"),
                  alt.Tooltip("high:Q", title="to", format="+.2f"),
-                 alt.Tooltip("attribute_score_control:Q", title="control", format="+.2f")])
-    x = {"title": "angle to the concept (degrees; left = nearer)",
-         "scale": alt.Scale(zero=False)}
-    strings = base.mark_rule(color=GREEN, strokeWidth=4).encode(
-        x=alt.X("before:Q", **x), x2="after:Q")
-    states = base.transform_fold(["before", "after"], as_=["state", "angle"]).mark_point(
-        filled=True, size=75, opacity=1).encode(
-        x=alt.X("angle:Q", **x),
-        color=alt.Color("state:N", title=None, legend=alt.Legend(orient="top"),
-                        scale=alt.Scale(domain=["before", "after"], range=[BLUE, VERMILION])))
-    return alt.layer(strings, states).add_params(pick, model).properties(
-        height=19 * table["concept"].nunique(), **WIDE)
+                 alt.Tooltip("attribute_score_control:Q", title="control", format="+.2f"),
+                 alt.Tooltip("control_low:Q", title="smallest control", format="+.2f"),
+                 alt.Tooltip("control_high:Q", title="largest control", format="+.2f")])
+    ends = kept[["before", "near", "far", "other_near", "other_far"]].to_numpy()
+    scale = alt.Scale(domain=[float(ends.min()) - 1, float(ends.max()) + 1], nice=False)
+    states = ["before", "after", "after a random removal"]
+    colour = alt.Color(
+        "state:N", title=None, scale=alt.Scale(domain=states, range=[BLUE, VERMILION, GREY]),
+        legend=alt.Legend(orient="top", columns=3, labelLimit=200, symbolType="circle"))
+
+    def x(field: str) -> alt.X:
+        title = "angle to the concept (degrees; left = nearer)"
+        return alt.X(f"{field}:Q", title=title, scale=scale)
+
+    def state(number: int) -> alt.Chart:
+        return base.transform_calculate(state=f"'{states[number]}'").encode(color=colour)
+
+    layers = [
+        base.mark_rule(color=GREY, opacity=0.6, yOffset=6).encode(
+            x=x("other_near"), x2="other_far"),
+        state(2).mark_tick(thickness=2, height=8, yOffset=6).encode(x=x("other")),
+        base.mark_rule(color=GREEN, strokeWidth=3).encode(x=x("before"), x2="after"),
+        base.mark_rule(color=VERMILION, yOffset=-7).encode(x=x("near"), x2="far"),
+        state(0).mark_point(filled=True, size=46, opacity=1).encode(x=x("before")),
+    ]
+    for shape, side in (("triangle-left", "<"), ("triangle-right", ">=")):
+        layers.append(
+            state(1).transform_filter(f"datum.after {side} datum.before").mark_point(
+                filled=True, size=64, opacity=1, shape=shape).encode(x=x("after")))
+    if extremes is not None:
+        layers.append(alt.Chart(pd.DataFrame({"cut": [0]})).mark_rule(
+            color=GREY, strokeDash=[4, 4]).encode(y=alt.value(12 * count)))
+    return alt.layer(*layers).add_params(pick, model).properties(height=24 * count, **WIDE)
 
 
 def class_ranks(table: pd.DataFrame, first: str, second: str) -> alt.LayerChart:
@@ -625,7 +691,8 @@ def photo_words(table: pd.DataFrame, label: str = "photo ") -> alt.LayerChart:
     states = list(dict.fromkeys(table["state"]))
     colours = [BLUE, VERMILION, GREY][: len(states)]
     pick = _dropdown("chosen", list(dict.fromkeys(table["name"])), label)
-    base = alt.Chart(table).transform_filter("datum.name == chosen").encode(
+    # The picture is embedded once, in its own layer, and not in every row.
+    base = alt.Chart(table.drop(columns="image")).transform_filter("datum.name == chosen").encode(
         y=alt.Y("word:N", sort=alt.EncodingSortField("angle", op="min"), title=None,
                 axis=alt.Axis(grid=True, labelLimit=150)))
     strings = base.mark_line(color=GREY, opacity=0.6, strokeWidth=2).encode(
@@ -645,6 +712,95 @@ def photo_words(table: pd.DataFrame, label: str = "photo ") -> alt.LayerChart:
         width=96, height=96, xOffset=-54, yOffset=52).encode(
         x=alt.value("width"), y=alt.value(0), url="image:N")
     return alt.layer(strings, picture, dots).add_params(pick).properties(height=300, **WIDE)
+
+
+def top_classes(table: pd.DataFrame, label: str = "photo ") -> alt.LayerChart:
+    """What a classifier says of one photo: its likeliest classes in three states.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        ``photos.top_classes`` with thumbnails.
+    label : str
+        Of the menu.
+    """
+    states = list(dict.fromkeys(table["state"]))
+    pick = _dropdown("chosen", list(dict.fromkeys(table["name"])), label)
+    measure = alt.param(name="measure", value="logit", bind=alt.binding_radio(
+        options=["logit", "probability"], name="measure "))
+    base = alt.Chart(table.drop(columns=["image"]).round(4)).transform_filter(
+        "datum.name == chosen").transform_calculate(
+        value="measure == 'logit' ? datum.logit : datum.probability").encode(
+        y=alt.Y("class:N", sort=alt.EncodingSortField("rank", op="min"), title=None,
+                axis=alt.Axis(labelLimit=150)),
+        x=alt.X("value:Q", title="logit, or probability (0 to 1)"),
+        color=alt.Color("state:N", sort=states, title=None,
+                        legend=alt.Legend(orient="top", columns=2, labelLimit=220,
+                                          symbolOpacity=1),
+                        scale=alt.Scale(domain=states, range=[BLUE, VERMILION, GREY])),
+        shape=alt.Shape("state:N", sort=states, title=None, scale=alt.Scale(
+            domain=states, range=["circle", "square", "diamond"])),
+        tooltip=["class:N", "state:N", alt.Tooltip("logit:Q", format=".3f"),
+                 alt.Tooltip("probability:Q", format=".2%")])
+    bars = base.transform_filter(f"datum.state == '{states[0]}'").mark_bar(
+        opacity=0.35).encode(shape=alt.Undefined)
+    # The equivalent lies on the photo itself, so it is drawn smaller and on top.
+    dots = [
+        base.transform_filter(f"datum.state == '{state}'").mark_point(
+            filled=True, opacity=1, size=size)
+        for state, size in ((states[0], 190), (states[2], 90), (states[1], 50))
+    ]
+    # An unseen mark to the right of all dots leaves room for the photo.
+    room = base.transform_filter("datum.rank == 1").transform_calculate(
+        value="1.45 * datum.value").mark_point(opacity=0).encode(
+        shape=alt.Undefined, color=alt.Undefined, tooltip=alt.Undefined)
+    return alt.layer(bars, room, *dots, _corner_photo(table, "right", 150)).add_params(
+        pick, measure).properties(height=230, **WIDE)
+
+
+def word_changes(table: pd.DataFrame, label: str = "photo ") -> alt.LayerChart:
+    """Words that one photo gains and loses with its null part: bars, and a dot a random removal.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        ``photos.word_changes`` with thumbnails.
+    label : str
+        Of the menu.
+    """
+    kinds = ["null part removed", "random part removed"]
+    pick = _dropdown("chosen", list(dict.fromkeys(table["name"])), label)
+    # Grey dots must not decide the order, so each row carries the place of its bar.
+    own = table[table["draw"] < 0].assign(place=lambda t: -t["attribute_score"])
+    slim = table.merge(own[["picture", "word", "place"]], on=["picture", "word"]).drop(
+        columns=["image", "picture"]).round(3)
+    base = alt.Chart(slim).transform_filter("datum.name == chosen").encode(
+        y=alt.Y("word:N", sort=alt.EncodingSortField("place", op="min"), title=None,
+                axis=alt.Axis(grid=True, labelLimit=150)),
+        x=alt.X("attribute_score:Q", scale=alt.Scale(padding=8),
+                title="AS towards the word (degrees; + = gained, − = lost)"),
+        color=alt.Color("kind:N", sort=kinds, title=None,
+                        legend=alt.Legend(orient="top", columns=2, labelLimit=220),
+                        scale=alt.Scale(domain=kinds, range=[VERMILION, GREY])),
+        tooltip=["word:N", "kind:N",
+                 alt.Tooltip("attribute_score:Q", title="AS (degrees)", format="+.2f"),
+                 alt.Tooltip("before:Q", title="angle before (degrees)", format=".1f")])
+    bars = base.transform_filter("datum.draw < 0").mark_bar(opacity=0.85)
+    dots = base.transform_filter("datum.draw >= 0").mark_point(
+        filled=True, size=34, opacity=0.9, stroke="#fff", strokeWidth=0.5)
+    zero = alt.Chart(pd.DataFrame({"x": [0]})).mark_rule(color=GREY).encode(x="x:Q")
+    height = 24 * int(own.groupby("name").size().max())
+    return alt.layer(zero, bars, dots, _corner_photo(table, "left", 0)).add_params(
+        pick).properties(height=height, **WIDE)
+
+
+def _corner_photo(table: pd.DataFrame, side: str, down: int) -> alt.Chart:
+    """The chosen photo, small, where the data leave room: at a side, some pixels down."""
+    shown = table.drop_duplicates("name")[["name", "image"]]
+    right = side == "right"
+    return alt.Chart(shown).transform_filter("datum.name == chosen").mark_image(
+        width=72, height=72, xOffset=-38 if right else 38, yOffset=down + 40
+    ).encode(x=alt.value("width" if right else 0), y=alt.value(0), url="image:N")
 
 
 def photo_neighbours(table: pd.DataFrame, label: str = "photo ") -> alt.LayerChart:
@@ -684,7 +840,7 @@ def steering_scores(table: pd.DataFrame, target: float) -> alt.LayerChart:
     Parameters
     ----------
     table : pandas.DataFrame
-        title, prompt, kind, value, low, high (degrees), reached (share of pictures).
+        ``steering.scores`` by title, prompt and kind.
     target : float
         The Image Score, degrees.
     """
@@ -705,11 +861,131 @@ def steering_scores(table: pd.DataFrame, target: float) -> alt.LayerChart:
         tooltip=["prompt:N", "kind:N", alt.Tooltip("value:Q", title="mean AS", format="+.1f"),
                  alt.Tooltip("low:Q", title="95 % from", format="+.1f"),
                  alt.Tooltip("high:Q", title="to", format="+.1f"),
-                 alt.Tooltip("reached:Q", title="pictures that reach it", format=".0%")])
+                 alt.Tooltip("reached:Q", title="pushes that reach it", format=".0%"),
+                 alt.Tooltip("limit_low:Q", title="out of reach, smallest (degrees)",
+                             format=".0f"),
+                 alt.Tooltip("limit:Q", title="out of reach, median (degrees)", format=".0f")])
     zero = alt.Chart(pd.DataFrame({"x": [0]})).mark_rule(color=GREY, strokeDash=[4, 4]).encode(
         x="x:Q")
     return alt.layer(zero, rules, dots).add_params(pick).properties(
         height=52 * table["prompt"].nunique(), **WIDE)
+
+
+def pushed_photos(table: pd.DataFrame, label: str = "photo ") -> alt.LayerChart:
+    """Photos nearest to one photo's equivalents: one row a push, its scores at the left.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        ``steering.prompt_photos`` or ``steering.ladder_photos`` with thumbnails; with
+        ``direction``, a second menu chooses among its values.
+    label : str
+        Of the menu.
+    """
+    pick = [_dropdown("chosen", list(dict.fromkeys(table["name"])), label)]
+    test = "datum.name == chosen"
+    if "direction" in table:
+        pick.append(_dropdown("course", list(dict.fromkeys(table["direction"])), "pushed along "))
+        test += " && datum.direction == course"
+    states, places = (list(dict.fromkeys(table[column])) for column in ("state", "place"))
+    # Neighbours come again and again: the page carries each picture once.
+    images = table.drop_duplicates("picture")[["picture", "image"]]
+    keys = ["name", "state", *table.columns.intersection(["direction"])]
+    table = table[table["reachable"]].round(
+        {"angle": 1, "attribute_score": 1, "own_score": 1, "length": 2})
+    pushed = table[(table["place"] == "1") & (table["target"] > 0)].assign(place="photo")
+    x = alt.X("place:N", title="rank in the joint space (1 = nearest)",
+              scale=alt.Scale(domain=places),
+              axis=alt.Axis(orient="top", labelAngle=0, domain=False, ticks=False,
+                            labelExpr="datum.label == 'photo' ? 'AS, word' : datum.label"))
+    y = alt.Y("state:N", sort=states, title=None, scale=alt.Scale(domain=states),
+              axis=alt.Axis(domain=False, ticks=False, labelLimit=84))
+    base = alt.Chart(table[[*keys, "place", "picture", "label", "angle"]]).transform_filter(
+        test).encode(x=x, y=y)
+    pictures = base.transform_lookup(
+        "picture", alt.LookupData(images, "picture", ["image"])
+    ).mark_image(width=54, height=54, yOffset=-13).encode(
+        url="image:N",
+        tooltip=[alt.Tooltip("label:N"), alt.Tooltip("angle:Q", title="degrees", format=".1f")])
+    fitting = alt.expr(f"width / {len(places)} - 4")
+    names = base.mark_text(dy=21, fontSize=11, limit=fitting).encode(text="label:N")
+    angles = base.transform_filter("isValid(datum.angle)").transform_calculate(
+        caption="format(datum.angle, '.0f') + '°'").mark_text(dy=33, fontSize=11).encode(
+        text="caption:N")
+    scores = ["attribute_score", "own_score", "logit_change", "length", "word"]
+    notes = alt.Chart(pushed[[*keys, "place", *scores]]).transform_filter(test).encode(
+        x=x, y=y,
+        tooltip=[alt.Tooltip("attribute_score:Q", title="AS to the prompt (degrees)",
+                             format="+.1f"),
+                 alt.Tooltip("own_score:Q", title="AS to the own label (degrees)", format="+.1f"),
+                 alt.Tooltip("logit_change:Q", title="largest logit change", format=".1e"),
+                 alt.Tooltip("length:Q", title="length, of the photo's", format=".2f"),
+                 alt.Tooltip("word:N", title="nearest word")])
+    score = notes.transform_filter("isValid(datum.attribute_score)").transform_calculate(
+        caption="format(datum.attribute_score, '+.1f') + '°'").mark_text(
+        dy=-14, fontSize=13, fontWeight="bold", color=VERMILION).encode(text="caption:N")
+    word = notes.mark_text(dy=4, fontSize=11, limit=fitting).encode(text="word:N")
+    return alt.layer(pictures, names, angles, score, word).add_params(*pick).properties(
+        height=86 * len(states), **WIDE)
+
+
+def ladder(table: pd.DataFrame, sticks: pd.DataFrame, bound: float) -> alt.LayerChart:
+    """Share of photos that are read differently against the Image Score of a push, with bands.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        ``steering.changes``.
+    sticks : pandas.DataFrame
+        ``steering.yardsticks`` with ``title``: vertical rules.
+    bound : float
+        Image Score below which the paper sees hardly a change, degrees.
+    """
+    kinds = ["towards the prompt", "random null direction"]
+    end, height = float(table["target"].max()), 340
+    picks = [_dropdown("classifier", list(dict.fromkeys(table["title"])), "classifier "),
+             _dropdown("read", list(dict.fromkeys(table["reading"])), "read by ")]
+    chosen = alt.Chart(table.drop(columns="model").round(3)).transform_filter(
+        "datum.title == classifier && datum.reading == read")
+    x = alt.X("target:Q", title="Image Score of the push (degrees)",
+              scale=alt.Scale(domain=[0, end], nice=False))
+    colour = alt.Color("kind:N", title=None, scale=alt.Scale(domain=kinds,
+                                                             range=[VERMILION, GREY]),
+                       legend=alt.Legend(orient="top", columns=1, labelLimit=260, symbolOpacity=1))
+    band = chosen.mark_area(opacity=0.2).encode(
+        x=x, color=colour, y2="high:Q",
+        y=alt.Y("low:Q", title="photos that are read differently", axis=alt.Axis(format="%"),
+                scale=alt.Scale(domain=[0, 1])))
+    line = chosen.mark_line(point=alt.OverlayMarkDef(size=50), strokeWidth=2).encode(
+        x=x, y="value:Q", color=colour,
+        tooltip=["kind:N", alt.Tooltip("target:Q", title="IS (degrees)"),
+                 alt.Tooltip("value:Q", title="read differently", format=".0%"),
+                 alt.Tooltip("low:Q", title="95 % from", format=".0%"),
+                 alt.Tooltip("high:Q", title="to", format=".0%"),
+                 alt.Tooltip("reached:Q", title="pushes that reach it", format=".0%")])
+    paper = alt.Chart(pd.DataFrame({"from": [0], "to": [bound]})).mark_rect(
+        color=BLUE, opacity=0.12).encode(x="from:Q", x2="to:Q")
+    # What lies beyond the axis is written at its end, without a rule.
+    marks = sticks.assign(
+        at=sticks["value"].clip(upper=end), beyond=sticks["value"] > end,
+        text=sticks["what"] + sticks["value"].map(": {:.0f}°".format)
+        + np.where(sticks["value"] > end, " →", ""))
+    marks = alt.Chart(marks).transform_filter("datum.title == classifier").encode(x="at:Q")
+    rules = marks.transform_filter("!datum.beyond").mark_rule(
+        strokeDash=[4, 4], strokeWidth=1.5, color=GREEN).encode()
+    # The curves leave the upper left and the lower right free.
+    texts = [
+        marks.transform_filter(test).mark_text(
+            angle=270, align=align, baseline="bottom", dx=dx, dy=-3, color=GREEN).encode(
+            y=alt.value(place), text="text:N")
+        for test, align, dx, place in (("!datum.beyond", "right", -4, 0),
+                                       ("datum.beyond", "left", 4, height))
+    ]
+    note = alt.Chart(pd.DataFrame({"x": [0], "t": ["paper: hardly visible"]})).mark_text(
+        angle=270, align="right", baseline="top", dx=-4, dy=4, color=BLUE).encode(
+        x="x:Q", y=alt.value(0), text="t:N")
+    return alt.layer(paper, rules, note, *texts, band, line).add_params(*picks).properties(
+        height=height, **WIDE)
 
 
 def steering_path(table: pd.DataFrame) -> alt.LayerChart:
@@ -718,20 +994,22 @@ def steering_path(table: pd.DataFrame) -> alt.LayerChart:
     Parameters
     ----------
     table : pandas.DataFrame
-        ``Study.steering_path`` of several pictures, with ``label``.
+        Towards the prompt, of ``steering.pushes`` of several pictures.
     """
+    columns = ["label", "prompt", "target", "attribute_score", "logit_change", "word"]
+    table = table.loc[table["reachable"], columns].round({"attribute_score": 2})
     photo = _dropdown("photo", list(dict.fromkeys(table["label"])), "photo ")
     push = alt.param(name="push", value=30, bind=alt.binding_range(
         min=0, max=60, step=2, name="push: Image Score (degrees) "))
     prompts = list(dict.fromkeys(table["prompt"]))
     base = alt.Chart(table).transform_filter("datum.label == photo").encode(
-        x=alt.X("image_score:Q", title="Image Score: how far it was pushed (degrees)",
+        x=alt.X("target:Q", title="Image Score: how far it was pushed (degrees)",
                 scale=alt.Scale(domain=[0, 62], nice=False)),
         y=alt.Y("attribute_score:Q", title="Attribute Score towards the prompt (degrees)"),
         color=alt.Color("prompt:N", title="pushed towards", sort=prompts,
                         legend=alt.Legend(orient="top", columns=1, labelLimit=260),
                         scale=alt.Scale(domain=prompts, range=[VERMILION, *MODELS])))
-    here = base.transform_filter("datum.image_score == push")
+    here = base.transform_filter("datum.target == push")
     height, line = 360, 17
     # The words stand in the corner that the curves leave free, one line a prompt.
     words = [
@@ -746,8 +1024,100 @@ def steering_path(table: pd.DataFrame) -> alt.LayerChart:
         base.mark_line(strokeWidth=2.5),
         here.mark_point(filled=True, size=90, opacity=1).encode(
             tooltip=["prompt:N", "word:N",
-                     alt.Tooltip("image_score:Q", title="IS (degrees)"),
+                     alt.Tooltip("target:Q", title="IS (degrees)"),
                      alt.Tooltip("attribute_score:Q", title="AS (degrees)", format="+.1f"),
                      alt.Tooltip("logit_change:Q", title="largest logit change", format=".1e")]),
         *words,
     ).add_params(photo, push).properties(height=height, **WIDE)
+
+PUSHES = {
+    "null part removed": VERMILION, "random null direction": ORANGE, "common shift": PINK,
+    "random direction": GREY, "principal direction": BLUE,
+}
+
+
+def perturbations(tables: dict[str, pd.DataFrame]) -> alt.LayerChart:
+    """How far logits or probabilities move under pushes of one length, log axis.
+
+    Parameters
+    ----------
+    tables : dict
+        For each classifier's title: rows of ``validation.perturbations``.
+    """
+    floor = 1e-9
+    measures = {"logit_change": "length of the logit change (logits)",
+                "probability_change": "probability that changes hands (0 to 1)"}
+    counts = []
+    for title, table in tables.items():
+        for column, name in measures.items():
+            place = (np.log10(table[column].clip(lower=floor)) * 5).round() / 5
+            share = table.assign(bin=place).groupby(["kind", "bin"], sort=False).size()
+            share = share / table.groupby("kind", sort=False).size()
+            counts.append(share.rename("share").reset_index().assign(title=title, measure=name))
+    counts = pd.concat(counts)
+    counts["low"], counts["high"] = 10 ** (counts["bin"] - 0.1), 10 ** (counts["bin"] + 0.1)
+    kinds = [kind for kind in PUSHES if kind in set(counts["kind"])]
+    pick = _dropdown("classifier", list(tables), "classifier ")
+    what = _dropdown("measure", list(measures.values()), "measure ")
+    # One row a kind: five histograms on top of each other would hide one another.
+    counts["place"] = counts["kind"].map({kind: i for i, kind in enumerate(kinds)})
+    counts["top"] = counts["place"] - 0.85 * counts["share"] / counts["share"].max()
+    names = ", ".join(f"'{kind}'" for kind in kinds)
+    base = alt.Chart(counts).transform_filter(
+        "datum.title == classifier && datum.measure == measure")
+    return (
+        base.mark_rect(opacity=0.9)
+        .encode(
+            x=alt.X("low:Q", title="change (log scale; 1e-9 stands for none at all)",
+                    scale=alt.Scale(type="log", domain=[floor / 2, 100], nice=False),
+                    axis=alt.Axis(format="~e", values=[1e-9, 1e-6, 1e-3, 1])),
+            x2="high:Q",
+            y=alt.Y("top:Q", title=None,
+                    scale=alt.Scale(domain=[-1, len(kinds) - 0.8], reverse=True, nice=False),
+                    axis=alt.Axis(values=[i - 0.3 for i in range(len(kinds))], grid=False,
+                                  ticks=False, domain=False, labelLimit=150,
+                                  labelExpr=f"[{names}][round(datum.value + 0.3)]")),
+            y2="place:Q",
+            color=alt.Color("kind:N", legend=None,
+                            scale=alt.Scale(domain=kinds, range=[PUSHES[k] for k in kinds])),
+            tooltip=["kind:N", alt.Tooltip("share:Q", title="share of pictures", format=".1%"),
+                     alt.Tooltip("low:Q", title="from", format=".1e"),
+                     alt.Tooltip("high:Q", title="to", format=".1e")],
+        )
+        .add_params(pick, what)
+        .properties(height=62 * len(kinds), **WIDE)
+    )
+
+
+def perturbation_effects(table: pd.DataFrame) -> alt.LayerChart:
+    """What pushes of one length do in the joint space: medians with intervals.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        ``validation.perturbation_summary``.
+    """
+    names = {"image_score": "Image Score (degrees)",
+             "attribute_size": "|Attribute Score| (degrees)",
+             "logit_change": "length of the logit change (logits)",
+             "probability_change": "probability that changes hands (0 to 1)",
+             "flipped": "share of pictures whose class changes"}
+    table = table.assign(name=table["quantity"].map(names))
+    kinds = [kind for kind in PUSHES if kind in set(table["kind"])]
+    pick = _dropdown("classifier", list(dict.fromkeys(table["title"])), "classifier ")
+    what = _dropdown("measure", list(names.values()), "measure ")
+    base = alt.Chart(table).transform_filter(
+        "datum.title == classifier && datum.name == measure").encode(
+        y=alt.Y("kind:N", sort=kinds, title=None, axis=alt.Axis(labelLimit=150)),
+        color=alt.Color("kind:N", legend=None,
+                        scale=alt.Scale(domain=kinds, range=[PUSHES[k] for k in kinds])))
+    rules = base.mark_rule(strokeWidth=3).encode(
+        x=alt.X("low:Q", title="median over pictures, 95 % interval over subjects",
+                scale=alt.Scale(zero=True)), x2="high:Q")
+    dots = base.mark_point(filled=True, size=110, opacity=1).encode(
+        x="value:Q",
+        tooltip=["kind:N", "name:N", alt.Tooltip("value:Q", format=".3~g"),
+                 alt.Tooltip("low:Q", title="95 % from", format=".3~g"),
+                 alt.Tooltip("high:Q", title="to", format=".3~g")])
+    return alt.layer(rules, dots).add_params(pick, what).properties(
+        height=38 * len(kinds), **WIDE)

@@ -14,7 +14,7 @@ import vl_convert
 from .errors import SingError
 from .fetch import write_atomic
 
-__all__ = ["Gallery", "merge_parts", "power", "span"]
+__all__ = ["Gallery", "merge_parts", "power", "span", "verdict"]
 
 # Sizes that read at a phone's width too; colours are the page's business.
 TYPE = {
@@ -121,6 +121,11 @@ def power(value: float) -> str:
     digit, exponent = f"{value:.0e}".split("e")
     raised = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
     return f"{digit}\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}10{raised}"
+
+
+def verdict(holds: bool) -> str:
+    """What the paper map says of a result of the paper: ``holds here`` or ``differs here``."""
+    return "holds here" if holds else "differs here"
 
 
 def merge_parts(folder: Path, chapters: Iterable[str]) -> None:

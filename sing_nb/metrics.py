@@ -7,7 +7,7 @@ from torch.nn.functional import normalize
 
 from .errors import SingError
 
-__all__ = ["angle", "attribute_score", "image_score"]
+__all__ = ["angle", "attribute_score", "image_score", "match_length"]
 
 
 def angle(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -77,3 +77,21 @@ def image_score(z: torch.Tensor, z_tilde: torch.Tensor) -> torch.Tensor:
         (n,), degrees in [0, 180]; 0 means that nothing changed in the joint space.
     """
     return angle(z, z_tilde)
+
+
+def match_length(z_tilde: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+    """An equivalent's embedding at the length of the original's, equation (19).
+
+    No angle changes; what draws pictures from embeddings needs the length that it was made for.
+
+    Parameters
+    ----------
+    z_tilde, z : torch.Tensor
+        (n, d), translated equivalent and translated feature.
+
+    Returns
+    -------
+    torch.Tensor
+        (n, d), ``z_tilde |z| / |z_tilde|``; nan where z_tilde is zero.
+    """
+    return z_tilde * (z.norm(dim=-1, keepdim=True) / z_tilde.norm(dim=-1, keepdim=True))

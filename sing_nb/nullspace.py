@@ -72,9 +72,49 @@ class HeadSpaces:
         rank = int((values > tolerance).sum())
         if rank == 0:
             raise SingError("The head's weight is zero: every feature gives the same logits.")
+        return cls.from_svd(values, right, rank, tolerance)
+
+    @classmethod
+    def from_svd(
+        cls, values: torch.Tensor, right: torch.Tensor, rank: int, tolerance: float = 0.0
+    ) -> HeadSpaces:
+        """The spaces of the head's best approximation of a given rank.
+
+        Parameters
+        ----------
+        values : torch.Tensor
+            (min(c, m),), singular values, descending.
+        right : torch.Tensor
+            (m, m), right singular vectors as rows.
+        rank : int
+            How many directions are kept, from 1 to the number of singular values. Below the rank
+            of the head these are the spaces of another, truncated head.
+        tolerance : float
+            Kept as it is.
+        """
+        if not 1 <= rank <= len(values):
+            raise SingError(f"The rank must lie between 1 and {len(values)}; got {rank}.")
+        m = len(right)
         null_is_thin = m - rank <= rank
         basis = right[rank:] if null_is_thin else right[:rank]
         return cls(values, rank, m, tolerance, basis.T.contiguous(), null_is_thin)
+
+    @classmethod
+    def for_probabilities(cls, weight: torch.Tensor) -> HeadSpaces:
+        """The spaces of the probabilities: softmax ignores a shift that all logits share.
+
+        The null space is that of W minus its mean row. Where some feature direction shifts all
+        logits alike, it is one dimension larger than the head's own.
+
+        Parameters
+        ----------
+        weight : torch.Tensor
+            (c, m).
+        """
+        centred = weight.detach().double()
+        # Rounded as coarsely as the head was stored, or a shift that is none would count.
+        rtol = max(weight.shape) * torch.finfo(weight.dtype).eps
+        return cls.from_weight(centred - centred.mean(0), rtol)
 
     @property
     def null_dim(self) -> int:

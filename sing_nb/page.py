@@ -1,7 +1,7 @@
 """The rendered book: charts as figures that need no network, and the folder the book is built from.
 
-Sphinx loads this module as an extension and MyST-NB as a mime renderer, so it imports neither
-torch nor anything else of the package.
+Sphinx loads this module as an extension and MyST-NB as a mime renderer, so it imports nothing
+that takes long to load: neither torch nor altair.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from docutils import nodes
 from docutils.parsers.rst import directives
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
+
+from .paper import PAGE, write_paper_map
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -326,7 +328,8 @@ def stage_book(
     Raises
     ------
     ValueError
-        Where the table of contents names a page that is not there, or a source file is missing.
+        Where the table of contents names a page that is not there, a source file is missing, or
+        the paper map asks for a number that no chapter told.
     """
     executed, out, root = Path(executed_dir), Path(out_dir).resolve(), Path(root).resolve()
     book = root / "book"
@@ -334,7 +337,8 @@ def stage_book(
         if not needed.is_file():
             raise ValueError(f"{needed} is missing: is {root} the root of the repository?")
     toc = yaml.safe_load((book / "_toc.yml").read_text(encoding="utf-8"))
-    pages = {name: _find_page(name, book, executed) for name in _toc_files(toc)}
+    names = _toc_files(toc)
+    pages = {name: _find_page(name, book, executed) for name in names if name != PAGE}
 
     staging = out.with_name(f".{out.name}.{os.getpid()}")
     shutil.rmtree(staging, ignore_errors=True)
@@ -351,6 +355,8 @@ def stage_book(
             elif source.parent != book:
                 (staging / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(source, staging / source.relative_to(book))
+        if PAGE in names:
+            write_paper_map(root / "data" / "paper.yaml", figures_dir, staging)
         config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
         sphinx_config = config.setdefault("sphinx", {}).setdefault("config", {})
         sphinx_config["sing_figures_dir"] = str(Path(figures_dir).resolve())

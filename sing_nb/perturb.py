@@ -1,4 +1,7 @@
-"""Equivalents: features that a head cannot tell from the original. Equations (9) to (13)."""
+"""Equivalents: features that a head cannot tell from the original, and pushes that it can.
+
+Equations (9) to (13), (16) and (17).
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,8 @@ from .translator import Translator
 __all__ = [
     "Steered",
     "directions",
+    "logit_distance",
+    "matched_perturbations",
     "matched_removal",
     "move",
     "null_direction",
@@ -72,6 +77,57 @@ def matched_removal(f: torch.Tensor, energy: torch.Tensor, basis: np.ndarray) ->
     frame = torch.as_tensor(basis, dtype=torch.float64)
     part = (f.double() @ frame) @ frame.T
     return (f.double() - normalize(part, dim=-1) * energy.double()[:, None]).to(f.dtype)
+
+
+def matched_perturbations(
+    f: torch.Tensor, sensitive: torch.Tensor, spaces: HeadSpaces, wider: HeadSpaces, seed: int = 0
+) -> dict[str, torch.Tensor]:
+    """Pushes of one length, as long as each feature's null part: seen or not seen by the head.
+
+    Parameters
+    ----------
+    f : torch.Tensor
+        (n, m), features.
+    sensitive : torch.Tensor
+        (n, m), a direction for each feature that the head reads strongly, such as the weight of
+        the predicted class.
+    spaces : HeadSpaces
+        Of the logits.
+    wider : HeadSpaces
+        Of the probabilities, see :meth:`HeadSpaces.for_probabilities`.
+    seed : int
+        Of the random directions.
+
+    Returns
+    -------
+    dict of torch.Tensor
+        (n, m), float64, in the paper's supplement 2 and beyond it: ``null part removed`` and
+        ``random null direction`` (equation 17: W delta = 0); ``common shift``, along the direction
+        that moves all logits alike, and so no probability; ``random direction``, isotropic; and
+        ``principal direction``, against `sensitive`. Without a null space,
+        or without a common shift, those entries are missing.
+    """
+    f = f.double()
+    null = spaces.null(f)
+    length = null.norm(dim=1, keepdim=True)
+    rng = torch.Generator().manual_seed(seed)
+    noise = torch.randn(2, *f.shape, generator=rng, dtype=torch.float64)
+    found = {}
+    if spaces.null_dim:
+        found["null part removed"] = -null
+        found["random null direction"] = spaces.null(noise[0])
+    if wider.null_dim == spaces.null_dim + 1:
+        # What the wider null space has of the head's principal space is one direction.
+        shift = spaces.principal(wider.null(noise[0]))
+        found["common shift"] = shift
+    found["random direction"] = noise[1]
+    found["principal direction"] = -sensitive.double()
+    return {kind: normalize(delta, dim=1) * length for kind, delta in found.items()}
+
+
+def logit_distance(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+    """Length of the logit change, equation (16): (n, c) and (n, c) to (n,), at least 0."""
+    return (after.double() - before.double()).norm(dim=-1)
 
 
 def directions(f: torch.Tensor, translator: Translator, text: torch.Tensor) -> torch.Tensor:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 
-__all__ = ["imagenet_names", "prompt"]
+__all__ = ["class_aliases", "imagenet_names", "prompt"]
 
 
 def prompt(label: str) -> str:
@@ -19,3 +20,23 @@ def imagenet_names() -> tuple[str, ...]:
     from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
 
     return tuple(IMAGENET_CLASSNAMES)
+
+
+@cache
+def class_aliases() -> dict[str, frozenset[int]]:
+    """Which ImageNet-1k classes a name may mean: curated names and WordNet's synonyms.
+
+    Returns
+    -------
+    dict
+        Lower-case name to class indices (0 to 999); a few names, as "crane", mean two classes.
+    """
+    from timm.data import ImageNetInfo
+
+    info, found = ImageNetInfo("imagenet-1k"), {}
+    for index, name in enumerate(imagenet_names()):
+        # "Arabian camel, dromedary, Camelus dromedarius: one-humped camel of the hot deserts ..."
+        synonyms = info.index_to_description(index, detailed=True).split(":")[0].split(", ")
+        for alias in (name, re.sub(r" \(.*\)", "", name), *synonyms):
+            found.setdefault(alias.lower(), set()).add(index)
+    return {alias: frozenset(indices) for alias, indices in found.items()}

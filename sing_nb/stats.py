@@ -18,6 +18,7 @@ __all__ = [
     "Interval",
     "cluster_bootstrap",
     "ellipse",
+    "holm",
     "random_basis",
     "rank_correlation",
 ]
@@ -138,6 +139,27 @@ def rank_correlation(a: np.ndarray, b: np.ndarray, *, level: float = 0.95) -> di
         "rho": rho, "low": float(np.tanh(z - spread)), "high": float(np.tanh(z + spread)),
         "p": float(result.pvalue), "n": n,
     }
+
+
+def holm(p: Sequence[float]) -> np.ndarray:
+    """P-values adjusted for being looked at together, Holm (1979): the step-down Bonferroni.
+
+    Parameters
+    ----------
+    p : sequence of float
+        (n,), two-sided p-values of n tests.
+
+    Returns
+    -------
+    numpy.ndarray
+        (n,), in the same order, 0 to 1: below a level exactly where Holm rejects at that level,
+        which bounds the chance of any false rejection, however the tests depend on each other.
+    """
+    p = np.asarray(p, dtype=float)
+    order = np.argsort(p)
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
+    return adjusted
 
 
 def random_basis(dimensions: int, size: int, seed: int) -> np.ndarray:

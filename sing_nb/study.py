@@ -25,14 +25,14 @@ from .errors import SingError
 from .features import FeatureSet, compute_features, feature_key
 from .fetch import data_dir, write_atomic
 from .heads import Classifier, load_classifier
-from .images import picture_file, picture_table, store_pictures, thumbnail
+from .images import picture_file, picture_table, stamps, store_pictures, thumbnail
 from .joint import ConseSpace, load_joint_space
 from .metrics import angle, attribute_score, image_score
 from .nullspace import HeadSpaces
-from .perturb import matched_removal, move, null_direction, step_for_angle
+from .perturb import matched_removal
 from .profile import build_dir, load_profile, unknown
-from .prompts import imagenet_names, prompt
-from .stats import cluster_bootstrap, random_basis, rank_correlation
+from .prompts import class_aliases, imagenet_names, prompt
+from .stats import cluster_bootstrap, random_basis
 from .translator import RidgeFitter, Translator, grouped_cv
 
 __all__ = ["Study"]
@@ -134,10 +134,49 @@ class Study:
                 raise unknown("label", label, stamps.index)
         return [stamps[label] for label in labels]
 
+    def label(self, name: str) -> str:
+        """The label of the photo stamps that a name means, in this profile or in another.
+
+        Parameters
+        ----------
+        name : str
+            A label, or any usual name of its ImageNet class ("Arabian camel" for dromedary).
+
+        Raises
+        ------
+        SingError
+            If no stamp is called so, with the nearest name that would do.
+        """
+        labels = self._labels
+        if name.lower() not in labels:
+            other = name.lower() in class_aliases()
+            advice = " It is an ImageNet class, but no photo stamp shows it." if other else ""
+            raise unknown("class", name, labels, advice)
+        return labels[name.lower()]
+
+    @cached_property
+    def _labels(self) -> dict[str, str]:
+        """Every usual name of a stamp, in lower case, with its label."""
+        every = dict(stamps(views=1)[["class_index", "label"]].itertuples(index=False))
+        # Where several labels share a class, one that this profile shows comes first.
+        every |= dict(self.subjects[["class_index", "label"]].itertuples(index=False))
+        names = {
+            alias: every[index] for alias, indices in class_aliases().items()
+            for index in sorted(indices) if index in every
+        }
+        return names | {label.lower(): label for label in stamps(views=1)["label"]}
+
     def known(self, labels: Sequence[str], at_least: int = 2) -> list[str]:
-        """Those of the labels that this profile has, filled up from its classes."""
+        """Those of the labels that this profile has, filled up from its classes.
+
+        Raises
+        ------
+        SingError
+            If a label is none in any profile (see :meth:`label`).
+        """
         have = self.subjects.sort_values("class_index", ascending=False)["label"]
-        chosen = [label for label in labels if label in set(have)]
+        named = dict.fromkeys(self.label(label) for label in labels)
+        chosen = [label for label in named if label in set(have)]
         rest = [label for label in have if label not in chosen]
         return chosen + rest[: max(0, at_least - len(chosen))]
 
@@ -349,7 +388,7 @@ class Study:
             feature's squared length, 0 to 1), ``logit_change`` and ``logit_change_control``
             (largest change of any logit), ``predicted`` (class name) and ``correct``.
         """
-        return self._stored(f"images-{model}", lambda: self._images(model), model)
+        return self.stored(f"images-{model}", lambda: self._images(model), model)
 
     def _images(self, model: str) -> pd.DataFrame:
         keep = (self.pictures["source"] != "clipart").to_numpy()
@@ -404,7 +443,7 @@ class Study:
             model, title, role, ``value``/``low``/``high`` of each ``quantity`` in long form with
             its ``kind`` (null space removed, or control), cluster bootstrap over subjects.
         """
-        return self._stored("models", self._models, *self.config.everyone)
+        return self.stored("models", self._models, *self.config.everyone)
 
     def _models(self) -> pd.DataFrame:
         quantities = {
@@ -503,10 +542,43 @@ class Study:
             .reset_index()
         )
 
-    def class_correlation(self, first: str, second: str, column: str = "as_abs") -> dict:
-        """Spearman's correlation of the classes' order between two models, with interval."""
-        pair = self.classes(first).merge(self.classes(second), on="label")
-        return rank_correlation(pair[f"{column}_x"], pair[f"{column}_y"])
+    def concept_angles(
+        self, model: str, label: str, concepts: Sequence[str]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Angles from a class's pictures to concepts: before, after null removal, and controls.
+
+        Parameters
+        ----------
+        model : str
+        label : str
+            Label of a stamp subject, or another name of its class.
+        concepts : sequence of str
+
+        Returns
+        -------
+        before, after : numpy.ndarray
+            (views, concepts), degrees.
+        control : numpy.ndarray
+            (draws, views, concepts), after removal of random subspaces of the same size and energy.
+        """
+        label, known = self.label(label), set(self.subjects["label"])
+        if label not in known:
+            raise unknown("class", label, known)
+        rows = np.flatnonzero((self.pictures["label"] == label).to_numpy()
+                              & (self.pictures["source"] == "stamp").to_numpy())
+        f, spaces = self.features(model)[rows], self.spaces(model)
+        text = self.text(concepts)[None]
+
+        def angles(features: torch.Tensor) -> np.ndarray:
+            return angle(self.translate(model, features, rows)[:, None], text).numpy()
+
+        energy = spaces.null(f).norm(dim=1)
+        control = [
+            angles(matched_removal(f, energy, random_basis(
+                spaces.features, spaces.null_dim, self.config.seed + draw)))
+            for draw in range(self.config.control_draws)
+        ]
+        return angles(f), angles(spaces.remove_null(f)), np.stack(control)
 
     def string_graph(
         self, model: str, label: str, concepts: Sequence[str] | None = None
@@ -517,43 +589,27 @@ class Study:
         ----------
         model : str
         label : str
-            Label of a stamp subject.
+            Label of a stamp subject, or another name of its class.
         concepts : sequence of str, optional
             Those of ``data/concepts.yaml`` by default.
 
         Returns
         -------
         pandas.DataFrame
-            concept, ``before`` and ``after`` (mean angle, degrees), ``attribute_score``
-            (before - after), its ``low`` and ``high`` (95 % over views: of this subject only),
-            and the mean of the control.
+            From near to far: concept, ``before`` and ``after`` (mean angle, degrees),
+            ``attribute_score`` (before - after), its ``low`` and ``high`` (95 % over views: of
+            this subject only), ``attribute_score_control`` (mean over random subspaces) with
+            ``control_low`` and ``control_high`` (smallest and largest of them), ``beyond`` (share
+            of the random subspaces whose |AS| is smaller) and ``strength`` (place by |AS|,
+            1 = strongest).
         """
-        known = set(self.subjects["label"])
-        if label not in known:
-            raise unknown("class", label, known)
         concepts = list(concepts or self.concepts)
-        rows = np.flatnonzero((self.pictures["label"] == label).to_numpy()
-                              & (self.pictures["source"] == "stamp").to_numpy())
-        f, spaces = self.features(model)[rows], self.spaces(model)
-        text = self.text(concepts)[None]
-
-        def angles(features: torch.Tensor) -> np.ndarray:
-            return angle(self.translate(model, features, rows)[:, None], text).numpy()
-
-        before, after = angles(f), angles(spaces.remove_null(f))
-        energy = spaces.null(f).norm(dim=1)
-        control = np.mean(
-            [
-                before - angles(matched_removal(f, energy, random_basis(
-                    spaces.features, spaces.null_dim, self.config.seed + draw)))
-                for draw in range(self.config.control_draws)
-            ],
-            axis=0,
-        )
+        before, after, other = self.concept_angles(model, label, concepts)
+        control = (before - other).mean(1)
         records = []
         for column, concept in enumerate(concepts):
             score = cluster_bootstrap(
-                (before - after)[:, column], np.arange(len(rows)),
+                (before - after)[:, column], np.arange(len(before)),
                 draws=self.config.bootstrap_draws, seed=self.config.seed,
             )
             records.append(
@@ -562,9 +618,14 @@ class Study:
                     "after": after[:, column].mean(), "attribute_score": score.estimate,
                     "low": score.low, "high": score.high,
                     "attribute_score_control": control[:, column].mean(),
+                    "control_low": control[:, column].min(),
+                    "control_high": control[:, column].max(),
+                    "beyond": np.mean(np.abs(control[:, column]) < abs(score.estimate)),
                 }
             )
-        return pd.DataFrame(records).sort_values("before").reset_index(drop=True)
+        table = pd.DataFrame(records)
+        table["strength"] = table["attribute_score"].abs().rank(ascending=False, method="first")
+        return table.sort_values("before").reset_index(drop=True)
 
     def accuracy(self) -> pd.DataFrame:
         """Each classifier on the 20 labelled ImageNet photos: right, of, and the rank of its head.
@@ -575,7 +636,7 @@ class Study:
             model, title, right, photos, classes, features, rank, null_dim, and the largest change
             of any logit by null removal over all pictures.
         """
-        return self._stored("accuracy", self._accuracy, *self.config.everyone)
+        return self.stored("accuracy", self._accuracy, *self.config.everyone)
 
     def _accuracy(self) -> pd.DataFrame:
         photo = torch.tensor((self.pictures["source"] == "photo").to_numpy())
@@ -622,7 +683,7 @@ class Study:
             how often the true name is among the nearest five of all subjects' names:
             ``top5_tower`` for the picture's own embedding, ``top5_translated``, and ``chance``.
         """
-        return self._stored("fit", self._fit_report, *self.config.everyone)
+        return self.stored("fit", self._fit_report, *self.config.everyone)
 
     def _fit_report(self) -> pd.DataFrame:
         labels = self.subjects["label"].tolist()
@@ -654,7 +715,7 @@ class Study:
 
     def lambda_path(self) -> pd.DataFrame:
         """Held-out R2 of every lambda, fold and classifier: model, title, lambda, fold, r2."""
-        return self._stored("lambdas", self._lambda_path, *self.config.everyone)
+        return self.stored("lambdas", self._lambda_path, *self.config.everyone)
 
     def _lambda_path(self) -> pd.DataFrame:
         parts = []
@@ -680,7 +741,7 @@ class Study:
             One row a space: ``space``, ``used`` (whether this study uses it), ``r2`` with ``low``
             and ``high`` (smallest and largest fold), ``top5_translated``, ``top5_tower``.
         """
-        return self._stored(f"targets-{model}", lambda: self._targets(model), model)
+        return self.stored(f"targets-{model}", lambda: self._targets(model), model)
 
     def _targets(self, model: str) -> pd.DataFrame:
         tower, encoder = self.space.tower, self.space.encoder
@@ -739,7 +800,7 @@ class Study:
             model, title, direction (from 1, by falling singular value; those after the rank span
             the null space), share (mean share of the squared length, 0 to 1), cumulative.
         """
-        return self._stored("energy", self._energy, *self.config.everyone)
+        return self.stored("energy", self._energy, *self.config.everyone)
 
     def _energy(self) -> pd.DataFrame:
         rows = torch.tensor((self.pictures["source"] != "clipart").to_numpy())
@@ -790,8 +851,9 @@ class Study:
     def row(self, picture: str) -> int:
         """Row of a picture in :attr:`pictures`, by its name or the beginning of it."""
         names = self.pictures["picture"]
-        found = np.flatnonzero((names == picture).to_numpy() | names.str.startswith(
-            f"{picture}-").to_numpy())
+        found = np.flatnonzero(names == picture)
+        if len(found) == 0:
+            found = np.flatnonzero(names.str.startswith(f"{picture}-"))
         if len(found) == 0:
             raise unknown("picture", picture, names)
         return int(found[0])
@@ -907,7 +969,7 @@ class Study:
         angles = {state: angle(found[state][:, None], text) for state in states}
         ranks = {state: a.argsort(dim=1).argsort(dim=1) + 1 for state, a in angles.items()}
         records = []
-        for number, (picture, name) in enumerate(zip(pictures, self._names(pictures))):
+        for number, (picture, name) in enumerate(zip(pictures, self.names(pictures))):
             near = torch.stack([ranks[state][number] for state in states]).amin(0)
             for word in torch.nonzero(near <= k).flatten().tolist():
                 for state in states:
@@ -934,7 +996,7 @@ class Study:
         """
         found = self.states(model, pictures)
         tables = []
-        for number, (picture, name) in enumerate(zip(pictures, self._names(pictures))):
+        for number, (picture, name) in enumerate(zip(pictures, self.names(pictures))):
             own = self.pictures.iloc[self.row(picture)]
             for state in states:
                 near = self.nearest(found[state][[number]], k, exclude=own["subject"])
@@ -946,7 +1008,7 @@ class Study:
                 tables.append(both.assign(name=name, state=state))
         return pd.concat(tables, ignore_index=True)
 
-    def _names(self, pictures: Sequence[str]) -> list[str]:
+    def names(self, pictures: Sequence[str]) -> list[str]:
         """Labels for people, numbered where one comes twice."""
         labels = [self.pictures["label"].iloc[self.row(picture)] for picture in pictures]
         counts: dict[str, int] = {}
@@ -956,140 +1018,25 @@ class Study:
             names.append(label if labels.count(label) == 1 else f"{label} {counts[label]}")
         return names
 
-    def steering(
-        self, model: str, prompts: Sequence[str], target_is: float, pictures: Sequence[str]
-    ) -> pd.DataFrame:
-        """Push pictures towards prompts inside the null space, calibrated to an Image Score.
-
-        Returns
-        -------
-        pandas.DataFrame
-            picture, label, prompt, ``kind`` (``towards the prompt`` or ``random null
-            direction``), step (in lengths of the feature), image_score, attribute_score towards
-            the prompt (degrees; nan where the target is out of reach), limit (degrees no step
-            reaches), reachable, logit_change (largest of any logit), nearest_before and
-            nearest_after (words).
-        """
-        rows = np.array([self.row(picture) for picture in pictures])
-        f, spaces, clf = self.features(model)[rows], self.spaces(model), self.classifier(model)
-        before = self.words(self.translate(model, f, rows), 1)["word"].to_numpy()
-        rng = torch.Generator().manual_seed(self.config.seed)
-        noise = spaces.null(torch.randn(f.shape, generator=rng, dtype=torch.float64))
-        random = normalize(noise, dim=1)
-        texts = self.space.encode_text(prompts)
-        fold = self.pictures["fold"].to_numpy()[rows]
-        tables = []
-        for words, text in zip(prompts, texts, strict=True):
-            for number in np.unique(fold):
-                own = np.flatnonzero(fold == number)
-                fitted = self.translators(model)[number]
-                choices = {
-                    "towards the prompt": null_direction(f[own], fitted, text, spaces),
-                    "random null direction": random[own],
-                }
-                for kind, direction in choices.items():
-                    found = move(f[own], direction, fitted, text, target_is=target_is)
-                    change = (clf.logits(found.features) - clf.logits(f[own])).abs().amax(1)
-                    tables.append(
-                        pd.DataFrame(
-                            {
-                                "picture": np.asarray(pictures)[own],
-                                "label": self.pictures["label"].to_numpy()[rows[own]],
-                                "prompt": words, "kind": kind,
-                                "step": (found.step / f[own].norm(dim=1)).numpy(),
-                                "image_score": found.image_score.numpy(),
-                                "attribute_score": found.attribute_score.numpy(),
-                                "limit": found.limit.numpy(),
-                                "reachable": found.reachable.numpy(),
-                                "logit_change": change.numpy(),
-                                "nearest_before": before[own],
-                                "nearest_after": self.words(
-                                    self.translate(model, found.features, rows[own]), 1
-                                )["word"].to_numpy(),
-                            }
-                        )
-                    )
-        return pd.concat(tables, ignore_index=True)
-
-    def steering_summary(self, pushed: pd.DataFrame) -> pd.DataFrame:
-        """Mean AS towards each prompt, with intervals over subjects.
-
-        Parameters
-        ----------
-        pushed : pandas.DataFrame
-            Rows of :meth:`steering` with ``model`` and ``title``.
-
-        Returns
-        -------
-        pandas.DataFrame
-            model, title, prompt, kind, value, low, high (degrees, over the pictures that reach
-            the target; nan where none does), reached (their share).
-        """
-        records = []
-        keys = ["model", "title", "prompt", "kind"]
-        for names, group in pushed.groupby(keys, sort=False):
-            there = group[group["reachable"]]
-            if there.empty:
-                value = low = high = np.nan
-            else:
-                value, low, high = cluster_bootstrap(
-                    there["attribute_score"], there["label"],
-                    draws=self.config.bootstrap_draws, seed=self.config.seed,
-                )
-            records.append(
-                dict(zip(keys, names))
-                | {"value": value, "low": low, "high": high, "reached": group["reachable"].mean()}
-            )
-        return pd.DataFrame(records)
-
-    def steering_path(
-        self, model: str, picture: str, prompts: Sequence[str],
-        angles: Sequence[float] = tuple(range(0, 61, 2)),
-    ) -> pd.DataFrame:
-        """One picture pushed towards prompts, step by step in Image Score.
-
-        Returns
-        -------
-        pandas.DataFrame
-            prompt, image_score (degrees), attribute_score, logit_change, word (the nearest one),
-            and label_angle (angle to the picture's own label). Angles out of reach are left out.
-        """
-        number = self.row(picture)
-        f, spaces, clf = self.features(model)[[number]], self.spaces(model), self.classifier(model)
-        fitted = self.translators(model)[self.pictures["fold"].iloc[number]]
-        own = self.text([self.pictures["label"].iloc[number]])
-        records = []
-        for words, text in zip(prompts, self.space.encode_text(prompts), strict=True):
-            direction = null_direction(f, fitted, text, spaces)
-            limit = float(step_for_angle(f, direction, fitted, 1.0)[1])
-            for target in angles:
-                if target >= limit:
-                    continue
-                if target == 0:
-                    moved, score = f, 0.0
-                else:
-                    found = move(f, direction, fitted, text, target_is=float(target))
-                    moved, score = found.features, float(found.attribute_score)
-                z = fitted(moved)
-                records.append(
-                    {
-                        "prompt": words, "image_score": float(target), "attribute_score": score,
-                        "logit_change": float((clf.logits(moved) - clf.logits(f)).abs().max()),
-                        "word": self.words(z, 1)["word"].iloc[0],
-                        "label_angle": float(angle(z, own)),
-                    }
-                )
-        return pd.DataFrame(records)
-
     # --- keeping --------------------------------------------------------------------------------
 
     def _hash(self, *parts: object) -> str:
         return hashlib.sha256(repr((METHOD, self.config, parts)).encode()).hexdigest()[:12]
 
-    def _stored(
+    def stored(
         self, name: str, compute: Callable[[], pd.DataFrame], *models: str
     ) -> pd.DataFrame:
-        """A table from memory, from disk, or computed and written atomically."""
+        """A table from memory, from disk, or computed and written atomically.
+
+        Parameters
+        ----------
+        name : str
+            Of the table, with everything that it depends on beside the profile and its features.
+        compute : callable
+            Makes the table.
+        *models : str
+            Classifiers whose features it depends on.
+        """
         name = name.replace("/", "-")
         if name not in self._tables:
             keys = [self._feature_key(model) for model in models]

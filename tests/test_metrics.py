@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sing_nb.errors import SingError
-from sing_nb.metrics import angle, attribute_score, image_score
+from sing_nb.metrics import angle, attribute_score, image_score, match_length
 
 
 def by_arccos(a, b):
@@ -81,3 +81,17 @@ def test_image_score_is_symmetric_and_zero_for_no_change():
     assert torch.equal(image_score(z, moved), image_score(moved, z))
     np.testing.assert_allclose(image_score(z, moved), by_arccos(z.numpy(), moved.numpy()))
     assert (image_score(z, z) == 0).all()
+
+
+def test_hand_worked_length():
+    # (3, 4) has length 5 and is asked for length 10.
+    found = match_length(torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, -10.0]]))
+    np.testing.assert_allclose(found, [[6.0, 8.0]])
+
+
+def test_matching_lengths_turns_nothing():
+    z_tilde, z = torch.tensor(np.random.default_rng(5).standard_normal((2, 40, 9)))
+    found = match_length(z_tilde, z).numpy()
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), np.linalg.norm(z, axis=1), rtol=1e-12)
+    before, after = by_arccos(z_tilde.numpy(), z.numpy()), by_arccos(found, z.numpy())
+    np.testing.assert_allclose(after, before, atol=1e-6)

@@ -1,0 +1,287 @@
+"""Class level: how unevenly classes leak, whether classifiers agree on them, and which concepts a
+class is tied to.
+
+Most classes are one or two photo stamps, so nothing here is an interval for *a* class. Intervals
+across classes draw whole classes; intervals of a class's concepts draw its views.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+from scipy.stats import bootstrap, iqr, rankdata
+
+from .metrics import angle, attribute_score
+from .perturb import matched_removal
+from .stats import cluster_bootstrap, holm, random_basis, rank_correlation
+from .study import Study
+
+__all__ = [
+    "class_agreement",
+    "class_scores",
+    "class_spread",
+    "concept_difference",
+    "concept_summary",
+    "spread_difference",
+]
+
+SMALL = 1.0  # degrees: the paper's steadier classifier has "typically |AS| < 1"
+KINDS = ("null space removed", "random control", "difference")
+
+
+def class_scores(study: Study, model: str) -> pd.DataFrame:
+    """Median AS and |AS| of each class, after null removal and after each random removal.
+
+    The control is kept draw by draw. The mean AS over random subspaces, which ``Study.classes``
+    has, is smaller in size than any single one, so that null removal would look strong beside it.
+
+    Parameters
+    ----------
+    study : Study
+    model : str
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a class and removal: label, ``draw`` (-1 = null space removed, else the number of
+        the random subspace), ``as_median`` and ``as_abs`` (median |AS|), degrees.
+    """
+    return study.stored(f"class-scores-{model}", lambda: _class_scores(study, model), model)
+
+
+def _class_scores(study: Study, model: str) -> pd.DataFrame:
+    table = study.pictures
+    rows = np.flatnonzero((table["source"] == "stamp") & (table["class_index"] >= 0))
+    labels = table["label"].to_numpy()[rows]
+    f, spaces = study.features(model)[rows], study.spaces(model)
+    names = sorted(set(labels))
+    text = study.text(names)[[names.index(label) for label in labels]]
+    z, energy = study.translate(model, f, rows), spaces.null(f).norm(dim=1)
+    removed = {-1: spaces.remove_null(f)} | {
+        draw: matched_removal(
+            f, energy, random_basis(spaces.features, spaces.null_dim, study.config.seed + draw)
+        )
+        for draw in range(study.config.control_draws)
+    }
+    tables = []
+    for draw, moved in removed.items():
+        score = pd.Series(attribute_score(z, study.translate(model, moved, rows), text).numpy())
+        tables.append(
+            pd.DataFrame(
+                {
+                    "draw": draw, "as_median": score.groupby(labels).median(),
+                    "as_abs": score.abs().groupby(labels).median(),
+                }
+            ).rename_axis("label").reset_index()
+        )
+    return pd.concat(tables, ignore_index=True)
+
+
+def _removals(study: Study, model: str, column: str) -> pd.DataFrame:
+    """One row a class, one column a removal: -1 is the null space, the others are random."""
+    return class_scores(study, model).pivot_table(column, "label", "draw")
+
+
+def _interval(study: Study, values: np.ndarray, clusters, statistic) -> dict[str, float]:
+    found = cluster_bootstrap(
+        values, clusters, statistic, draws=study.config.bootstrap_draws, seed=study.config.seed
+    )
+    return dict(zip(("value", "low", "high"), found))
+
+
+def class_spread(study: Study) -> pd.DataFrame:
+    """How many classes hardly leak, and how unevenly they do, for every classifier.
+
+    Parameters
+    ----------
+    study : Study
+
+    Returns
+    -------
+    pandas.DataFrame
+        model, title, ``quantity`` (``small``: share of the classes whose |AS| is below 1 degree,
+        0 to 1; ``middle``: median |AS| of the classes; ``spread``: interquartile range of the
+        classes' median AS; degrees), ``kind`` (null space removed; random control, the mean over
+        random subspaces; or their difference), ``value`` with its 95 % interval ``low`` to
+        ``high`` (whole classes drawn).
+    """
+    return study.stored("class-spread", lambda: _class_spread(study), *study.config.everyone)
+
+
+def _class_spread(study: Study) -> pd.DataFrame:
+    quantities = {
+        "small": ("as_abs", lambda v: np.mean(v < SMALL, axis=0)),
+        "middle": ("as_abs", lambda v: np.median(v, axis=0)),
+        "spread": ("as_median", lambda v: iqr(v, axis=0)),
+    }
+    records = []
+    for model in study.config.everyone:
+        for quantity, (column, score) in quantities.items():
+            table = _removals(study, model, column)
+            statistics = (
+                lambda v, score=score: score(v[:, 0]),
+                lambda v, score=score: score(v[:, 1:]).mean(),
+                lambda v, score=score: score(v[:, 0]) - score(v[:, 1:]).mean(),
+            )
+            for kind, statistic in zip(KINDS, statistics):
+                records.append(
+                    {"model": model, "title": study.title(model), "quantity": quantity,
+                     "kind": kind} | _interval(study, table.to_numpy(), table.index, statistic)
+                )
+    return pd.DataFrame(records)
+
+
+def spread_difference(study: Study, first: str, second: str) -> dict[str, float]:
+    """How much wider the second classifier's class medians spread than the first's.
+
+    Returns
+    -------
+    dict
+        ``value``, ``low`` and ``high``: interquartile range of the classes' median AS under the
+        second minus that under the first, degrees, 95 %, whole classes drawn as pairs.
+    """
+    one, two = (_removals(study, model, "as_median")[-1] for model in (first, second))
+    pair = np.column_stack([one, two.loc[one.index]])
+    return _interval(study, pair, one.index, lambda v: float(np.diff(iqr(v, axis=0))[0]))
+
+
+def class_agreement(study: Study) -> pd.DataFrame:
+    """Do classifiers leak the same classes? Spearman's rank correlation for every pair.
+
+    Parameters
+    ----------
+    study : Study
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a ``measure`` (``|AS|`` or ``AS``: classes in the order of their median absolute or
+        signed score) and pair: first, second (titles), n (classes), ``rho`` with ``low`` and
+        ``high`` (95 %, Fisher's z), ``p`` (two-sided) and ``p_holm`` (adjusted over all rows);
+        ``rho_control`` (mean over random subspaces) and ``excess`` (rho minus that), each with
+        ``_low`` and ``_high`` (95 %, whole classes drawn).
+    """
+    return study.stored("class-agreement", lambda: _class_agreement(study), *study.config.everyone)
+
+
+def _class_agreement(study: Study) -> pd.DataFrame:
+    records = []
+    for measure, column in (("|AS|", "as_abs"), ("AS", "as_median")):
+        for first, second in combinations(study.config.everyone, 2):
+            one, two = (_removals(study, model, column) for model in (first, second))
+            both = np.hstack([one, two.loc[one.index]])
+            control = _interval(study, both, one.index, lambda v: _correlations(v)[1:].mean())
+            excess = _interval(
+                study, both, one.index,
+                lambda v: _correlations(v)[0] - _correlations(v)[1:].mean(),
+            )
+            records.append(
+                {"measure": measure, "first": study.title(first), "second": study.title(second)}
+                | rank_correlation(one[-1], two.loc[one.index, -1])
+                | {"rho_control": control["value"], "rho_control_low": control["low"],
+                   "rho_control_high": control["high"], "excess": excess["value"],
+                   "excess_low": excess["low"], "excess_high": excess["high"]}
+            )
+    table = pd.DataFrame(records)
+    return table.assign(p_holm=holm(table["p"]))
+
+
+def _correlations(v: np.ndarray) -> np.ndarray:
+    """Spearman's rho of each column of the left half with its partner in the right half."""
+    half = v.shape[1] // 2
+    return np.diagonal(np.corrcoef(rankdata(v, axis=0).T)[:half, half:])
+
+
+def concept_summary(
+    study: Study, model: str, label: str, concepts: Sequence[str], place: str
+) -> pd.DataFrame:
+    """What a class's string graph says as a whole, with intervals.
+
+    Parameters
+    ----------
+    study : Study
+    model, label : str
+        As in ``Study.string_graph``.
+    concepts : sequence of str
+    place : str
+        Concept whose angle is compared with the nearest other one.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``quantity``, ``value``, ``low``, ``high``. Over views, 95 %: ``strength`` (median over
+        concepts of |AS|, degrees), ``strength_control`` (mean over random subspaces),
+        ``strength_excess`` (their difference) and ``lead`` (mean angle of `place` minus that of
+        the nearest other concept, degrees: negative = it is the nearest; nan where it was not
+        asked). Over concepts, 95 %, Fisher's z: ``order_before``, ``order_after``,
+        ``order_control`` (Spearman's correlation of the angles to the class's pictures with the
+        angles to the class's *name*).
+    """
+    before, after, other = study.concept_angles(model, label, concepts)
+    views = np.arange(len(before))
+
+    def lead(i: np.ndarray) -> float:
+        mean, own = before[i].mean(0), np.array(concepts) == place
+        return float(mean[own][0] - mean[~own].min()) if own.any() else np.nan
+
+    def strength(i: np.ndarray, moved: np.ndarray = after) -> float:
+        return float(np.median(np.abs((before - moved)[i].mean(0))))
+
+    def control(i: np.ndarray) -> float:
+        return float(np.mean([strength(i, moved) for moved in other]))
+
+    over_views = {
+        "strength": strength, "strength_control": control,
+        "strength_excess": lambda i: strength(i) - control(i), "lead": lead,
+    }
+    text = study.text([study.label(label), *concepts])
+    name = angle(text[:1], text[1:]).numpy()
+    over_concepts = {
+        "order_before": before.mean(0), "order_after": after.mean(0),
+        "order_control": other.mean((0, 1)),
+    }
+    records = [
+        {"quantity": quantity} | _interval(study, views, views, statistic)
+        for quantity, statistic in over_views.items()
+    ]
+    for quantity, angles in over_concepts.items():
+        found = rank_correlation(name, angles)
+        records.append(
+            {"quantity": quantity, "value": found["rho"], "low": found["low"],
+             "high": found["high"]}
+        )
+    return pd.DataFrame(records)
+
+
+def concept_difference(
+    study: Study, model: str, first: str, second: str, concepts: Sequence[str]
+) -> dict[str, float]:
+    """How much more the second class moves against the concepts than the first.
+
+    Returns
+    -------
+    dict
+        ``value``, ``low``, ``high``: ``strength`` of the second minus that of the first (see
+        :func:`concept_summary`), degrees; 95 %, views drawn within each class; nan where a class
+        has one view only.
+    """
+    shifts = []
+    for label in (first, second):
+        before, after, _ = study.concept_angles(model, label, concepts)
+        shifts.append(before - after)
+
+    def difference(i: np.ndarray, j: np.ndarray) -> float:
+        one, two = (np.median(np.abs(s[v].mean(0))) for s, v in zip(shifts, (i, j)))
+        return float(two - one)
+
+    views = [np.arange(len(shift)) for shift in shifts]
+    low = high = np.nan
+    if min(map(len, views)) > 1:
+        low, high = bootstrap(
+            views, difference, vectorized=False, method="percentile",
+            n_resamples=study.config.bootstrap_draws, random_state=study.config.seed,
+        ).confidence_interval
+    return {"value": difference(*views), "low": float(low), "high": float(high)}

@@ -1,0 +1,498 @@
+"""Steering inside the null space, and what a degree looks like there.
+
+Equations (10) to (13), (18) and (19), figures 6 and 10, table 1. Functions take a
+:class:`~sing_nb.study.Study`; one table, :func:`pushes`, is what the others read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.nn.functional import cosine_similarity, normalize
+
+from .metrics import angle, attribute_score, match_length
+from .perturb import Steered, directions, move, null_direction, step_for_angle
+from .stats import cluster_bootstrap
+from .study import Study
+from .translator import Translator
+
+__all__ = [
+    "RANDOM",
+    "READINGS",
+    "TOWARDS",
+    "changes",
+    "checks",
+    "contrasts",
+    "ladder_photos",
+    "nearest_label",
+    "prompt_photos",
+    "pushed_everywhere",
+    "pushes",
+    "scores",
+    "yardsticks",
+]
+
+TOWARDS, RANDOM = "towards the prompt", "random null direction"
+READINGS = {
+    "word": "nearest word", "photo": "nearest photo", "photo_or_own": "nearest photo, own included",
+}
+
+
+def nearest_label(study: Study, label: str) -> tuple[str, float]:
+    """The subject of the data whose prompt lies nearest to a label's.
+
+    Returns
+    -------
+    label : str
+        The label itself where the data has it.
+    angle : float
+        Between the two prompts' embeddings, degrees; 0 for the label itself.
+    """
+    have = study.subjects["label"].tolist()
+    if label in have:
+        return label, 0.0
+    angles = angle(study.text([label]), study.text(have))
+    return have[int(angles.argmin())], float(angles.min())
+
+
+# --- pushes -------------------------------------------------------------------------------------
+
+
+class _Push(NamedTuple):
+    own: np.ndarray  # which of the pictures: those that share a translator
+    prompt: str
+    kind: str
+    draw: int
+    target: float
+    text: torch.Tensor
+    translator: Translator
+    found: Steered
+
+
+def _each(
+    study: Study, model: str, rows: np.ndarray, prompts: Sequence[str], angles: Sequence[float],
+    draws: int,
+) -> Iterator[_Push]:
+    """Every push of every picture; a target of 0 degrees is the picture itself."""
+    f, spaces = study.features(model)[rows], study.spaces(model)
+    fold = study.pictures["fold"].to_numpy()[rows]
+    noise = [
+        torch.randn(
+            f.shape, dtype=torch.float64,
+            generator=torch.Generator().manual_seed(study.config.seed + draw),
+        )
+        for draw in range(draws)
+    ]
+    random = [normalize(spaces.null(one), dim=1) for one in noise]
+    for words, text in zip(prompts, study.space.encode_text(prompts), strict=True):
+        for number in np.unique(fold):
+            own = np.flatnonzero(fold == number)
+            fitted = study.translators(model)[number]
+            options = [(TOWARDS, 0, null_direction(f[own], fitted, text, spaces))]
+            options += [(RANDOM, draw, one[own]) for draw, one in enumerate(random)]
+            for kind, draw, direction in options:
+                for target in angles:
+                    how = {"target_is": float(target)} if target else {"step": 0.0}
+                    found = move(f[own], direction, fitted, text, **how)
+                    yield _Push(own, words, kind, draw, float(target), text, fitted, found)
+
+
+def pushes(
+    study: Study, model: str, pictures: Sequence[str], prompts: Sequence[str],
+    angles: Sequence[float], draws: int = 1,
+) -> pd.DataFrame:
+    """Push pictures towards prompts inside the null space, each calibrated to Image Scores.
+
+    Parameters
+    ----------
+    study : Study
+    model : str
+    pictures : sequence of str
+        Names in ``study.pictures``.
+    prompts : sequence of str
+        Whole prompts, "an image of a jellyfish".
+    angles : sequence of float
+        Image Scores to reach, degrees, from 0 (the picture itself) to below 180.
+    draws : int
+        Random null directions for each picture, the control.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a push: model, title, picture, label, prompt, ``kind`` (:data:`TOWARDS` or
+        :data:`RANDOM`), draw, target (degrees); step (in lengths of the feature), image_score,
+        attribute_score towards the prompt and own_score towards the picture's own label (degrees,
+        positive = closer; nan where the target is out of reach), limit (degrees that no step
+        reaches), reachable, logit_change (largest of any logit), length (of the translated
+        equivalent, in lengths of the translated feature), rank (1 + the words of the vocabulary
+        that lie nearer than the prompt), and labels of what is nearest: word, photo (of another
+        subject), photo_or_own (of any). The last four also with ``_before``: for the picture
+        itself.
+    """
+    table = study.pictures
+    rows = np.array([study.row(picture) for picture in pictures])
+    f, clf = study.features(model)[rows], study.classifier(model)
+    labels, subjects = table["label"].to_numpy()[rows], table["subject"].to_numpy()[rows]
+    names = sorted(set(labels))
+    own_text = study.text(names)[[names.index(label) for label in labels]]
+    vocabulary = np.array(study.vocabulary)
+    words = study.text(study.vocabulary).double()
+    shown = np.flatnonzero((table["source"] != "clipart").to_numpy())
+    photos = normalize(study.embeddings[shown].double(), dim=1)
+    shown_labels = table["label"].to_numpy()[shown]
+    same = torch.tensor(subjects[:, None] == table["subject"].to_numpy()[shown])
+
+    def read(z: torch.Tensor, own: np.ndarray, text: torch.Tensor) -> dict[str, np.ndarray]:
+        u = normalize(z, dim=1)
+        near = u @ photos.T
+        to_words = u @ torch.cat([words, text[None].double()]).T
+        # The prompt may be a word of the vocabulary: equal is not nearer.
+        nearer = to_words[:, :-1] > to_words[:, -1:] + 1e-9
+        return {
+            "rank": nearer.sum(1).numpy() + 1,
+            "word": vocabulary[to_words[:, :-1].argmax(1).numpy()],
+            "photo": shown_labels[near.masked_fill(same[own], -2.0).argmax(1).numpy()],
+            "photo_or_own": shown_labels[near.argmax(1).numpy()],
+        }
+
+    parts = []
+    for push in _each(study, model, rows, prompts, angles, draws):
+        own, found = push.own, push.found
+        before = push.translator(f[own].double())
+        after = push.translator(found.features.double())
+        blank = torch.where(found.reachable, 1.0, torch.nan)
+        change = clf.logits(found.features) - clf.logits(f[own])
+        parts.append(
+            pd.DataFrame(
+                {
+                    "model": model, "title": clf.title, "picture": np.asarray(pictures)[own],
+                    "label": labels[own], "prompt": push.prompt, "kind": push.kind,
+                    "draw": push.draw, "target": push.target,
+                    "step": (found.step / f[own].norm(dim=1)).numpy(),
+                    "image_score": found.image_score.numpy(),
+                    "attribute_score": found.attribute_score.numpy(),
+                    "own_score": (attribute_score(before, after, own_text[own]) * blank).numpy(),
+                    "limit": found.limit.numpy(), "reachable": found.reachable.numpy(),
+                    "logit_change": change.abs().amax(1).numpy(),
+                    "length": (after.norm(dim=1) / before.norm(dim=1)).numpy(),
+                }
+                | {f"{key}_before": value for key, value in read(before, own, push.text).items()}
+                | read(after, own, push.text)
+            )
+        )
+    return pd.concat(parts, ignore_index=True)
+
+
+def pushed_everywhere(
+    study: Study, pictures: Sequence[str], prompts: Sequence[str], angles: Sequence[float],
+    draws: int = 1,
+) -> pd.DataFrame:
+    """:func:`pushes` for every compared classifier, kept with the study's other tables."""
+    asked = repr((list(pictures), list(prompts), [float(a) for a in angles], draws))
+    models = study.config.models
+    return study.stored(
+        f"pushes-{hashlib.sha256(asked.encode()).hexdigest()[:12]}",
+        lambda: pd.concat(
+            [pushes(study, model, pictures, prompts, angles, draws) for model in models],
+            ignore_index=True,
+        ),
+        *models,
+    )
+
+
+# --- what they add up to ------------------------------------------------------------------------
+
+
+def scores(
+    study: Study, pushed: pd.DataFrame, by: Sequence[str] = ("model", "title", "kind"),
+    size: bool = False,
+) -> pd.DataFrame:
+    """Attribute Scores towards the prompt, and how far the null space reaches.
+
+    Parameters
+    ----------
+    study : Study
+    pushed : pandas.DataFrame
+        Of :func:`pushes`.
+    by : sequence of str
+        Columns that tell the groups.
+    size : bool
+        Take |AS|, as table 1 of the paper does.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The columns `by`, value, low, high (mean and its 95 % interval over subjects, degrees;
+        bounds are nan for one subject, everything where no picture reaches the target), sd (over
+        pushes, degrees), pictures, unreached (pictures with a push that falls short), reached
+        (share of pushes), limit_low and limit (smallest and median angle out of reach, degrees).
+    """
+    records = []
+    for names, group in pushed.groupby(list(by), sort=False):
+        there = group[group["reachable"]]
+        values = there["attribute_score"].abs() if size else there["attribute_score"]
+        record = dict.fromkeys(("value", "low", "high"), np.nan)
+        if len(there):
+            record = _interval(study, values, there["label"])
+        records.append(
+            dict(zip(by, names, strict=True)) | record
+            | {
+                "sd": values.std(), "pictures": group["picture"].nunique(),
+                "unreached": group.loc[~group["reachable"], "picture"].nunique(),
+                "reached": group["reachable"].mean(), "limit_low": group["limit"].min(),
+                "limit": group["limit"].median(),
+            }
+        )
+    return pd.DataFrame(records)
+
+
+def contrasts(study: Study, pushed: pd.DataFrame) -> pd.DataFrame:
+    """Paired differences of |AS|, picture by picture, over those that reach the target twice.
+
+    Parameters
+    ----------
+    study : Study
+    pushed : pandas.DataFrame
+        Of :func:`pushes` for one or more classifiers, to one angle.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``contrast`` (``prompt - random``: push towards the prompt minus the mean of the random
+        null directions; ``classifiers``: towards the prompt, minus the first classifier), model,
+        title, value, low, high (degrees, 95 % over subjects; bounds nan for one), pictures.
+    """
+    there = pushed[pushed["reachable"]].assign(size=lambda t: t["attribute_score"].abs())
+    wide = there.pivot_table(
+        index=["picture", "prompt", "label"], columns=["model", "kind"], values="size"
+    )
+    titles = pushed.drop_duplicates("model").set_index("model")["title"]
+    pairs = [("prompt - random", m, wide[m, TOWARDS] - wide[m, RANDOM]) for m in titles.index]
+    pairs += [
+        ("classifiers", m, wide[m, TOWARDS] - wide[titles.index[0], TOWARDS])
+        for m in titles.index[1:]
+    ]
+    records = []
+    for contrast, model, values in pairs:
+        values = values.dropna()
+        records.append(
+            {"contrast": contrast, "model": model, "title": titles[model]}
+            | _interval(study, values, values.index.get_level_values("label"))
+            | {"pictures": values.index.get_level_values("picture").nunique()}
+        )
+    return pd.DataFrame(records)
+
+
+def changes(study: Study, pushed: pd.DataFrame) -> pd.DataFrame:
+    """How many pushed pictures are read differently: another nearest word, another photo.
+
+    Photos are told apart by subject: another view of the same subject is no change.
+
+    Parameters
+    ----------
+    study : Study
+    pushed : pandas.DataFrame
+        Of :func:`pushes`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        model, title, kind, target (degrees), reading (a value of :data:`READINGS`), value, low,
+        high (share of the pushes that reach the target, 0 to 1, 95 % over subjects), reached
+        (share of pushes).
+    """
+    records = []
+    for names, group in pushed.groupby(["model", "title", "kind", "target"], sort=False):
+        there = group[group["reachable"]]
+        if there.empty:
+            continue
+        for column, reading in READINGS.items():
+            changed = (there[column] != there[f"{column}_before"]).astype(float)
+            records.append(
+                dict(zip(("model", "title", "kind", "target"), names, strict=True))
+                | {"reading": reading} | _interval(study, changed, there["label"])
+                | {"reached": group["reachable"].mean()}
+            )
+    return pd.DataFrame(records)
+
+
+def _interval(study: Study, values: pd.Series, clusters: Sequence[str]) -> dict[str, float]:
+    found = cluster_bootstrap(
+        values, clusters, draws=study.config.bootstrap_draws, seed=study.config.seed
+    )
+    return dict(zip(("value", "low", "high"), found, strict=True))
+
+
+def yardsticks(study: Study, model: str) -> pd.DataFrame:
+    """Angles to hold an Image Score against, among translated photo stamps.
+
+    Each pair shares a translator, the one that never saw its subjects.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``what`` (two views of one subject, two subjects, null part removed), value, low, high:
+        the median over subjects of each subject's median angle, degrees, 95 % over subjects.
+    """
+    table = study.pictures[study.pictures["source"] == "stamp"]
+    angles: dict[str, list[float]] = {"two views of one subject": [], "two subjects": []}
+    for number, group in table.groupby("fold"):
+        f = study.features(model)[group.index.tolist()].double()
+        u = normalize(study.translators(model)[number](f), dim=1)
+        # The chord of two unit vectors is 2 sin(angle / 2).
+        between = torch.rad2deg(2 * torch.asin((torch.cdist(u, u) / 2).clamp(max=1))).numpy()
+        subjects = group["subject"].to_numpy()
+        for subject in np.unique(subjects):
+            mine = subjects == subject
+            pairs = between[np.ix_(mine, mine)][np.triu_indices(mine.sum(), 1)]
+            angles["two views of one subject"].append(np.median(pairs))
+            angles["two subjects"].append(np.median(between[np.ix_(mine, ~mine)]))
+    removed = study.images(model).query("source == 'stamp'").groupby("subject")["image_score"]
+    angles["null part removed"] = removed.median().tolist()
+    records = []
+    for what, values in angles.items():
+        found = cluster_bootstrap(
+            values, range(len(values)), np.median,
+            draws=study.config.bootstrap_draws, seed=study.config.seed,
+        )
+        records.append({"what": what, "value": found[0], "low": found[1], "high": found[2]})
+    return pd.DataFrame(records)
+
+
+# --- photos -------------------------------------------------------------------------------------
+
+
+def prompt_photos(
+    study: Study, model: str, pictures: Sequence[str], prompts: Sequence[str], target_is: float,
+    k: int = 3,
+) -> pd.DataFrame:
+    """Photos nearest to pictures that are pushed towards prompts, and to one random push.
+
+    Returns
+    -------
+    pandas.DataFrame
+        As :func:`ladder_photos`; ``state`` is the prompt's own words, ``not pushed`` or
+        ``random``.
+    """
+    found = _near(study, model, pictures, prompts, [target_is], k)
+    # Where nothing is pushed, or not towards a prompt, all prompts give the same.
+    start, random = found["target"] == 0, found["kind"] == RANDOM
+    once = (found["prompt"] == prompts[0]) & (start ^ random)
+    found["state"] = np.select(
+        [start, random], ["not pushed", "random"],
+        found["prompt"].str.replace(r"^an image of an? ", "", regex=True),
+    )
+    found.loc[random, "attribute_score"] = np.nan
+    found = found[once | ~(start | random)]
+    return found.iloc[(found["state"] == "random").argsort(kind="stable")].reset_index(drop=True)
+
+
+def ladder_photos(
+    study: Study, model: str, pictures: Sequence[str], prompt: str, angles: Sequence[float],
+    k: int = 3,
+) -> pd.DataFrame:
+    """Photos nearest to equivalents of pictures, step by step in Image Score; figure 10.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a neighbour: name (label of the picture), ``kind`` of direction, ``state`` (the
+        Image Score as text), target, reachable, attribute_score (towards the prompt), own_score
+        (towards the picture's label; degrees), logit_change, length, word (the nearest), place
+        (``1`` to k, and ``photo``: the picture itself, once, at 0 degrees), picture and label (of
+        the neighbour, never of the own subject), angle (degrees; nan for the picture itself).
+    """
+    found = _near(study, model, pictures, [prompt], angles, k)
+    return found.assign(state=found["target"].map("IS {:g}°".format))
+
+
+def _near(
+    study: Study, model: str, pictures: Sequence[str], prompts: Sequence[str],
+    angles: Sequence[float], k: int,
+) -> pd.DataFrame:
+    angles = sorted({0.0, *angles})
+    tables = []
+    for picture in pictures:
+        row = study.row(picture)
+        own = study.pictures.iloc[row]
+        z = torch.cat(
+            [
+                push.translator(push.found.features.double())
+                for push in _each(study, model, np.array([row]), prompts, angles, 1)
+            ]
+        )
+        near = study.nearest(z, k, exclude=own["subject"]).rename(columns={"rank": "place"})
+        itself = pd.DataFrame({"row": range(len(z)), "place": "photo", "angle": np.nan})
+        near = pd.concat([itself.assign(picture=own["picture"], label=own["label"]),
+                          near.astype({"place": str})])
+        scored = pushes(study, model, [picture], prompts, angles).drop(
+            columns=["picture", "label", "photo"])
+        table = near.merge(scored, left_on="row", right_index=True).assign(name=own["label"])
+        tables.append(table[(table["place"] != "photo") | (table["target"] == 0)])
+    return pd.concat(tables, ignore_index=True).drop(columns="row")
+
+
+# --- equations ----------------------------------------------------------------------------------
+
+
+def checks(
+    study: Study, model: str, pictures: Sequence[str], prompt: str, target_is: float
+) -> pd.DataFrame:
+    """What equations (10) to (13), (18) and (19) claim, computed a second way in this run.
+
+    Returns
+    -------
+    pandas.DataFrame
+        equation, claim, residual (the largest over pictures), bound, unit; the claim holds where
+        the residual lies below the bound. The push is to `target_is`, or to nine tenths of the
+        smallest angle out of reach where that is less.
+    """
+    rows = np.array([study.row(picture) for picture in pictures])
+    f, spaces = study.features(model)[rows].double(), study.spaces(model)
+    text = study.space.encode_text([prompt])[0].double()
+    weight = study.classifier(model).head.weight
+    fitted = study.translator(model)
+    variable = f.clone().requires_grad_()
+    cosine = cosine_similarity(fitted(variable), text, dim=-1)
+    (gradient,) = torch.autograd.grad(cosine.sum(), variable)
+    direction = null_direction(f, fitted, text, spaces)
+    reach = float(step_for_angle(f, direction, fitted, target_is)[1].min())
+    target = min(target_is, 0.9 * reach)
+    found = move(f, direction, fitted, text, target_is=target)
+    z, z_tilde = fitted(f), fitted(found.features)
+    matched = match_length(z_tilde, z)
+    a, b = z.numpy(), z_tilde.numpy()
+    length = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    by_arccos = np.degrees(np.arccos((a * b).sum(1) / length))
+    moved = found.features - f - found.step[:, None] * direction
+    drift = angle(matched, text) - angle(z_tilde, text)
+    records = [
+        ("10", "s is the cosine of the angle to the prompt",
+         cosine.detach() - torch.cos(torch.deg2rad(angle(fitted(f), text))), 1e-9, ""),
+        ("11", "the closed form is autograd's gradient, relative to its length",
+         (directions(f, fitted, text) - gradient).norm(dim=1) / gradient.norm(dim=1), 1e-6, ""),
+        ("12", "the direction has length 1", direction.norm(dim=1) - 1, 1e-9, ""),
+        ("12", "the head does not see it, relative to its largest singular value",
+         (direction @ weight.double().T).norm(dim=1) / spaces.singular_values[0], 1e-6, ""),
+        ("13", "the push is the step times the direction", moved.norm(dim=1), 1e-6, ""),
+        ("13", f"the push turns T(f) by {target:g}°, by NumPy's arccos",
+         torch.tensor(by_arccos) - target, 1e-3, "°"),
+        ("18", "the angle is NumPy's arccos", angle(z, z_tilde) - torch.tensor(by_arccos),
+         1e-6, "°"),
+        ("19", "the length is that of T(f), relatively",
+         matched.norm(dim=1) / z.norm(dim=1) - 1, 1e-6, ""),
+        ("19", "no angle changes, neither to T(f) nor to the prompt",
+         torch.cat([angle(z, matched) - angle(z, z_tilde), drift]), 1e-6, "°"),
+    ]
+    return pd.DataFrame(
+        [
+            {"equation": equation, "claim": claim, "residual": float(residual.abs().max()),
+             "bound": bound, "unit": unit}
+            for equation, claim, residual, bound, unit in records
+        ]
+    )

@@ -1,0 +1,161 @@
+"""Does the head really not see the null space? Pushes of one length, measured. Supplement 2."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+
+from .metrics import attribute_score, image_score
+from .nullspace import HeadSpaces
+from .perturb import logit_distance, matched_perturbations
+from .stats import cluster_bootstrap
+from .study import Study
+
+__all__ = ["perturbation_summary", "perturbations", "perturbed_neighbours"]
+
+
+def perturbations(study: Study, model: str) -> pd.DataFrame:
+    """Every picture pushed in several directions by the length of its own null part.
+
+    Parameters
+    ----------
+    study : Study
+    model : str
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a stamp view or photograph and ``kind`` (see
+        :func:`~sing_nb.perturb.matched_perturbations`): picture, subject, label, ``length`` (of
+        the push, as a share of the feature's), ``logit_change`` (equation 16, at least 0),
+        ``probability_change`` (total variation, 0 to 1), ``flipped`` (another class wins),
+        ``image_score`` and ``attribute_score`` towards the own label (degrees).
+    """
+    return study.stored(f"perturbations-{model}", lambda: _perturbations(study, model), model)
+
+
+def _pushes(study: Study, model: str, rows: np.ndarray, seed: int) -> dict[str, torch.Tensor]:
+    clf, f = study.classifier(model), study.features(model)[rows]
+    weight = clf.head.weight
+    wider = HeadSpaces.for_probabilities(weight)
+    sensitive = weight[clf.logits(f).argmax(1)]
+    return matched_perturbations(f, sensitive, study.spaces(model), wider, seed)
+
+
+def _perturbations(study: Study, model: str) -> pd.DataFrame:
+    table = study.pictures
+    rows = np.flatnonzero((table["source"] != "clipart").to_numpy())
+    clf, f = study.classifier(model), study.features(model)[rows]
+    labels = table["label"].to_numpy()[rows]
+    names = sorted(set(labels))
+    text = study.text(names)[[names.index(label) for label in labels]]
+    z, before = study.translate(model, f, rows), clf.logits(f)
+    p = torch.softmax(before.double(), dim=1)
+    tables = []
+    for kind, delta in _pushes(study, model, rows, study.config.seed).items():
+        # Logits are compared as the model computes them, in float32.
+        moved = (f.double() + delta).to(f.dtype)
+        after, z_moved = clf.logits(moved), study.translate(model, moved, rows)
+        q = torch.softmax(after.double(), dim=1)
+        tables.append(
+            pd.DataFrame(
+                {
+                    "picture": table["picture"].to_numpy()[rows],
+                    "subject": table["subject"].to_numpy()[rows], "label": labels, "kind": kind,
+                    "length": (delta.norm(dim=1) / f.double().norm(dim=1)).numpy(),
+                    "logit_change": logit_distance(before, after).numpy(),
+                    "probability_change": ((p - q).abs().sum(1) / 2).numpy(),
+                    "flipped": (before.argmax(1) != after.argmax(1)).numpy(),
+                    "image_score": image_score(z, z_moved).numpy(),
+                    "attribute_score": attribute_score(z, z_moved, text).numpy(),
+                }
+            )
+        )
+    return pd.concat(tables, ignore_index=True)
+
+
+def perturbation_summary(study: Study) -> pd.DataFrame:
+    """Medians of :func:`perturbations` by classifier and kind, with intervals over subjects.
+
+    Returns
+    -------
+    pandas.DataFrame
+        model, title, kind, quantity (``logit_change``, ``probability_change``, ``flipped`` [a
+        share, 0 to 1], ``image_score``, ``attribute_size`` [of its absolute value]), value, low
+        and high (95 %, cluster bootstrap over subjects).
+    """
+    return study.stored(
+        "perturbation-summary", lambda: _summary(study), *study.config.everyone
+    )
+
+
+def _summary(study: Study) -> pd.DataFrame:
+    records = []
+    for model in study.config.everyone:
+        table = perturbations(study, model)
+        table["attribute_size"] = table["attribute_score"].abs()
+        for kind, group in table.groupby("kind", sort=False):
+            for quantity in ("logit_change", "probability_change", "flipped", "image_score",
+                             "attribute_size"):
+                statistic = np.mean if quantity == "flipped" else np.median
+                interval = cluster_bootstrap(
+                    group[quantity].to_numpy(), group["subject"], statistic,
+                    draws=study.config.bootstrap_draws, seed=study.config.seed,
+                )
+                records.append(
+                    {
+                        "model": model, "title": study.title(model), "kind": kind,
+                        "quantity": quantity, "value": interval.estimate,
+                        "low": interval.low, "high": interval.high,
+                    }
+                )
+    return pd.DataFrame(records)
+
+
+def perturbed_neighbours(
+    study: Study, model: str, pictures: Sequence[str], kinds: Sequence[str],
+    seeds: Sequence[int] = (0, 1, 2, 3), k: int = 3,
+) -> pd.DataFrame:
+    """Photos nearest to pictures after each push, for several seeds of the random directions.
+
+    Parameters
+    ----------
+    study : Study
+    model : str
+    pictures : sequence of str
+    kinds : sequence of str
+        Of :func:`~sing_nb.perturb.matched_perturbations`.
+    seeds : sequence of int
+    k : int
+        Photos for each push.
+
+    Returns
+    -------
+    pandas.DataFrame
+        name (label and seed), ``state`` (``translated`` or a kind), place (``photo`` or the
+        rank), picture, label, angle (degrees; nan for the photo itself).
+    """
+    rows = np.array([study.row(picture) for picture in pictures])
+    f = study.features(model)[rows]
+    tables = []
+    for seed in seeds:
+        pushes = _pushes(study, model, rows, seed)
+        states = {"translated": study.translate(model, f, rows)} | {
+            kind: study.translate(model, (f.double() + pushes[kind]).to(f.dtype), rows)
+            for kind in kinds
+        }
+        for number, row in enumerate(rows):
+            own = study.pictures.iloc[row]
+            itself = pd.DataFrame(
+                [{"picture": own["picture"], "label": own["label"], "angle": np.nan,
+                  "place": "photo"}]
+            )
+            for state, z in states.items():
+                near = study.nearest(z[[number]], k, exclude=own["subject"])
+                near["place"] = near["rank"].astype(str)
+                both = pd.concat([itself, near.drop(columns=["row", "rank"])])
+                tables.append(both.assign(name=f"{own['label']}, seed {seed}", state=state))
+    return pd.concat(tables, ignore_index=True)
