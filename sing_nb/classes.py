@@ -215,8 +215,8 @@ def concept_summary(
         ``quantity``, ``value``, ``low``, ``high``. Over views, 95 %: ``strength`` (median over
         concepts of |AS|, degrees), ``strength_control`` (mean over random subspaces),
         ``strength_excess`` (their difference) and ``lead`` (mean angle of `place` minus that of
-        the nearest other concept, degrees: negative = it is the nearest; nan where it was not
-        asked). Over concepts, 95 %, Fisher's z: ``order_before``, ``order_after``,
+        the nearest other concept, degrees: negative = it is the nearest; left out where it was
+        not asked). Over concepts, 95 %, Fisher's z: ``order_before``, ``order_after``,
         ``order_control`` (Spearman's correlation of the angles to the class's pictures with the
         angles to the class's *name*).
     """
@@ -225,7 +225,7 @@ def concept_summary(
 
     def lead(i: np.ndarray) -> float:
         mean, own = before[i].mean(0), np.array(concepts) == place
-        return float(mean[own][0] - mean[~own].min()) if own.any() else np.nan
+        return float(mean[own][0] - mean[~own].min())
 
     def strength(i: np.ndarray, moved: np.ndarray = after) -> float:
         return float(np.median(np.abs((before - moved)[i].mean(0))))
@@ -235,8 +235,8 @@ def concept_summary(
 
     over_views = {
         "strength": strength, "strength_control": control,
-        "strength_excess": lambda i: strength(i) - control(i), "lead": lead,
-    }
+        "strength_excess": lambda i: strength(i) - control(i),
+    } | ({"lead": lead} if place in concepts else {})
     text = study.text([study.label(label), *concepts])
     name = angle(text[:1], text[1:]).numpy()
     over_concepts = {

@@ -33,14 +33,17 @@ __all__ = [
     "photo_neighbours",
     "photo_words",
     "pushed_photos",
+    "robustness",
     "score_geometry",
     "slide",
+    "space_ratio",
     "spectrum",
     "steering_path",
     "steering_scores",
     "string_graph",
     "targets",
     "top_classes",
+    "truncated_heads",
     "views",
     "word_changes",
 ]
@@ -707,11 +710,13 @@ def photo_words(table: pd.DataFrame, label: str = "photo ") -> alt.LayerChart:
             domain=states, range=["circle", "square", "diamond"][: len(states)])),
         tooltip=["word:N", "state:N", alt.Tooltip("angle:Q", title="degrees", format=".1f"),
                  alt.Tooltip("rank:Q", title="rank of the word")])
-    shown = table.drop_duplicates("name")[["name", "image"]]
-    picture = alt.Chart(shown).transform_filter("datum.name == chosen").mark_image(
-        width=96, height=96, xOffset=-54, yOffset=52).encode(
-        x=alt.value("width"), y=alt.value(0), url="image:N")
-    return alt.layer(strings, picture, dots).add_params(pick).properties(height=300, **WIDE)
+    # An unseen mark to the right of all dots leaves room for the photo.
+    room = base.transform_joinaggregate(
+        near="min(angle)", far="max(angle)", groupby=["name"]
+    ).transform_calculate(angle="datum.far + 0.45 * (datum.far - datum.near)").mark_point(
+        opacity=0).encode(x="angle:Q", tooltip=alt.Undefined)
+    return alt.layer(strings, room, _corner_photo(table, "right", 0), dots).add_params(
+        pick).properties(height=300, **WIDE)
 
 
 def top_classes(table: pd.DataFrame, label: str = "photo ") -> alt.LayerChart:
@@ -778,7 +783,7 @@ def word_changes(table: pd.DataFrame, label: str = "photo ") -> alt.LayerChart:
         y=alt.Y("word:N", sort=alt.EncodingSortField("place", op="min"), title=None,
                 axis=alt.Axis(grid=True, labelLimit=150)),
         x=alt.X("attribute_score:Q", scale=alt.Scale(padding=8),
-                title="AS towards the word (degrees; + = gained, − = lost)"),
+                title="AS (degrees; + = gained, − = lost)"),
         color=alt.Color("kind:N", sort=kinds, title=None,
                         legend=alt.Legend(orient="top", columns=2, labelLimit=220),
                         scale=alt.Scale(domain=kinds, range=[VERMILION, GREY])),
@@ -820,7 +825,7 @@ def photo_neighbours(table: pd.DataFrame, label: str = "photo ") -> alt.LayerCha
         x=alt.X("state:N", sort=states, title=None, scale=alt.Scale(domain=states),
                 axis=alt.Axis(orient="top", labelAngle=0, domain=False, ticks=False,
                               labelLimit=130,
-                              labelExpr="replace(datum.label, ' part ', ' ')")),
+                              labelExpr="split(replace(datum.label, ' part ', ' '), ' ')")),
         y=alt.Y("place:N", sort=places, title="rank in the joint space (1 = nearest)",
                 scale=alt.Scale(domain=places),
                 axis=alt.Axis(domain=False, ticks=False)),
@@ -1121,3 +1126,116 @@ def perturbation_effects(table: pd.DataFrame) -> alt.LayerChart:
                  alt.Tooltip("high:Q", title="to", format=".3~g")])
     return alt.layer(rules, dots).add_params(pick, what).properties(
         height=38 * len(kinds), **WIDE)
+
+def space_ratio(table: pd.DataFrame) -> alt.LayerChart:
+    """Every classifier in every joint space: a measure with its interval, beside the control.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        ``towers.space_table``.
+    """
+    table = table[table["quantity"].isin(QUANTITIES)].copy()
+    table["name"] = table["quantity"].map(QUANTITIES)
+    table["own"] = np.where(table["circular"], "in the space it built (control)", "in another's")
+    spaces = list(dict.fromkeys(table["space"]))
+    pick = _dropdown("quantity", [QUANTITIES[q] for q in ("ratio", "image_score",
+                                                          "attribute_score")], "quantity ")
+    kind = alt.param(name="shown", value="null space removed", bind=alt.binding_radio(
+        options=["null space removed", "random control"], name="show "))
+    base = alt.Chart(table).transform_filter(
+        "datum.name == quantity && datum.kind == shown").encode(
+        y=alt.Y("space:N", sort=spaces, title="joint space built from",
+                axis=alt.Axis(labelExpr="split(datum.label, '-')", labelLimit=120)),
+        yOffset=alt.YOffset("title:N", sort=spaces),
+        color=alt.Color("title:N", title="classifier", sort=spaces,
+                        legend=alt.Legend(orient="top", columns=2),
+                        scale=alt.Scale(domain=spaces, range=MODELS[: len(spaces)])))
+    rules = base.mark_rule(strokeWidth=3).encode(
+        x=alt.X("low:Q", title="median over pictures, 95 % interval over subjects",
+                scale=alt.Scale(zero=True)), x2="high:Q")
+    dots = base.mark_point(filled=True, size=120, opacity=1, strokeWidth=2).encode(
+        x="value:Q",
+        shape=alt.Shape("own:N", title=None, legend=alt.Legend(orient="top", columns=1,
+                                                               labelLimit=240),
+                        scale=alt.Scale(domain=["in another's", "in the space it built (control)"],
+                                        range=["circle", "cross"])),
+        tooltip=["title:N", "space:N", "own:N", "name:N", alt.Tooltip("value:Q", format=".2f"),
+                 alt.Tooltip("low:Q", title="95 % from", format=".2f"),
+                 alt.Tooltip("high:Q", title="to", format=".2f")])
+    return alt.layer(rules, dots).add_params(pick, kind).properties(
+        height=84 * len(spaces), **WIDE)
+
+
+def truncated_heads(table: pd.DataFrame) -> alt.LayerChart:
+    """Scores against the rank of the head: full heads and truncated ones, with intervals.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        ``truncation.truncated_heads``.
+    """
+    table = table[table["quantity"].isin(QUANTITIES)].copy()
+    table["name"] = table["quantity"].map(QUANTITIES)
+    titles = list(dict.fromkeys(table["title"]))
+    pick = _dropdown("quantity", [QUANTITIES[q] for q in ("ratio", "image_score",
+                                                          "attribute_score")], "quantity ")
+    model = _dropdown("classifier", ["all", *titles], "classifier ")
+    base = alt.Chart(table).transform_filter(
+        "datum.name == quantity && (classifier == 'all' || datum.title == classifier)").encode(
+        x=alt.X("rank:Q", title="directions that the head still reads (rank)",
+                scale=alt.Scale(domain=[0, int(table["rank"].max()) + 40], nice=False)),
+        color=_model_colour(table),
+        strokeDash=alt.StrokeDash("kind:N", title=None, legend=alt.Legend(
+            orient="top", columns=2, symbolType="stroke", symbolStrokeWidth=2),
+            scale=alt.Scale(domain=["null space removed", "random control"],
+                            range=[[1, 0], [5, 4]])))
+    lines = base.mark_line(strokeWidth=2).encode(
+        y=alt.Y("value:Q", title="median over pictures", scale=alt.Scale(zero=True)))
+    rules = base.transform_filter("datum.kind == 'null space removed'").mark_rule(
+        strokeWidth=2.5, opacity=0.8).encode(y="low:Q", y2="high:Q", strokeDash=alt.Undefined)
+    dots = base.mark_point(filled=True, size=70, opacity=1).encode(
+        y="value:Q", strokeDash=alt.Undefined,
+        tooltip=["title:N", "kind:N", alt.Tooltip("rank:Q"),
+                 alt.Tooltip("null_dim:Q", title="null dimensions"),
+                 alt.Tooltip("null_share:Q", title="share of the feature unseen", format=".0%"),
+                 alt.Tooltip("accuracy:Q", format=".1%"),
+                 alt.Tooltip("agreement:Q", title="same class as the full head", format=".1%"),
+                 alt.Tooltip("value:Q", format=".2f"),
+                 alt.Tooltip("low:Q", title="95 % from", format=".2f"),
+                 alt.Tooltip("high:Q", title="to", format=".2f")])
+    return alt.layer(lines, rules, dots).add_params(pick, model).properties(height=340, **WIDE)
+
+
+def robustness(table: pd.DataFrame) -> alt.LayerChart:
+    """Accuracy of heads on principal features against heads on translated ones, a dot a subset.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        ``robustness.group_accuracies``.
+    """
+    hover = alt.selection_point(fields=["subset"], on="pointerover", empty=True, nearest=True)
+    legend = alt.selection_point(fields=["title"], bind="legend")
+    ends = [float(table[["before", "after"]].to_numpy().min()) - 0.02, 1.0]
+    scale = alt.Scale(domain=ends, nice=False)
+    table = table.assign(all=table["chance"] == table["chance"].min())
+    dots = alt.Chart(table).mark_point(filled=True).encode(
+        x=alt.X("before:Q", title="balanced accuracy on principal features", scale=scale,
+                axis=alt.Axis(format="%")),
+        y=alt.Y("after:Q", title="… on translated principal features", scale=scale,
+                axis=alt.Axis(format="%")),
+        color=alt.Color("title:N", title="classifier", legend=alt.Legend(orient="top", columns=2),
+                        scale=alt.Scale(domain=list(dict.fromkeys(table["title"])),
+                                        range=MODELS[: table["title"].nunique()])),
+        shape=alt.Shape("all:N", legend=None,
+                        scale=alt.Scale(domain=[False, True], range=["circle", "diamond"])),
+        size=alt.condition("datum.all", alt.value(230), alt.value(55)),
+        opacity=alt.condition(legend & hover, alt.value(0.85), alt.value(0.15)),
+        tooltip=["title:N", "subset:N",
+                 alt.Tooltip("before:Q", title="principal features", format=".1%"),
+                 alt.Tooltip("after:Q", title="translated", format=".1%"),
+                 alt.Tooltip("chance:Q", format=".1%")]).add_params(hover, legend)
+    line = alt.Chart(pd.DataFrame({"x": ends, "y": ends})).mark_line(
+        color=GREY, strokeDash=[4, 4]).encode(x="x:Q", y="y:Q")
+    return alt.layer(line, dots).properties(height=380, **WIDE)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .metrics import angle, attribute_score
+from .metrics import angle
 from .perturb import matched_removal
 from .stats import cluster_bootstrap, random_basis
 from .study import Study
@@ -94,7 +94,8 @@ def top_classes(study: Study, model: str, pictures: Sequence[str], k: int = 5) -
 
 
 def word_changes(
-    study: Study, model: str, pictures: Sequence[str], k: int = 5, near: int = 50
+    study: Study, model: str, pictures: Sequence[str], k: int = 5, near: int = 50,
+    chosen_by: int = -1,
 ) -> pd.DataFrame:
     """Words that a picture gains and loses most when its null part goes, equation (7) a word.
 
@@ -108,6 +109,9 @@ def word_changes(
     near : int
         Only words among so many nearest ones, before or after, count: far words turn as well, but
         say little of the picture.
+    chosen_by : int
+        The removal that the words are chosen by: -1 = null removal, else a random subspace, which
+        shows how large the largest changes are where nothing but chance chose the subspace.
 
     Returns
     -------
@@ -121,14 +125,15 @@ def word_changes(
     text = study.text(study.vocabulary)[None]
     z = study.translate(model, f, rows)[:, None]
     after = [study.translate(model, moved, rows)[:, None] for moved in (removed, *random)]
-    before, without = angle(z, text), angle(after[0], text)
-    scores = torch.stack([attribute_score(z, moved, text) for moved in after])
+    angles = torch.stack([angle(moved, text) for moved in after])
+    before, chooser = angle(z, text), chosen_by + 1
     records = []
     for number, (picture, name) in enumerate(zip(pictures, study.names(pictures))):
-        ranks = [a[number].argsort().argsort() for a in (before, without)]
+        ranks = [a.argsort().argsort() for a in (before[number], angles[chooser, number])]
         words = torch.nonzero(torch.minimum(*ranks) < near).flatten()
-        order = words[scores[0, number, words].argsort(descending=True)]
-        own = scores[0, number]
+        scores = before[number] - angles[:, number]
+        own = scores[chooser]
+        order = words[own[words].argsort(descending=True)]
         chosen = [*(w for w in order[:k] if own[w] > 0), *(w for w in order[-k:] if own[w] < 0)]
         for word in map(int, chosen):
             for draw in range(-1, len(random)):
@@ -137,7 +142,7 @@ def word_changes(
                         "picture": picture, "name": name, "word": study.vocabulary[word],
                         "kind": "null part removed" if draw < 0 else "random part removed",
                         "draw": draw, "before": float(before[number, word]),
-                        "attribute_score": float(scores[draw + 1, number, word]),
+                        "attribute_score": float(scores[draw + 1, word]),
                     }
                 )
     return pd.DataFrame(records)

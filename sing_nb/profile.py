@@ -18,6 +18,9 @@ from .fetch import data_dir
 
 __all__ = ["Profile", "build_dir", "cast", "load_profile", "profile_names", "unknown"]
 
+SWEEP_ARCHITECTURES = ("ridge", "linear", "mlp3", "mlp4", "residual")
+SWEEP_LOSSES = ("mse", "cosine", "both")
+
 
 def _lambdas() -> list[float]:
     return [10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0, 30000.0]
@@ -55,6 +58,16 @@ class Profile:
         Samples of each interval.
     seed : int
         Seed of views, folds, controls and intervals.
+    sweep_model : str
+        Classifier whose translators are compared in the translator study.
+    sweep_architectures, sweep_losses : list of str
+        Its grid; ``ridge``, in closed form, has only the loss ``mse``.
+    sweep_folds : int
+        How many folds are tested, each with translators of its own.
+    sweep_views : int
+        Views of each photo stamp that it uses; of a drawing, the first.
+    sweep_hidden, sweep_epochs : int
+        Hidden units of its networks, and passes over the pictures at most.
     """
 
     name: str
@@ -72,6 +85,24 @@ class Profile:
     control_draws: int = 5
     bootstrap_draws: int = 1000
     seed: int = 0
+    # Left out of repr, and so of what other results are stored under: only the sweep needs them.
+    sweep_model: str = field(default="lite0", repr=False)
+    sweep_architectures: list[str] = field(
+        default_factory=lambda: list(SWEEP_ARCHITECTURES), repr=False
+    )
+    sweep_losses: list[str] = field(default_factory=lambda: list(SWEEP_LOSSES), repr=False)
+    sweep_folds: int = field(default=2, repr=False)
+    sweep_views: int = field(default=6, repr=False)
+    sweep_hidden: int = field(default=512, repr=False)
+    sweep_epochs: int = field(default=60, repr=False)
+
+    @property
+    def sweep(self) -> list[tuple[str, str]]:
+        """The translator study's grid: every architecture with every loss."""
+        return [
+            (architecture, loss) for architecture in self.sweep_architectures
+            for loss in (["mse"] if architecture == "ridge" else self.sweep_losses)
+        ]
 
     @property
     def everyone(self) -> list[str]:
@@ -138,11 +169,36 @@ def load_profile(name: str, overrides: Mapping[str, object] | None = None) -> Pr
 
 
 def _check(profile: Profile) -> None:
-    for key in ("views", "control_draws", "bootstrap_draws"):
+    at_least_one = (
+        "views", "control_draws", "bootstrap_draws", "sweep_folds", "sweep_views", "sweep_hidden",
+        "sweep_epochs",
+    )
+    for key in at_least_one:
         if getattr(profile, key) < 1:
             raise SingError(f"{key} must be at least 1; got {getattr(profile, key)}.")
     if profile.folds < 2:
         raise SingError(f"folds must be at least 2; got {profile.folds}.")
+    if profile.sweep_folds > profile.folds:
+        raise SingError(
+            f"sweep_folds counts the folds that are tested, at most {profile.folds} of them; got "
+            f"{profile.sweep_folds}."
+        )
+    for what, names, known in (
+        ("architecture", profile.sweep_architectures, SWEEP_ARCHITECTURES),
+        ("loss", profile.sweep_losses, SWEEP_LOSSES),
+    ):
+        for name in names:
+            if name not in known:
+                raise unknown(what, name, known)
+    if "ridge" not in profile.sweep_architectures or len(set(profile.sweep_architectures)) < 2:
+        raise SingError(
+            f"sweep_architectures needs ridge, the baseline, and one more to compare with it; got "
+            f"{profile.sweep_architectures}."
+        )
+    if not {"mse", "cosine"} <= set(profile.sweep_losses):
+        raise SingError(
+            f"sweep_losses needs mse and cosine, which are compared; got {profile.sweep_losses}."
+        )
     if not profile.models:
         raise SingError("models is empty; name at least one classifier.")
     if profile.tower in profile.models:

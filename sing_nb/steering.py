@@ -236,11 +236,8 @@ def scores(
     for names, group in pushed.groupby(list(by), sort=False):
         there = group[group["reachable"]]
         values = there["attribute_score"].abs() if size else there["attribute_score"]
-        record = dict.fromkeys(("value", "low", "high"), np.nan)
-        if len(there):
-            record = _interval(study, values, there["label"])
         records.append(
-            dict(zip(by, names, strict=True)) | record
+            dict(zip(by, names, strict=True)) | _interval(study, values, there["label"])
             | {
                 "sd": values.std(), "pictures": group["picture"].nunique(),
                 "unreached": group.loc[~group["reachable"], "picture"].nunique(),
@@ -265,13 +262,16 @@ def contrasts(study: Study, pushed: pd.DataFrame) -> pd.DataFrame:
     pandas.DataFrame
         ``contrast`` (``prompt - random``: push towards the prompt minus the mean of the random
         null directions; ``classifiers``: towards the prompt, minus the first classifier), model,
-        title, value, low, high (degrees, 95 % over subjects; bounds nan for one), pictures.
+        title, value, low, high (degrees, 95 % over subjects; bounds nan for one, all nan for
+        none), pictures.
     """
     there = pushed[pushed["reachable"]].assign(size=lambda t: t["attribute_score"].abs())
     wide = there.pivot_table(
         index=["picture", "prompt", "label"], columns=["model", "kind"], values="size"
     )
     titles = pushed.drop_duplicates("model").set_index("model")["title"]
+    # A classifier of which no push arrives has no difference, and still its row.
+    wide = wide.reindex(columns=pd.MultiIndex.from_product([titles.index, [TOWARDS, RANDOM]]))
     pairs = [("prompt - random", m, wide[m, TOWARDS] - wide[m, RANDOM]) for m in titles.index]
     pairs += [
         ("classifiers", m, wide[m, TOWARDS] - wide[titles.index[0], TOWARDS])
@@ -322,6 +322,9 @@ def changes(study: Study, pushed: pd.DataFrame) -> pd.DataFrame:
 
 
 def _interval(study: Study, values: pd.Series, clusters: Sequence[str]) -> dict[str, float]:
+    """Mean with its interval over subjects; nan where there is nothing."""
+    if len(values) == 0:
+        return dict.fromkeys(("value", "low", "high"), np.nan)
     found = cluster_bootstrap(
         values, clusters, draws=study.config.bootstrap_draws, seed=study.config.seed
     )

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import safetensors.torch
 import torch
 import yaml
 from torch.nn.functional import cosine_similarity, normalize
@@ -180,6 +181,26 @@ class Study:
         rest = [label for label in have if label not in chosen]
         return chosen + rest[: max(0, at_least - len(chosen))]
 
+    def with_tower(self, tower: str) -> Study:
+        """The same pictures and classifiers in the joint space of another tower.
+
+        Parameters
+        ----------
+        tower : str
+            One of this study's classifiers; the others are compared.
+        """
+        if tower == self.config.tower:
+            return self
+        settings = dataclasses.asdict(self.config) | {
+            "tower": tower, "models": [name for name in self.config.everyone if name != tower]
+        }
+        name = settings.pop("name")
+        other = Study(name, progress=self.progress, **settings)
+        # What does not depend on the tower is shared: it is large, and the same.
+        other._classifiers, other._spaces = self._classifiers, self._spaces
+        other._features, other._keys = self._features, self._keys
+        return other
+
     def classifier(self, model: str) -> Classifier:
         """A classifier of this study, or any other that can be loaded."""
         if model not in self._classifiers:
@@ -213,7 +234,8 @@ class Study:
             )
         return self._features[model]
 
-    def _feature_key(self, model: str) -> str:
+    def feature_key(self, model: str) -> str:
+        """Short hash of a classifier's weights and transform, and of the pictures."""
         if model not in self._keys:
             self._keys[model] = feature_key(self.classifier(model), self.pictures)
         return self._keys[model]
@@ -231,7 +253,15 @@ class Study:
     @cached_property
     def embeddings(self) -> torch.Tensor:
         """Joint embeddings (n, d) of all pictures, from the tower's logits."""
-        return self.space.encode_logits(self.logits(self.config.tower))
+        # Kept on disk: without them, whoever needs no text would load the sentence encoder.
+        c = self.config
+        what = (self.feature_key(c.tower), c.joint_space, c.top_classes, c.temperature)
+        key = hashlib.sha256(repr(what).encode()).hexdigest()[:12]
+        path = self.folder / "features" / f"embeddings-{c.tower}-{key}.safetensors"
+        if not path.is_file():
+            found = self.space.encode_logits(self.logits(c.tower)).contiguous()
+            write_atomic(path, safetensors.torch.save({"embeddings": found}))
+        return safetensors.torch.load_file(path)["embeddings"]
 
     @cached_property
     def subjects(self) -> pd.DataFrame:
@@ -290,7 +320,7 @@ class Study:
         folds only, so that held-out scores have seen neither weights nor lambda.
         """
         if model not in self._fits:
-            key = self._hash("translator", self._feature_key(model), self._embedding_key())
+            key = self._hash("translator", self.feature_key(model), self._embedding_key())
             count = self.config.folds + 1
             names = [*(str(fold) for fold in range(count - 1)), "all"]
             home = self.folder / "translators"
@@ -307,7 +337,7 @@ class Study:
 
     def _embedding_key(self) -> str:
         c = self.config
-        return self._hash(self._feature_key(c.tower), c.top_classes, c.temperature)
+        return self._hash(self.feature_key(c.tower), c.top_classes, c.temperature)
 
     def _fold_fitters(
         self, model: str, z: torch.Tensor | None = None
@@ -1039,7 +1069,7 @@ class Study:
         """
         name = name.replace("/", "-")
         if name not in self._tables:
-            keys = [self._feature_key(model) for model in models]
+            keys = [self.feature_key(model) for model in models]
             key = self._hash(name, self._embedding_key(), *keys, self.subjects["label"].tolist())
             path = self.folder / "tables" / f"{name}-{key}.parquet"
             if not path.is_file():

@@ -24,9 +24,9 @@ NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
 # Ground floor first: a room may import what stands before it, never what comes after.
 ROOMS = [
     "errors", "fetch", "prompts", "metrics", "nullspace", "stats", "translator", "perturb",
-    "heads", "joint", "images", "features", "profile", "study", "steering", "validation", "towers",
-    "truncation", "robustness", "figures", "gallery", "chapters",
-    "paper", "page", "__main__",
+    "heads", "joint", "images", "features", "profile", "study", "classes", "photos",
+    "steering", "validation", "towers", "truncation", "robustness", "figures", "gallery",
+    "chapters", "paper", "page", "__main__",
 ]
 
 

@@ -216,6 +216,9 @@ def test_where_nobody_arrives_nothing_is_claimed(smoke, pictures):
     assert row["unreached"] == row["pictures"] == 8
     assert np.isnan([row["value"], row["low"], row["high"], row["sd"]]).all()
     assert steering.changes(smoke, found).empty
+    (row,) = steering.contrasts(smoke, found).to_dict("records")
+    assert row["pictures"] == 0
+    assert np.isnan([row["value"], row["low"], row["high"]]).all()
 
 
 def test_differences_are_paired_by_picture(smoke, pictures, pushed):

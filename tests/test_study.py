@@ -6,7 +6,6 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 import pytest
-import scipy.stats
 import torch
 from sklearn.linear_model import Ridge
 
@@ -273,13 +272,6 @@ def test_scores_of_classes_are_medians_of_their_views(smoke, images):
                  == own["class_index"])
         assert row["accuracy"] == pytest.approx(right.mean())
         assert (row["views"], row["stamps"]) == (len(own), own["path"].nunique())
-
-
-def test_classes_of_two_models_are_compared_by_rank(smoke):
-    one, two = (smoke.classes(m).set_index("label")["as_abs"] for m in ("lite0", "lite1"))
-    expected = scipy.stats.spearmanr(one, two.loc[one.index])
-    found = smoke.class_correlation("lite0", "lite1")
-    assert found["rho"] == pytest.approx(expected.statistic)
 
 
 def test_a_string_graph_is_the_mean_angle_before_and_after(smoke, by_hand):

@@ -1,0 +1,184 @@
+"""Do translated features still tell classes apart? The paper's check of its translators, fig. 12c.
+
+Heads are trained on principal features, and on the same features translated; accuracy is compared
+with accuracy. The classes are the groups of subjects that the photo stamps come in (mammals,
+birds, flowers, ...): most finer classes have a single stamp, and a split by subject would leave
+nothing to train on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+from scipy.stats import pearsonr
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from .stats import cluster_bootstrap
+from .study import Study
+
+__all__ = ["accuracy_correlation", "group_accuracies", "group_probabilities", "subject_groups"]
+
+STATES = ("principal features", "translated")
+
+
+def subject_groups(study: Study, at_least: int = 8) -> pd.Series:
+    """Group of each stamp picture, for groups with enough subjects.
+
+    Parameters
+    ----------
+    study : Study
+    at_least : int
+        Subjects that a group needs; fewer where not even two groups have that many.
+
+    Returns
+    -------
+    pandas.Series
+        Name of the group (the folder that a stamp lies in), indexed by row of ``study.pictures``.
+    """
+    stamps = study.pictures[study.pictures["source"] == "stamp"]
+    group = stamps["path"].str.extract(r".*/stamps/[^/]+/([^/.]+)", expand=False)
+    subjects = stamps["subject"].groupby(group).nunique().sort_values()
+    enough = min(at_least, subjects.iloc[-2])
+    return group[group.isin(subjects.index[subjects >= enough])].rename("group")
+
+
+def group_probabilities(study: Study, model: str, at_least: int = 8) -> pd.DataFrame:
+    """Held-out probability of every group for every stamp view, from two kinds of features.
+
+    For each fold of subjects two multinomial logistic regressions are trained on the other folds:
+    on principal features, and on their translation by the translator that has not seen the fold.
+    A fold whose others hold one group only is left out.
+
+    Returns
+    -------
+    pandas.DataFrame
+        row (of ``study.pictures``), subject, group, state (``principal features`` or
+        ``translated``), and one column a group (0 to 1).
+    """
+    name = f"groups-{model}-{at_least}"
+    return study.stored(name, lambda: _probabilities(study, model, at_least), model)
+
+
+def _probabilities(study: Study, model: str, at_least: int) -> pd.DataFrame:
+    group = subject_groups(study, at_least)
+    rows, names = group.index.to_numpy(), sorted(set(group))
+    fold = study.pictures["fold"].to_numpy()[rows]
+    principal = study.spaces(model).principal(study.features(model)[rows])
+    tables = []
+    for number in np.unique(fold):
+        test = fold == number
+        if group[~test].nunique() < 2:  # a handful of subjects may leave nothing to tell apart
+            continue
+        translated = study.translators(model)[number](principal)
+        for state, values in zip(STATES, (principal.numpy(), translated.numpy())):
+            head = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=500))
+            head.fit(values[~test], group[~test])
+            found = pd.DataFrame(0.0, index=rows[test], columns=names)
+            found[head.classes_] = head.predict_proba(values[test])
+            tables.append(found.assign(state=state))
+    table = pd.concat(tables).rename_axis("row").reset_index()
+    pictures = study.pictures.loc[table["row"]]
+    return table.assign(
+        subject=pictures["subject"].to_numpy(), group=group.loc[table["row"]].to_numpy()
+    )
+
+
+def group_accuracies(
+    study: Study, models: Sequence[str], size: int = 4, at_least: int = 8
+) -> pd.DataFrame:
+    """Balanced accuracy before and after translation, for every model and subset of groups.
+
+    A head is asked about a subset by the largest of the subset's probabilities.
+
+    Parameters
+    ----------
+    study : Study
+    models : sequence of str
+    size : int
+        Groups in a subset; all subsets of this size are taken, and the whole.
+    at_least : int
+        Subjects that a group needs.
+
+    Returns
+    -------
+    pandas.DataFrame
+        model, title, subset (names), ``before`` and ``after`` (balanced accuracy on subjects
+        never trained on, 0 to 1), ``chance``.
+    """
+    records = []
+    for model in models:
+        parts = _by_state(group_probabilities(study, model, at_least))
+        names = sorted(set(parts[STATES[0]]["group"]))
+        for subset in _subsets(names, size):
+            scores = []
+            for state in STATES:
+                right = _right(parts[state], subset)
+                scores.append(right.groupby(parts[state]["group"]).mean().mean())
+            records.append(
+                {
+                    "model": model, "title": study.title(model), "subset": ", ".join(subset),
+                    "before": scores[0], "after": scores[1], "chance": 1 / len(subset),
+                }
+            )
+    return pd.DataFrame(records)
+
+
+def accuracy_correlation(
+    study: Study, models: Sequence[str], size: int = 4, at_least: int = 8
+) -> dict[str, float]:
+    """Pearson's correlation of accuracy before and after translation, over models and subsets.
+
+    Returns
+    -------
+    dict
+        ``value``, ``low``, ``high`` (95 %; subjects are drawn with replacement, and all accuracies
+        and their correlation are computed anew) and ``n``, the number of points.
+    """
+    before, after, groups, subjects = [], [], None, None
+    for model in models:
+        parts = _by_state(group_probabilities(study, model, at_least))
+        names = sorted(set(parts[STATES[0]]["group"]))
+        groups = parts[STATES[0]]["group"].to_numpy()
+        subjects = parts[STATES[0]]["subject"].to_numpy()
+        for subset in _subsets(names, size):
+            before.append(_right(parts[STATES[0]], subset).to_numpy())
+            after.append(_right(parts[STATES[1]], subset).to_numpy())
+    right = np.column_stack([*before, *after])
+    codes, count = pd.factorize(groups)[0], len(before)
+
+    def correlation(index: np.ndarray) -> float:
+        drawn, code = right[index], codes[index]
+        recall = [np.nan_to_num(drawn[code == group]).mean(0) for group in np.unique(code)]
+        inside = [~np.isnan(drawn[code == group]).any(0) for group in np.unique(code)]
+        balanced = np.sum(recall, axis=0) / np.sum(inside, axis=0)
+        return float(pearsonr(balanced[:count], balanced[count:]).statistic)
+
+    interval = cluster_bootstrap(
+        np.arange(len(right)), subjects, correlation,
+        draws=study.config.bootstrap_draws, seed=study.config.seed,
+    )
+    return {
+        "value": interval.estimate, "low": interval.low, "high": interval.high, "n": count
+    }
+
+
+def _by_state(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    return {
+        state: part.sort_values("row").reset_index(drop=True)
+        for state, part in table.groupby("state", sort=False)
+    }
+
+
+def _subsets(names: Sequence[str], size: int) -> list[tuple[str, ...]]:
+    return [*combinations(names, size), tuple(names)] if size < len(names) else [tuple(names)]
+
+
+def _right(part: pd.DataFrame, subset: Sequence[str]) -> pd.Series:
+    """1 where the largest probability of the subset is the true group's; nan outside the subset."""
+    right = (part[list(subset)].idxmax(axis=1) == part["group"]).astype(float)
+    return right.where(part["group"].isin(subset))

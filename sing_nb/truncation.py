@@ -1,0 +1,107 @@
+"""Truncated heads: a head cut down to its strongest directions is another, blinder classifier.
+
+They widen the comparison of models to a dozen points with a known cause: the same features, the
+same translator, only less that the head sees. Figure 12b's place, offline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+
+from .metrics import attribute_score, image_score
+from .nullspace import HeadSpaces
+from .perturb import matched_removal
+from .stats import cluster_bootstrap, random_basis
+from .study import Study
+
+__all__ = ["truncated_heads"]
+
+RANKS = (900, 750, 500, 250, 100)
+
+
+def truncated_heads(study: Study, ranks: Sequence[int] = RANKS) -> pd.DataFrame:
+    """Scores of null removal for every head as it is and cut down to fewer directions.
+
+    Parameters
+    ----------
+    study : Study
+    ranks : sequence of int
+        Ranks of the truncated heads, below the full one.
+
+    Returns
+    -------
+    pandas.DataFrame
+        model, title, rank, null_dim, ``null_share`` (median share of the feature's squared length
+        that this head does not see), ``accuracy`` (of the views of true classes) and ``agreement``
+        (share of views that keep the full head's class), both 0 to 1; ``kind``, ``quantity``
+        (image_score, attribute_score [absolute], ratio), value, low, high (medians over views;
+        95 %, cluster bootstrap over subjects).
+    """
+    name = f"truncated-{'-'.join(map(str, ranks))}"
+    return study.stored(name, lambda: _truncated(study, ranks), *study.config.everyone)
+
+
+def _truncated(study: Study, ranks: Sequence[int]) -> pd.DataFrame:
+    tables = []
+    for model in study.config.everyone:
+        weight = study.classifier(model).head.weight.double()
+        _, values, right = torch.linalg.svd(weight, full_matrices=True)
+        full = study.spaces(model).rank
+        for rank in [full, *(rank for rank in ranks if rank < full)]:
+            spaces = HeadSpaces.from_svd(values, right, rank)
+            if spaces.null_dim:
+                tables.append(_one_head(study, model, spaces))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _one_head(study: Study, model: str, spaces: HeadSpaces) -> pd.DataFrame:
+    scored = study.scored(model)
+    rows = study.pictures.set_index("picture").index.get_indexer(scored["picture"])
+    f, clf = study.features(model)[rows], study.classifier(model)
+    labels = sorted(set(scored["label"]))
+    text = study.text(labels)[[labels.index(label) for label in scored["label"]]]
+    z = study.translate(model, f, rows)
+    removed, length = spaces.remove_null(f), spaces.null(f).norm(dim=1)
+    # The truncated head's logits: it reads of a feature what is left without its null part.
+    winner = clf.logits(removed).argmax(1)
+    z_removed = study.translate(model, removed, rows)
+    control = []
+    for draw in range(study.config.control_draws):
+        basis = random_basis(spaces.features, spaces.null_dim, study.config.seed + draw)
+        z_other = study.translate(model, matched_removal(f, length, basis), rows)
+        control.append(torch.stack([image_score(z, z_other), attribute_score(z, z_other, text)]))
+    pairs = {
+        "null space removed": torch.stack(
+            [image_score(z, z_removed), attribute_score(z, z_removed, text)]
+        ),
+        "random control": torch.stack(control).mean(0),
+    }
+    quantities = {
+        "image_score": lambda v: float(np.median(v[:, 0])),
+        "attribute_score": lambda v: float(np.median(v[:, 1])),
+        "ratio": lambda v: float(np.median(v[:, 0]) / np.median(v[:, 1])),
+    }
+    records = []
+    for kind, pair in pairs.items():
+        values = pair.abs().T.numpy()
+        for quantity, statistic in quantities.items():
+            interval = cluster_bootstrap(
+                values, scored["subject"], statistic,
+                draws=study.config.bootstrap_draws, seed=study.config.seed,
+            )
+            records.append(
+                {
+                    "kind": kind, "quantity": quantity, "value": interval.estimate,
+                    "low": interval.low, "high": interval.high,
+                }
+            )
+    return pd.DataFrame(records).assign(
+        model=model, title=study.title(model), rank=spaces.rank, null_dim=spaces.null_dim,
+        null_share=float(spaces.null_share(f).median()),
+        accuracy=float((winner.numpy() == scored["class_index"].to_numpy()).mean()),
+        agreement=float((winner == clf.logits(f).argmax(1)).double().mean()),
+    )
