@@ -25,6 +25,7 @@ __all__ = [
     "ladder",
     "lambda_path",
     "logit_change",
+    "method",
     "model_ratio",
     "model_scatter",
     "null_plane",
@@ -547,8 +548,11 @@ def class_violins(
             shapes.append(pd.DataFrame(
                 {"t": number, "p": place, "a": grid, "h": 0.45 * density / density.max()}))
     # Short names and three digits: the page carries a few thousand of these rows.
-    shapes, middles = pd.concat(shapes).round(3), pd.DataFrame(middles).round(3)
-    ends = shapes["a"].min(), shapes["a"].max()
+    few = pd.DataFrame(columns=["t", "p", "a", "h"], dtype=float)  # too few views for a shape
+    shapes = (pd.concat(shapes) if shapes else few).round(3)
+    middles = pd.DataFrame(middles).round(3)
+    points = np.concatenate([shapes["a"], middles["m"], middles["c"]])
+    ends = float(points.min()), float(points.max())
     pick = _dropdown("classifier", list(tables), "classifier ")
     here = f"indexof({json.dumps(list(tables))}, classifier)"
     rows = max(map(len, names))
@@ -1239,3 +1243,56 @@ def robustness(table: pd.DataFrame) -> alt.LayerChart:
     line = alt.Chart(pd.DataFrame({"x": ends, "y": ends})).mark_line(
         color=GREY, strokeDash=[4, 4]).encode(x="x:Q", y="y:Q")
     return alt.layer(line, dots).properties(height=380, **WIDE)
+
+def method(table: pd.DataFrame) -> alt.LayerChart:
+    """The method's four steps for one photo; a switch takes the null part away.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        ``overview.method_steps`` with thumbnails.
+    """
+    states = list(dict.fromkeys(table["state"]))
+    table = table.assign(whole=table["state"] == states[0])
+    pick = _dropdown("chosen", list(dict.fromkeys(table["name"])), "photo ")
+    shown = alt.param(name="shown", value=states[0], bind=alt.binding_radio(
+        options=states, name="feature "))
+    # On paper coordinates: x from 0 to 100, y in lines of text from the top.
+    x = alt.X("x:Q", axis=None, scale=alt.Scale(domain=[0, 100], nice=False))
+    y = alt.Y("y:Q", axis=None, scale=alt.Scale(domain=[0, 12.2], reverse=True, nice=False))
+    one = alt.Chart(table).transform_filter("datum.name == chosen && datum.state == shown")
+
+    def write(line: float, expression: str, x0: float = 2, **style) -> alt.Chart:
+        return one.transform_calculate(t=expression, x=str(x0), y=str(line)).mark_text(
+            align="left", baseline="middle", **style).encode(
+            x=x, y=y, text="t:N", tooltip=alt.value(None))
+
+    titles = {
+        3.5: "'a  Split the feature by what the head reads'",
+        6.0: "'b  The head answers: largest logits'",
+        8.2: "'c  The translator answers: nearest words'",
+        10.4: "'d  Measure what moved'",
+    }
+    whole = f"shown == '{states[0]}'".replace("photo's", "photo\\'s")
+    bar = one.transform_calculate(
+        x="2", y="4.1", y2="5.1", end="2 + 96 * (1 - datum.null_share)", last="98")
+    note = "format(datum.null_share, '.0%') + ' null'"
+    return alt.layer(
+        one.transform_calculate(x="2", y="1.5").mark_image(
+            width=74, height=74, align="left", baseline="middle").encode(x=x, y=y, url="image:N"),
+        write(1.5, "'photo of: ' + datum.name", 28, fontSize=14),
+        *[write(line, text, fontWeight="bold", fontSize=13) for line, text in titles.items()],
+        bar.mark_rect(color=BLUE).encode(x=x, x2="end:Q", y=y, y2="y2:Q"),
+        bar.mark_rect(color=VERMILION, stroke=VERMILION, strokeWidth=1.5).encode(
+            x=alt.X("end:Q"), x2="last:Q", y=y, y2="y2:Q",
+            fillOpacity=alt.condition("datum.whole", alt.value(1), alt.value(0))),
+        write(4.6, "format(1 - datum.null_share, '.0%') + ' principal'", 4, color="white",
+              fontWeight="bold"),
+        one.transform_calculate(t=note, x="98", y="5.5").mark_text(
+            align="right", color=VERMILION, fontWeight="bold").encode(x=x, y=y, text="t:N"),
+        write(6.8, "datum.logits", limit=340),
+        write(9.0, "datum.words", limit=340),
+        write(11.2, "datum.whole ? 'IS 0°, AS 0°: this is the photo itself' : 'IS ' + "
+              "format(datum.image_score, '.1f') + '°, AS ' + "
+              "format(datum.attribute_score, '+.1f') + '° towards its own name'"),
+    ).add_params(pick, shown).properties(height=420, **WIDE)

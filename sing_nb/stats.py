@@ -127,13 +127,15 @@ def rank_correlation(a: np.ndarray, b: np.ndarray, *, level: float = 0.95) -> di
     Returns
     -------
     dict
-        ``rho`` (-1 to 1), ``low``, ``high``, ``p`` and ``n``.
+        ``rho`` (-1 to 1), ``low``, ``high`` (-1 and 1 for up to 3 values, which show nothing),
+        ``p`` and ``n``.
     """
     result = scipy.stats.spearmanr(a, b)
     n = len(a)
     # Bonett and Wright (2000): variance of Fisher's z for Spearman's coefficient.
     rho = float(result.statistic)
-    spread = scipy.stats.norm.ppf((1 + level) / 2) * np.sqrt((1 + rho**2 / 2) / max(n - 3, 1))
+    variance = (1 + rho**2 / 2) / (n - 3) if n > 3 else np.inf
+    spread = scipy.stats.norm.ppf((1 + level) / 2) * np.sqrt(variance)
     z = np.arctanh(np.clip(rho, -0.999999, 0.999999))
     return {
         "rho": rho, "low": float(np.tanh(z - spread)), "high": float(np.tanh(z + spread)),

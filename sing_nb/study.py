@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 
@@ -150,9 +151,10 @@ class Study:
         """
         labels = self._labels
         if name.lower() not in labels:
+            near = get_close_matches(name.lower(), labels, n=1)
             other = name.lower() in class_aliases()
             advice = " It is an ImageNet class, but no photo stamp shows it." if other else ""
-            raise unknown("class", name, labels, advice)
+            raise unknown("class", name, {*near, *self.subjects["label"]}, advice)
         return labels[name.lower()]
 
     @cached_property

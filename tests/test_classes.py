@@ -290,9 +290,16 @@ def test_the_difference_of_two_classes_is_second_minus_first(smoke):
 def rows_with(chart, *columns):
     (found,) = [
         pd.DataFrame(rows) for rows in chart.to_dict()["datasets"].values()
-        if set(columns) <= set(rows[0])
+        if rows and set(columns) <= set(rows[0])
     ]
     return found
+
+
+def test_classes_with_two_views_have_dots_and_no_shapes(smoke):
+    table = smoke.scored("lite0").groupby("label").head(2)
+    chart = figures.class_violins({"Lite0": table})
+    assert len(rows_with(chart, "label", "m", "c")) == table["label"].nunique()
+    assert not [rows for rows in chart.to_dict()["datasets"].values() if rows and "h" in rows[0]]
 
 
 @pytest.mark.parametrize("shown", [None, 2])

@@ -25,7 +25,8 @@ NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
 ROOMS = [
     "errors", "fetch", "prompts", "metrics", "nullspace", "stats", "translator", "perturb",
     "heads", "joint", "images", "features", "profile", "study", "classes", "photos",
-    "steering", "validation", "towers", "truncation", "robustness", "figures", "gallery",
+    "steering", "validation", "towers", "truncation", "robustness", "identities",
+    "overview", "figures", "gallery",
     "chapters", "paper", "page", "__main__",
 ]
 

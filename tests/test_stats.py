@@ -156,3 +156,8 @@ def test_random_subspaces_prefer_no_direction():
 def test_a_subspace_does_not_exceed_its_space(size):
     with pytest.raises(SingError, match="cannot have"):
         random_basis(5, size, seed=0)
+
+
+def test_three_pairs_say_nothing_about_a_correlation():
+    found = rank_correlation([1, 2, 3], [4, 5, 6])
+    assert (found["rho"], found["low"], found["high"]) == (pytest.approx(1), -1, 1)
