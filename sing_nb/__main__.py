@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from typing import TYPE_CHECKING
 
 from .errors import SingError
 from .fetch import data_dir
 
+if TYPE_CHECKING:
+    from .profile import Profile
+
 BOOK = data_dir().parent / "book"
+SWEEP = BOOK / "sweeps" / "translator.ipynb"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -22,7 +28,14 @@ def main(argv: list[str] | None = None) -> int:
         ("fetch", "fetch and draw the pictures", ()),
         ("features", "features of one classifier", ("model",)),
         ("translator", "fit one classifier's translators", ("model",)),
-        ("tables", "score tables; without a model, those across classifiers", ("model?",)),
+        (
+            "tables", "score tables of one classifier, in another tower's space, or across all",
+            ("model?", "tower?"),
+        ),
+        (
+            "sweep", "train one translator of the grid with papermill, or all that are missing",
+            ("architecture?", "loss?"),
+        ),
         ("chapter", "execute one chapter with papermill", ("chapter",)),
         ("stage-book", "lay out the sources of the rendered book", ()),
         ("check", "check the profile and the settings, compute nothing", ()),
@@ -50,7 +63,7 @@ def _run(args: argparse.Namespace) -> None:
     from .profile import build_dir
 
     chapters = chapter_files(BOOK)
-    _, overrides, parameters = resolve(args.profile, args.settings, chapters)
+    config, overrides, parameters = resolve(args.profile, args.settings, [*chapters, SWEEP])
     folder = build_dir(args.profile)
     if args.stage == "check":
         return
@@ -65,6 +78,9 @@ def _run(args: argparse.Namespace) -> None:
             notebook, folder / "chapters", args.profile, overrides, parameters[args.chapter]
         )
         return
+    if args.stage == "sweep":
+        _sweep(args, config, overrides, parameters[SWEEP.stem])
+        return
     if args.stage == "stage-book":
         from .gallery import merge_parts
         from .page import stage_book
@@ -75,6 +91,46 @@ def _run(args: argparse.Namespace) -> None:
         )
         return
     _compute(args, overrides)
+
+
+def _sweep(
+    args: argparse.Namespace, config: Profile, overrides: dict[str, object],
+    parameters: dict[str, object],
+) -> None:
+    """One cell of the grid, or every cell that has no result or no notebook yet."""
+    from tqdm.auto import tqdm
+
+    from .chapters import run_chapter
+    from .profile import build_dir, unknown
+
+    folder = build_dir(args.profile) / "sweeps" / "notebooks"
+    asked = (args.architecture, args.loss)
+    if asked == (None, None):
+        from .comparison import find
+        from .study import Study
+
+        study = Study(args.profile, **overrides)
+        cells = [
+            cell for cell in config.sweep
+            if find(study, *cell) is None or not (folder / f"{'-'.join(cell)}.ipynb").is_file()
+        ]
+        print(f"{len(cells)} of {len(config.sweep)} runs are missing", file=sys.stderr)
+    elif None in asked:
+        raise SingError("Give --architecture and --loss for one run, or neither for all of them.")
+    elif asked in config.sweep:
+        cells = [asked]
+    else:
+        known = [" ".join(cell) for cell in config.sweep]
+        raise unknown("run of the grid", " ".join(asked), known)
+    if args.threads:
+        # Read by torch in the notebook's kernel.
+        os.environ["OMP_NUM_THREADS"] = str(args.threads)
+    for architecture, loss in tqdm(cells, unit="run", disable=len(cells) < 2):
+        run_chapter(
+            SWEEP, folder, args.profile, overrides,
+            {**parameters, "architecture": architecture, "loss": loss},
+            name=f"{architecture}-{loss}", progress=False,
+        )
 
 
 def _compute(args: argparse.Namespace, overrides: dict[str, object]) -> None:
@@ -95,10 +151,26 @@ def _compute(args: argparse.Namespace, overrides: dict[str, object]) -> None:
         cards = [fitted.card for fitted in study.translators(args.model)]
         study.mark(f"translator-{args.model}", {"translators": cards})
     elif args.model:
-        study.mark(f"tables-{args.model}", {"rows": len(study.images(args.model))})
+        from .robustness import group_probabilities
+        from .validation import perturbations
+
+        tables = (
+            study.images(args.model), perturbations(study, args.model),
+            group_probabilities(study, args.model),
+        )
+        study.mark(f"tables-{args.model}", {"rows": [len(table) for table in tables]})
+    elif args.tower:
+        study.mark(f"space-{args.tower}", {"rows": len(study.with_tower(args.tower).models())})
     else:
-        tables = (study.models(), study.fit_report(), study.lambda_path(), study.accuracy())
+        from . import identities, towers, truncation, validation
+
         study.targets(study.config.models[0])
+        tables = (
+            study.models(), study.fit_report(), study.lambda_path(), study.accuracy(),
+            towers.space_table(study), towers.pair_table(study), truncation.truncated_heads(study),
+            validation.perturbation_summary(study), identities.head_checks(study),
+            identities.score_checks(study), identities.translator_checks(study),
+        )
         study.mark("tables", {"rows": [len(table) for table in tables]})
 
 

@@ -14,8 +14,8 @@ from .profile import Profile, cast, load_profile, unknown
 
 __all__ = ["chapter_files", "chapter_parameters", "resolve", "run_chapter"]
 
-# Every chapter has these two; they are set by the profile's name and the settings.
-COMMON = {"profile", "overrides"}
+# Set by the profile's name and the settings, and in the sweep's notebook by the cell of the grid.
+COMMON = {"profile", "overrides", "architecture", "loss"}
 TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict}
 
 
@@ -110,7 +110,7 @@ def resolve(
 
 def run_chapter(
     notebook: Path, folder: Path, profile: str, overrides: Mapping[str, object],
-    parameters: Mapping[str, object], *, progress: bool = True,
+    parameters: Mapping[str, object], *, name: str | None = None, progress: bool = True,
 ) -> Path:
     """Execute one chapter; the result replaces the old one only when it succeeded.
 
@@ -125,6 +125,8 @@ def run_chapter(
         Keys of the profile with other values.
     parameters : mapping
         The chapter's own parameters, checked by :func:`resolve`.
+    name : str, optional
+        Of the executed notebook, without its ending; the chapter's own by default.
     progress : bool
 
     Returns
@@ -139,7 +141,8 @@ def run_chapter(
     """
     import papermill
 
-    partial = Path(folder) / "failed" / notebook.name
+    target = Path(folder) / f"{name or notebook.stem}.ipynb"
+    partial = target.parent / "failed" / target.name
     partial.parent.mkdir(parents=True, exist_ok=True)
     try:
         papermill.execute_notebook(
@@ -150,9 +153,8 @@ def run_chapter(
         )
     except papermill.PapermillExecutionError as error:
         raise SingError(
-            f"{notebook.name}: cell {error.cell_index} failed with {error.ename}: {error.evalue}\n"
+            f"{target.name}: cell {error.cell_index} failed with {error.ename}: {error.evalue}\n"
             f"The notebook up to there is {partial}; what stood before was kept."
         ) from error
-    target = Path(folder) / notebook.name
     os.replace(partial, target)
     return target

@@ -238,8 +238,9 @@ def _fold(
 def runs(study: Study, *, progress: bool = True) -> list[Run]:
     """All runs of a study's grid; those that are missing are computed, with a bar if asked."""
     missing = [cell for cell in study.config.sweep if find(study, *cell) is None]
-    bar = tqdm(missing, desc="translators", unit="run", leave=False, disable=not progress)
-    for cell in bar if missing else ():
+    # A bar of nothing would still leave a line on the page.
+    bar = tqdm(missing, desc="translators", unit="run", leave=False) if missing and progress else ()
+    for cell in bar or missing:
         run(study, *cell, progress=progress)
     return [find(study, *cell) for cell in study.config.sweep]
 
@@ -327,8 +328,9 @@ def paired_differences(study: Study, found: Sequence[Run]) -> pd.DataFrame:
         One row a run and ``measure`` (cosine, angle in degrees): architecture, loss, titles,
         ``value`` (mean difference, run minus ridge) with ``low`` and ``high`` (95 %, cluster
         bootstrap over subjects), ``low_adjusted`` and ``high_adjusted`` (the same at a level that
-        holds for all ``comparisons`` at once, after Bonferroni), and ``better``, ``worse``: the
-        adjusted interval lies on one side of zero. Higher is better for cosine, lower for angle.
+        holds for all ``comparisons``, the rows of this table, at once, after Bonferroni), and
+        ``better``, ``worse``: the adjusted interval lies on one side of zero. Higher is better for
+        cosine, lower for angle.
     """
     keys = hashlib.sha256(repr([one.card["key"] for one in found]).encode()).hexdigest()[:12]
     return study.stored(f"sweep-differences-{keys}", lambda: _paired(study, found))
@@ -337,11 +339,11 @@ def paired_differences(study: Study, found: Sequence[Run]) -> pd.DataFrame:
 def _paired(study: Study, found: Sequence[Run]) -> pd.DataFrame:
     baseline = _by(found, "ridge", "mse").pictures
     trained = [one for one in found if one.card["architecture"] != "ridge"]
-    records = []
+    measures, records = ("cosine", "angle"), []
     for one in trained:
-        for measure in ("cosine", "angle"):
+        for measure in measures:
             record = _names(one.card) | _difference(
-                study, one.pictures, baseline, measure, len(trained)
+                study, one.pictures, baseline, measure, len(trained) * len(measures)
             )
             sign = 1 if measure == "cosine" else -1
             ends = sorted([sign * record["low_adjusted"], sign * record["high_adjusted"]])
@@ -359,7 +361,7 @@ def _difference(
     plain = cluster_bootstrap(gap, pair["subject"], draws=c.bootstrap_draws, seed=c.seed)
     # Ends this far out need more draws.
     wide = cluster_bootstrap(
-        gap, pair["subject"], level=1 - 0.05 / comparisons, draws=4 * c.bootstrap_draws,
+        gap, pair["subject"], level=1 - 0.05 / comparisons, draws=10 * c.bootstrap_draws,
         seed=c.seed,
     )
     return {
@@ -369,13 +371,12 @@ def _difference(
 
 
 def beats_ridge(differences: pd.DataFrame) -> pd.DataFrame:
-    """Rows of :func:`paired_differences`: non-linear runs that are better than ridge in cosine.
+    """Rows of :func:`paired_differences` in which a non-linear run is better than ridge.
 
     Empty means that no non-linear translator beats ridge on held-out subjects: none whose adjusted
-    interval of the paired difference lies above zero.
+    interval of the paired difference lies on the better side of zero, in cosine or in angle.
     """
-    chosen = differences["architecture"].isin(NONLINEAR) & (differences["measure"] == "cosine")
-    return differences[chosen & differences["better"]].sort_values("value", ascending=False)
+    return differences[differences["architecture"].isin(NONLINEAR) & differences["better"]]
 
 
 def loss_differences(study: Study, found: Sequence[Run]) -> pd.DataFrame:
@@ -456,12 +457,13 @@ def _nearest(study: Study, one: Run) -> pd.Series:
 
 
 def readings(
-    study: Study, found: Sequence[Run], labels: Sequence[str], k: int = 4, most: int = 6
+    study: Study, found: Sequence[Run], labels: Sequence[str], k: int = 4, least: int = 3,
+    most: int = 6,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Held-out photos as every architecture reads them: nearest pictures, and nearest words.
 
-    Runs that minimise the MSE are asked. Labels that no fold tests are left out; if none is left,
-    the first tested ones are taken.
+    Runs that minimise the MSE are asked. Labels that no fold tests are left out, and others that
+    are tested fill up the list.
 
     Parameters
     ----------
@@ -471,8 +473,8 @@ def readings(
         Subjects to read.
     k : int
         Pictures and words for each.
-    most : int
-        Photos at most.
+    least, most : int
+        How many photos.
 
     Returns
     -------
@@ -484,9 +486,10 @@ def readings(
     """
     asked = [one for one in found if one.card["loss"] == "mse"]
     table = asked[0].pictures.drop_duplicates("label").set_index("label", drop=False)
-    labels = [label for label in labels if label in table.index] or list(table.index)
+    tested = [label for label in labels if label in table.index]
+    others = [label for label in table.index if label not in tested]
     pictures, words = [], []
-    for label in labels[:most]:
+    for label in [*tested[:most], *others[: max(0, least - len(tested))]]:
         picture, subject = table.loc[label, ["picture", "subject"]]
         states = {"own embedding": study.embeddings[[study.row(picture)]]} | {
             TITLES[one.card["architecture"]]:

@@ -1265,15 +1265,13 @@ def method(table: pd.DataFrame) -> alt.LayerChart:
     def write(line: float, expression: str, x0: float = 2, **style) -> alt.Chart:
         return one.transform_calculate(t=expression, x=str(x0), y=str(line)).mark_text(
             align="left", baseline="middle", **style).encode(
-            x=x, y=y, text="t:N", tooltip=alt.value(None))
+            x=x, y=y, text="t:N")
 
-    titles = {
-        3.5: "'a  Split the feature by what the head reads'",
-        6.0: "'b  The head answers: largest logits'",
-        8.2: "'c  The translator answers: nearest words'",
-        10.4: "'d  Measure what moved'",
-    }
-    whole = f"shown == '{states[0]}'".replace("photo's", "photo\\'s")
+    titles = pd.DataFrame({
+        "x": 2, "y": [3.4, 5.9, 8.1, 10.3],
+        "t": ["a  Split the feature by what the head reads",
+              "b  The head answers: its largest logits",
+              "c  The translator answers: the nearest words", "d  Measure what moved"]})
     bar = one.transform_calculate(
         x="2", y="4.1", y2="5.1", end="2 + 96 * (1 - datum.null_share)", last="98")
     note = "format(datum.null_share, '.0%') + ' null'"
@@ -1281,17 +1279,19 @@ def method(table: pd.DataFrame) -> alt.LayerChart:
         one.transform_calculate(x="2", y="1.5").mark_image(
             width=74, height=74, align="left", baseline="middle").encode(x=x, y=y, url="image:N"),
         write(1.5, "'photo of: ' + datum.name", 28, fontSize=14),
-        *[write(line, text, fontWeight="bold", fontSize=13) for line, text in titles.items()],
+        alt.Chart(titles).mark_text(
+            align="left", baseline="middle", fontWeight="bold", fontSize=13).encode(
+            x=x, y=y, text="t:N"),
         bar.mark_rect(color=BLUE).encode(x=x, x2="end:Q", y=y, y2="y2:Q"),
         bar.mark_rect(color=VERMILION, stroke=VERMILION, strokeWidth=1.5).encode(
-            x=alt.X("end:Q"), x2="last:Q", y=y, y2="y2:Q",
+            x=alt.X("end:Q", axis=None), x2="last:Q", y=y, y2="y2:Q",
             fillOpacity=alt.condition("datum.whole", alt.value(1), alt.value(0))),
         write(4.6, "format(1 - datum.null_share, '.0%') + ' principal'", 4, color="white",
               fontWeight="bold"),
         one.transform_calculate(t=note, x="98", y="5.5").mark_text(
             align="right", color=VERMILION, fontWeight="bold").encode(x=x, y=y, text="t:N"),
-        write(6.8, "datum.logits", limit=340),
-        write(9.0, "datum.words", limit=340),
+        write(6.8, "datum.logits", fontSize=14, limit=340),
+        write(9.0, "datum.words", fontSize=14, limit=340),
         write(11.2, "datum.whole ? 'IS 0°, AS 0°: this is the photo itself' : 'IS ' + "
               "format(datum.image_score, '.1f') + '°, AS ' + "
               "format(datum.attribute_score, '+.1f') + '° towards its own name'"),

@@ -35,7 +35,7 @@ from .perturb import matched_removal
 from .profile import build_dir, load_profile, unknown
 from .prompts import class_aliases, imagenet_names, prompt
 from .stats import cluster_bootstrap, random_basis
-from .translator import RidgeFitter, Translator, grouped_cv
+from .translator import RidgeFitter, Translator, grouped_cv, nested_cv
 
 __all__ = ["Study"]
 
@@ -357,13 +357,13 @@ class Study:
         always, folds = self._fold_fitters(model)
         lams = self.config.lambdas
         pictures = self.pictures[self.pictures["source"] != "photo"]
+        outer, inner_scores = grouped_cv(always, folds, lams), nested_cv(always, folds, lams)
         fitted = []
         for held_out in [*range(len(folds)), None]:
             inner = [fold for index, fold in enumerate(folds) if index != held_out]
-            scores = (
-                grouped_cv(always, inner, lams) if len(inner) > 1 else torch.zeros(1, len(lams))
-            )
-            lam = lams[int(scores.mean(0).argmax())] if len(inner) > 1 else lams[len(lams) // 2]
+            scores = outer if held_out is None else inner_scores[held_out]
+            # With two folds nothing is left to choose by: the middle candidate.
+            lam = lams[len(lams) // 2] if len(inner) < 2 else lams[int(scores.nanmean(0).argmax())]
             total = always.copy()
             for fold in inner:
                 total.merge(fold)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 
 import safetensors.torch
@@ -14,7 +15,7 @@ from safetensors import safe_open
 from .errors import SingError
 from .fetch import write_atomic
 
-__all__ = ["RidgeFitter", "RidgePath", "Translator", "grouped_cv"]
+__all__ = ["RidgeFitter", "RidgePath", "Translator", "grouped_cv", "nested_cv"]
 
 
 @dataclass(frozen=True)
@@ -250,6 +251,28 @@ class RidgePath:
         weight = (self.vectors @ (self.cross / (self.values + lam)[:, None])).T
         return weight, self.target_mean - weight @ self.feature_mean
 
+    def scores(self, held_out: RidgeFitter, lams: Sequence[float]) -> torch.Tensor:
+        """R2 of every lambda on another fitter's rows, (lambdas,), about those rows' own mean.
+
+        In the eigenvectors' coordinates a lambda costs one product of (m, m) and (m, d).
+        """
+        mean, cross = held_out._centred()
+        m = held_out.m
+        gram = self.vectors.T @ cross[:m, :m] @ self.vectors
+        joint = self.vectors.T @ cross[:m, m:]
+        shift = self.vectors.T @ (mean[:m] - self.feature_mean)
+        energy = cross[m:, m:].diagonal().sum()
+        found = torch.empty(len(lams), dtype=torch.float64)
+        for place, lam in enumerate(lams):
+            weight = self.cross / (self.values + lam)[:, None]
+            offset = shift @ weight + self.target_mean - mean[m:]
+            residual = (
+                energy - 2 * (weight * joint).sum() + (weight * (gram @ weight)).sum()
+                + held_out.n * offset.square().sum()
+            )
+            found[place] = 1 - residual / energy
+        return found
+
     def translator(self, lam: float, card: dict | None = None) -> Translator:
         """The float32 translator for one lambda."""
         weight, bias = self.coefficients(lam)
@@ -281,10 +304,35 @@ def grouped_cv(
     total = always.copy()
     for fold in folds:
         total.merge(fold)
-    scores = torch.empty(len(folds), len(lams), dtype=torch.float64)
-    for row, fold in enumerate(folds):
-        path = total.without(fold).path()
-        for column, lam in enumerate(lams):
-            residual, energy = fold.squared_errors(*path.coefficients(lam))
-            scores[row, column] = 1 - residual / energy
+    return torch.stack([total.without(fold).path().scores(fold, lams) for fold in folds])
+
+
+def nested_cv(
+    always: RidgeFitter, folds: Sequence[RidgeFitter], lams: Sequence[float]
+) -> torch.Tensor:
+    """:func:`grouped_cv` among the other folds, for every fold that is kept out of it.
+
+    The fit without folds i and j serves both as j's score when i is kept out and the reverse, so
+    half the eigendecompositions of repeated cross-validation are enough.
+
+    Parameters
+    ----------
+    always, folds, lams
+        As in :func:`grouped_cv`.
+
+    Returns
+    -------
+    torch.Tensor
+        (folds, folds, lambdas): R2 on the second fold of what is fitted without both; nan where
+        both are the same.
+    """
+    count = len(folds)
+    scores = torch.full((count, count, len(lams)), torch.nan, dtype=torch.float64)
+    total = always.copy()
+    for fold in folds:
+        total.merge(fold)
+    for i, j in combinations(range(count), 2):
+        path = total.without(folds[i]).without(folds[j]).path()
+        scores[i, j] = path.scores(folds[j], lams)
+        scores[j, i] = path.scores(folds[i], lams)
     return scores

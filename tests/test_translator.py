@@ -10,7 +10,7 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
 
 from sing_nb.errors import SingError
-from sing_nb.translator import RidgeFitter, Translator, grouped_cv
+from sing_nb.translator import RidgeFitter, Translator, grouped_cv, nested_cv
 
 
 def data(n=80, m=12, d=5, seed=0, mean=0.0):
@@ -236,3 +236,20 @@ def test_impossible_fits_are_refused():
             fitter(x, z).solve(lam)
     with pytest.raises(SingError, match="at least 2 folds"):
         grouped_cv(fitter(x, z), [fitter(x, z)], [1.0])
+
+
+def test_nested_cross_validation_is_scikit_learns_on_what_is_left():
+    x, z = data(n=100)
+    parts = np.split(np.arange(100), [10, 40, 65])  # the first is always fitted on
+    always, *folds = (fitter(x[part], z[part]) for part in parts)
+    found = nested_cv(always, folds, [0.5, 50.0]).numpy()
+    assert np.isnan(found[np.arange(3), np.arange(3)]).all()
+    for out in range(3):
+        for held in set(range(3)) - {out}:
+            (third,) = set(range(3)) - {out, held}
+            rows = np.r_[parts[0], parts[third + 1]]
+            for column, lam in enumerate([0.5, 50.0]):
+                model = Ridge(alpha=lam, solver="svd").fit(x[rows], z[rows])
+                test = parts[held + 1]
+                expected = r2_score(z[test], model.predict(x[test]), multioutput="variance_weighted")
+                assert found[out, held, column] == pytest.approx(expected, rel=1e-8)
