@@ -24,7 +24,17 @@ from tqdm.auto import tqdm
 
 from .fetch import write_atomic
 from .metrics import angle
-from .networks import BATCH, DROPOUT, LEARNING_RATE, WEIGHT_DECAY, as_module, build, mse, train
+from .networks import (
+    BATCH,
+    DROPOUT,
+    LEARNING_RATE,
+    LOSSES,
+    WEIGHT_DECAY,
+    as_module,
+    build,
+    mse,
+    train,
+)
 from .profile import unknown
 from .stats import cluster_bootstrap
 from .study import Study
@@ -33,8 +43,8 @@ from .translator import RidgeFitter
 
 __all__ = [
     "LOSS_TITLES", "NONLINEAR", "TITLES", "Run", "Split", "agreement", "architecture_table",
-    "beats_ridge", "curves", "find", "loss_differences", "paired_differences", "readings", "run",
-    "run_folder", "runs", "split",
+    "beats_ridge", "cosines", "curves", "find", "loss_check", "loss_differences",
+    "paired_differences", "readings", "run", "run_folder", "runs", "split",
 ]
 
 METHOD = 1  # part of every run's name: raise it when a run's meaning changes
@@ -267,6 +277,53 @@ def curves(found: Sequence[Run]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
+def cosines(found: Sequence[Run]) -> pd.DataFrame:
+    """Cosine of every tested picture, one row a picture, translator and loss.
+
+    Returns
+    -------
+    pandas.DataFrame
+        loss_title, title, cosine; ridge and the constant, which have no choice of loss, stand
+        beside every loss.
+    """
+    ridge, parts = _by(found, "ridge", "mse"), []
+    for loss in dict.fromkeys(one.card["loss"] for one in found):
+        chosen = [ridge, *(one for one in found if one.card["loss"] == loss and one is not ridge)]
+        hills = {TITLES[one.card["architecture"]]: one.pictures["cosine"] for one in chosen}
+        hills[CONSTANT] = ridge.pictures["constant_cosine"]
+        parts += [
+            pd.DataFrame({"loss_title": LOSS_TITLES[loss], "title": title, "cosine": values})
+            for title, values in hills.items()
+        ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def loss_check(study: Study, found: Sequence[Run]) -> pd.DataFrame:
+    """Equations (14) and (15) on every run's held-out translations: torch against NumPy.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a run: architecture, loss, and for ``mse`` and ``cosine`` the difference between
+        the loss that was trained on and NumPy's in float64, as a share of the latter.
+    """
+    records = []
+    for one in found:
+        rows = [study.row(picture) for picture in one.pictures["picture"]]
+        z, e = one.embeddings, study.embeddings[rows]
+        a, b = z.numpy().astype(float), e.numpy().astype(float)
+        lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+        by_hand = {
+            "mse": np.mean(np.sum((a - b) ** 2, axis=1)),
+            "cosine": np.mean(1 - np.sum(a * b, axis=1) / lengths),
+        }
+        records.append(_names(one.card) | {
+            name: abs(float(LOSSES[name](z, e)) - value) / value
+            for name, value in by_hand.items()
+        })
+    return pd.DataFrame(records)
+
+
 def _r2(v: np.ndarray) -> float:
     """1 - residual over energy, of columns squared_error and target_energy."""
     return 1 - v[:, 0].sum() / v[:, 1].sum()
@@ -457,7 +514,7 @@ def _nearest(study: Study, one: Run) -> pd.Series:
 
 
 def readings(
-    study: Study, found: Sequence[Run], labels: Sequence[str], k: int = 4, least: int = 3,
+    study: Study, found: Sequence[Run], labels: Sequence[str], k: int = 3, least: int = 3,
     most: int = 6,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Held-out photos as every architecture reads them: nearest pictures, and nearest words.

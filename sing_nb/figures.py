@@ -20,6 +20,7 @@ from .stats import ellipse
 __all__ = [
     "class_ranks",
     "class_violins",
+    "cosine_distributions",
     "energy",
     "held_out_error",
     "ladder",
@@ -44,6 +45,9 @@ __all__ = [
     "string_graph",
     "targets",
     "top_classes",
+    "training_curves",
+    "translator_differences",
+    "translator_photos",
     "truncated_heads",
     "views",
     "word_changes",
@@ -1130,6 +1134,184 @@ def perturbation_effects(table: pd.DataFrame) -> alt.LayerChart:
                  alt.Tooltip("high:Q", title="to", format=".3~g")])
     return alt.layer(rules, dots).add_params(pick, what).properties(
         height=38 * len(kinds), **WIDE)
+
+LOSSES = {"MSE": BLUE, "cosine": ORANGE, "MSE + cosine": GREEN}
+
+
+def _loss_colour(table: pd.DataFrame) -> alt.Color:
+    names = [name for name in LOSSES if name in set(table["loss_title"])]
+    return alt.Color(
+        "loss_title:N", title="trained on", legend=alt.Legend(orient="top", symbolOpacity=1),
+        scale=alt.Scale(domain=names, range=[LOSSES[name] for name in names]),
+    )
+
+
+def training_curves(table: pd.DataFrame, measure: str) -> alt.LayerChart:
+    """Training and validation by epoch for every loss, one line a tested fold, beside ridge.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        ``comparison.curves``.
+    measure : str
+        ``mse`` or ``cosine``.
+    """
+    names = {"mse": "squared distance to the embedding",
+             "cosine": "cosine with the embedding (−1 to 1)"}
+    parts = {"validation": f"validation_{measure}", "training": f"train_{measure}"}
+    long = pd.concat([
+        table[["title", "loss_title", "fold", "epoch", "best", column]]
+        .rename(columns={column: "value"}).assign(part=part) for part, column in parts.items()
+    ]).round({"value": 4})
+    ridge = long[table["architecture"].eq("ridge").reindex(long.index) & (long["epoch"] == 0)]
+    ridge = ridge[ridge["part"] == "validation"][["value"]].mean().to_frame().T
+    trained = long[long["title"].isin(table.loc[table["architecture"] != "ridge", "title"])]
+    menu = list(dict.fromkeys(trained["title"]))
+    menu.sort(key=lambda title: "MLP" not in title)  # the networks first
+    pick = _dropdown("architecture", menu, "architecture ")
+    base = alt.Chart(trained).transform_filter("datum.title == architecture").encode(
+        x=alt.X("epoch:Q", title="epoch (0 = the constant it starts from)",
+                axis=alt.Axis(tickMinStep=1), scale=alt.Scale(nice=False)),
+        y=alt.Y("value:Q", title=names[measure], scale=alt.Scale(zero=False)),
+        color=_loss_colour(trained))
+    lines = base.encode(
+        strokeDash=alt.StrokeDash(
+            "part:N", title=None, scale=alt.Scale(domain=list(parts), range=[[1, 0], [4, 4]]),
+            legend=alt.Legend(orient="bottom", symbolType="stroke", symbolStrokeWidth=2)),
+        opacity=alt.Opacity("part:N", legend=None, scale=alt.Scale(domain=list(parts),
+                                                                   range=[1, 0.6])),
+        detail="fold:N")
+    best = base.transform_filter("datum.best && datum.part == 'validation'").mark_point(
+        filled=True, size=80, opacity=1).encode(
+        tooltip=[alt.Tooltip("loss_title:N", title="trained on"), "fold:N",
+                 alt.Tooltip("epoch:Q", title="best epoch"),
+                 alt.Tooltip("value:Q", title="validation", format=".3f")])
+    level = alt.Chart(ridge).mark_rule(color=GREY, strokeDash=[6, 4], strokeWidth=2).encode(
+        y="value:Q", tooltip=[alt.Tooltip("value:Q", title="ridge, validation", format=".3f")])
+    # Where two losses take the same course, the thinner line lies on the thicker one.
+    courses = [
+        lines.transform_filter(alt.datum.loss_title == name).mark_line(strokeWidth=width)
+        for name, width in zip(LOSSES, (5, 3, 1.5))
+    ]
+    return alt.layer(level, *courses, best).add_params(pick).properties(height=320, **WIDE)
+
+
+def cosine_distributions(table: pd.DataFrame, summary: pd.DataFrame) -> alt.LayerChart:
+    """Cosine of held-out pictures under every translator: a hill each, its mean with interval.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        ``comparison.cosines``.
+    summary : pandas.DataFrame
+        ``comparison.architecture_table``.
+    """
+    titles = list(dict.fromkeys(table["title"]))
+    losses = list(dict.fromkeys(table["loss_title"]))
+    grid = np.linspace(np.floor(table["cosine"].min() * 2) / 2, 1, 61)
+    hills = []
+    for (loss, title), group in table.groupby(["loss_title", "title"], sort=False):
+        density = gaussian_kde(group["cosine"])(grid)
+        place = titles.index(title)
+        hills.append(pd.DataFrame({
+            "loss_title": loss, "title": title, "cosine": grid.round(3), "foot": place,
+            "top": (place - 0.85 * density / density.max()).round(3)}))
+    # Ridge and the constant are the same whatever the others are trained on.
+    fixed = summary[~summary["title"].isin(
+        summary.loc[~summary["architecture"].isin(["ridge", "constant"]), "title"])]
+    means = pd.concat([summary.drop(fixed.index),
+                       *[fixed.assign(loss_title=loss) for loss in losses]])
+    means = means[["loss_title", "title", "cosine", "cosine_low", "cosine_high"]]
+    means = means.assign(foot=means["title"].map(titles.index) - 0.06)
+    pick = _dropdown("loss", losses, "trained on ")
+    colours = [BLUE, *[GREEN] * (len(titles) - 2), GREY]
+    names = ", ".join(f"'{title}'" for title in titles)
+    y = {"scale": alt.Scale(domain=[-1, len(titles) - 0.8], reverse=True, nice=False),
+         "axis": alt.Axis(values=list(range(len(titles))), title=None, labelLimit=130,
+                          labelExpr=f"[{names}][datum.value]", labelBaseline="bottom")}
+    x = alt.X("cosine:Q", title="cosine with the own embedding (−1 to 1)",
+              axis=alt.Axis(values=[-1, -0.5, 0, 0.5, 1], format=".1f"),
+              scale=alt.Scale(domain=[float(grid[0]), 1], nice=False))
+    colour = alt.Color("title:N", legend=None, scale=alt.Scale(domain=titles, range=colours))
+    shown = "datum.loss_title == loss"
+    areas = alt.Chart(pd.concat(hills)).transform_filter(shown).mark_area(
+        opacity=0.55, orient="vertical").encode(
+        x=x, y=alt.Y("foot:Q", **y), y2="top:Q", color=colour)
+    base = alt.Chart(means).transform_filter(shown).encode(y=alt.Y("foot:Q", **y))
+    rules = base.mark_rule(strokeWidth=4, color="#222").encode(x="cosine_low:Q", x2="cosine_high:Q")
+    dots = base.mark_point(filled=True, size=70, color="#222", stroke="#fff", opacity=1).encode(
+        x=x, tooltip=["title:N", alt.Tooltip("cosine:Q", title="mean cosine", format=".3f"),
+                      alt.Tooltip("cosine_low:Q", title="95 % from", format=".3f"),
+                      alt.Tooltip("cosine_high:Q", title="to", format=".3f")])
+    return alt.layer(areas, rules, dots).add_params(pick).properties(
+        height=62 * len(titles), **WIDE)
+
+
+def translator_differences(table: pd.DataFrame) -> alt.LayerChart:
+    """Paired difference of every trained translator to ridge: 95 %, and after Bonferroni (thin).
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        ``comparison.paired_differences``.
+    """
+    names = {"cosine": "cosine minus that of ridge (right = better than ridge)",
+             "angle": "angle minus that of ridge, degrees (left = better than ridge)"}
+    table = table.assign(name=table["measure"].map(names)).round(5)
+    titles = list(dict.fromkeys(table["title"]))
+    pick = _dropdown("measure", list(names.values()), "measure ")
+    base = alt.Chart(table).transform_filter("datum.name == measure").encode(
+        y=alt.Y("title:N", sort=titles, title=None, axis=alt.Axis(labelLimit=130)),
+        yOffset=alt.YOffset("loss_title:N", sort=list(LOSSES)),
+        color=_loss_colour(table))
+    thin = base.mark_rule(strokeWidth=1.5).encode(
+        x=alt.X("low_adjusted:Q", title="paired difference to ridge, held out",
+                axis=alt.Axis(tickCount=5)),
+        x2="high_adjusted:Q")
+    thick = base.mark_rule(strokeWidth=5).encode(x="low:Q", x2="high:Q")
+    dots = base.mark_point(filled=True, size=90, opacity=1, stroke="#fff").encode(
+        x="value:Q",
+        tooltip=["title:N", alt.Tooltip("loss_title:N", title="trained on"),
+                 alt.Tooltip("value:Q", title="difference", format="+.4f"),
+                 alt.Tooltip("low:Q", title="95 % from", format="+.4f"),
+                 alt.Tooltip("high:Q", title="to", format="+.4f"),
+                 alt.Tooltip("low_adjusted:Q", title="adjusted from", format="+.4f"),
+                 alt.Tooltip("high_adjusted:Q", title="to", format="+.4f")])
+    zero = alt.Chart(pd.DataFrame({"x": [0]})).mark_rule(color=GREY, strokeDash=[4, 4]).encode(
+        x="x:Q")
+    return alt.layer(zero, thin, thick, dots).add_params(pick).properties(
+        height=60 * len(titles), **WIDE)
+
+
+def translator_photos(table: pd.DataFrame, label: str = "photo ") -> alt.LayerChart:
+    """Photos nearest to one photo as every translator reads it: one row a translator.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The first table of ``comparison.readings``, with thumbnails.
+    label : str
+        Of the menu.
+    """
+    table = table.assign(state=table["state"].where(table["place"] != "photo", "the photo"))
+    table["place"] = table["place"].replace("photo", "1")
+    states = ["the photo", *(s for s in dict.fromkeys(table["state"]) if s != "the photo")]
+    pick = _dropdown("chosen", list(dict.fromkeys(table["name"])), label)
+    base = alt.Chart(table).transform_filter("datum.name == chosen").encode(
+        x=alt.X("place:N", title="rank in the joint space (1 = nearest)",
+                axis=alt.Axis(orient="top", labelAngle=0, domain=False, ticks=False)),
+        y=alt.Y("state:N", sort=states, title=None, scale=alt.Scale(domain=states),
+                axis=alt.Axis(domain=False, ticks=False, labelLimit=90,
+                              labelExpr="split(datum.label, ' ')")),
+        tooltip=[alt.Tooltip("label:N"), alt.Tooltip("angle:Q", title="degrees", format=".1f")])
+    pictures = base.mark_image(width=56, height=56, yOffset=-9).encode(url="image:N")
+    names = base.transform_calculate(
+        caption="isValid(datum.angle) ? datum.label + ' ' + format(datum.angle, '.0f') + '°'"
+                " : datum.label").mark_text(dy=28, fontSize=11, limit=100).encode(
+        text="caption:N")
+    return alt.layer(pictures, names).add_params(pick).properties(
+        height=82 * len(states), **WIDE)
+
 
 def space_ratio(table: pd.DataFrame) -> alt.LayerChart:
     """Every classifier in every joint space: a measure with its interval, beside the control.
