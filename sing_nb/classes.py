@@ -14,9 +14,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import bootstrap, iqr, rankdata
 
-from .metrics import angle, attribute_score
-from .perturb import matched_removal
-from .stats import cluster_bootstrap, holm, random_basis, rank_correlation
+from .metrics import angle
+from .stats import cluster_bootstrap, holm, rank_correlation
 from .study import Study
 
 __all__ = [
@@ -35,8 +34,8 @@ KINDS = ("null space removed", "random control", "difference")
 def class_scores(study: Study, model: str) -> pd.DataFrame:
     """Median AS and |AS| of each class, after null removal and after each random removal.
 
-    The control is kept draw by draw. The mean AS over random subspaces, which ``Study.classes``
-    has, is smaller in size than any single one, so that null removal would look strong beside it.
+    The control is kept draw by draw. The mean AS over random subspaces is smaller in size than
+    any single one, so that null removal would look strong beside it.
 
     Parameters
     ----------
@@ -49,35 +48,16 @@ def class_scores(study: Study, model: str) -> pd.DataFrame:
         One row a class and removal: label, ``draw`` (-1 = null space removed, else the number of
         the random subspace), ``as_median`` and ``as_abs`` (median |AS|), degrees.
     """
-    return study.stored(f"class-scores-{model}", lambda: _class_scores(study, model), model)
-
-
-def _class_scores(study: Study, model: str) -> pd.DataFrame:
-    table = study.pictures
-    rows = np.flatnonzero((table["source"] == "stamp") & (table["class_index"] >= 0))
-    labels = table["label"].to_numpy()[rows]
-    f, spaces = study.features(model)[rows], study.spaces(model)
-    names = sorted(set(labels))
-    text = study.text(names)[[names.index(label) for label in labels]]
-    z, energy = study.translate(model, f, rows), spaces.null(f).norm(dim=1)
-    removed = {-1: spaces.remove_null(f)} | {
-        draw: matched_removal(
-            f, energy, random_basis(spaces.features, spaces.null_dim, study.config.seed + draw)
-        )
-        for draw in range(study.config.control_draws)
-    }
-    tables = []
-    for draw, moved in removed.items():
-        score = pd.Series(attribute_score(z, study.translate(model, moved, rows), text).numpy())
-        tables.append(
-            pd.DataFrame(
-                {
-                    "draw": draw, "as_median": score.groupby(labels).median(),
-                    "as_abs": score.abs().groupby(labels).median(),
-                }
-            ).rename_axis("label").reset_index()
-        )
-    return pd.concat(tables, ignore_index=True)
+    scored = study.scored(model)[["picture", "label", "attribute_score"]]
+    drawn = study.controls(model)[["picture", "draw", "attribute_score"]]
+    scores = pd.concat(
+        [scored.assign(draw=-1), drawn.merge(scored[["picture", "label"]], on="picture")]
+    )
+    scores["size"] = scores["attribute_score"].abs()
+    groups = scores.groupby(["draw", "label"])
+    return pd.DataFrame(
+        {"as_median": groups["attribute_score"].median(), "as_abs": groups["size"].median()}
+    ).reset_index()
 
 
 def _removals(study: Study, model: str, column: str) -> pd.DataFrame:

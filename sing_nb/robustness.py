@@ -66,7 +66,7 @@ def group_probabilities(study: Study, model: str, at_least: int = 8) -> pd.DataF
 
 def _probabilities(study: Study, model: str, at_least: int) -> pd.DataFrame:
     group = subject_groups(study, at_least)
-    rows, names = group.index.to_numpy(), sorted(set(group))
+    rows, names = group.index.to_numpy(copy=True), sorted(set(group))
     fold = study.pictures["fold"].to_numpy()[rows]
     principal = study.spaces(model).principal(study.features(model)[rows])
     tables = []

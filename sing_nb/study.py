@@ -39,7 +39,7 @@ from .translator import RidgeFitter, Translator, grouped_cv, nested_cv
 
 __all__ = ["Study"]
 
-METHOD = 2  # part of every stored table's name: raise it when a table's meaning changes
+METHOD = 3  # part of every stored table's name: raise it when a table's meaning changes
 TOP = 5
 
 
@@ -439,29 +439,56 @@ class Study:
         table["label_angle"] = angle(z, text).numpy()
         table["null_share"] = spaces.null_share(f).numpy()
         table["logit_change"] = (clf.logits(removed) - before).abs().amax(1).numpy()
-        energy = spaces.null(f).norm(dim=1)
-        control = []
-        for draw in range(self.config.control_draws):
-            basis = random_basis(spaces.features, spaces.null_dim, seed=self.config.seed + draw)
-            other = matched_removal(f, energy, basis)
-            z_other = self.translate(model, other, rows)
-            control.append(
-                torch.stack(
-                    [
-                        image_score(z, z_other),
-                        attribute_score(z, z_other, text),
-                        (clf.logits(other) - before).abs().amax(1).double(),
-                    ]
-                )
-            )
-        mean = torch.stack(control).mean(0).numpy()
-        names = ("image_score_control", "attribute_score_control", "logit_change_control")
-        for name, values in zip(names, mean, strict=True):
-            table[name] = values
+        control = self.controls(model).groupby("picture", sort=False)
+        for name in ("image_score", "attribute_score", "logit_change"):
+            table[f"{name}_control"] = control[name].mean().loc[table["picture"]].to_numpy()
         winner = before.argmax(1).numpy()
         table["predicted"] = [clf.class_names[i] for i in winner]
         table["correct"] = (winner == table["class_index"]).where(table["class_index"] >= 0)
         return table
+
+    def controls(self, model: str) -> pd.DataFrame:
+        """Scores after removing random parts of the same size, one row a picture and draw.
+
+        A size, such as |AS|, must be taken draw by draw: the mean over draws is smaller than any.
+
+        Returns
+        -------
+        pandas.DataFrame
+            picture, draw (from 0), image_score, attribute_score (degrees), logit_change (largest
+            change of any logit); pictures in the order of :meth:`images`.
+        """
+        return self.stored(f"controls-{model}", lambda: self._controls(model), model)
+
+    def _controls(self, model: str) -> pd.DataFrame:
+        rows = np.flatnonzero((self.pictures["source"] != "clipart").to_numpy())
+        f, clf, spaces = self.features(model)[rows], self.classifier(model), self.spaces(model)
+        labels = self.pictures["label"].to_numpy()[rows]
+        names = sorted(set(labels))
+        text = self.text(names)[[names.index(label) for label in labels]]
+        z, before = self.translate(model, f, rows), clf.logits(f)
+        energy = spaces.null(f).norm(dim=1)
+        tables = []
+        for draw in range(self.config.control_draws):
+            basis = random_basis(spaces.features, spaces.null_dim, seed=self.config.seed + draw)
+            other = matched_removal(f, energy, basis)
+            z_other = self.translate(model, other, rows)
+            tables.append(
+                pd.DataFrame(
+                    {
+                        "picture": self.pictures["picture"].to_numpy()[rows], "draw": draw,
+                        "image_score": image_score(z, z_other).numpy(),
+                        "attribute_score": attribute_score(z, z_other, text).numpy(),
+                        "logit_change": (clf.logits(other) - before).abs().amax(1).numpy(),
+                    }
+                )
+            )
+        return pd.concat(tables, ignore_index=True)
+
+    def by_draw(self, model: str, column: str, pictures: Sequence[str]) -> np.ndarray:
+        """A score of :meth:`controls` as an array (pictures, draws)."""
+        return self.controls(model).pivot_table(column, "picture", "draw").loc[
+            list(pictures)].to_numpy()
 
     def models(self) -> pd.DataFrame:
         """One row a classifier: medians of AS and IS with intervals and controls.
@@ -478,17 +505,31 @@ class Study:
         return self.stored("models", self._models, *self.config.everyone)
 
     def _models(self) -> pd.DataFrame:
+        # Of columns that hold IS and, after them, |AS|: one of each, or one of each for every
+        # random draw, whose medians are averaged.
         quantities = {
-            "image_score": lambda v: float(np.median(v[:, 0])),
-            "attribute_score": lambda v: float(np.median(np.abs(v[:, 1]))),
-            "ratio": lambda v: float(np.median(v[:, 0]) / np.median(np.abs(v[:, 1]))),
+            "image_score": lambda m: m[0].mean(),
+            "attribute_score": lambda m: m[1].mean(),
+            "ratio": lambda m: (m[0] / m[1]).mean(),
         }
         records = []
         for model in self.config.everyone:
             table = self.scored(model)
-            for kind, suffix in (("null space removed", ""), ("random control", "_control")):
-                pair = table[[f"image_score{suffix}", f"attribute_score{suffix}"]].to_numpy()
-                for quantity, statistic in quantities.items():
+            pairs = {
+                "null space removed": table[["image_score", "attribute_score"]].to_numpy(),
+                "random control": np.hstack(
+                    [
+                        self.by_draw(model, name, table["picture"])
+                        for name in ("image_score", "attribute_score")
+                    ]
+                ),
+            }
+            for kind, pair in pairs.items():
+                for quantity, score in quantities.items():
+
+                    def statistic(v: np.ndarray, score=score) -> float:
+                        return float(score(np.median(np.abs(v), axis=0).reshape(2, -1)))
+
                     records.append(
                         self._record(model, pair, table["subject"], statistic)
                         | {"quantity": quantity, "kind": kind}
@@ -537,10 +578,18 @@ class Study:
             "value": interval.estimate, "low": interval.low, "high": interval.high,
         }
 
-    def scored(self, model: str) -> pd.DataFrame:
-        """Rows of :meth:`images` that are stamps of a true ImageNet class."""
+    def scored(self, model: str, draw: int | None = None) -> pd.DataFrame:
+        """Rows of :meth:`images` that are stamps of a true ImageNet class.
+
+        With `draw`, the columns with ``_control`` are of that random draw and not the mean.
+        """
         table = self.images(model)
-        return table[(table["source"] == "stamp") & (table["class_index"] >= 0)]
+        table = table[(table["source"] == "stamp") & (table["class_index"] >= 0)]
+        if draw is None:
+            return table
+        one = self.controls(model).query("draw == @draw").set_index("picture")
+        one = one.loc[table["picture"]].set_index(table.index)
+        return table.assign(**{f"{name}_control": one[name] for name in one.columns.drop("draw")})
 
     def classes(self, model: str) -> pd.DataFrame:
         """One row a class: median AS, |AS| and IS over its views, with controls.
@@ -552,7 +601,13 @@ class Study:
             a spread, not an interval for other subjects), ``as_abs``, ``is_median``, the same
             controls, and ``accuracy`` (share of views classified correctly).
         """
-        groups = self.scored(model).groupby("label")
+        scored = self.scored(model)
+        groups = scored.groupby("label")
+        drawn = self.controls(model).merge(scored[["picture", "label"]], on="picture")
+        drawn["as_abs"] = drawn["attribute_score"].abs()
+        # Each draw by itself, then their mean: one random removal has no more than one size.
+        control = drawn.groupby(["label", "draw"])[["as_abs", "image_score"]].median()
+        control = control.groupby("label").mean()
         return (
             pd.DataFrame(
                 {
@@ -562,11 +617,9 @@ class Study:
                     "as_low": groups["attribute_score"].quantile(0.25),
                     "as_high": groups["attribute_score"].quantile(0.75),
                     "as_abs": groups["attribute_score"].apply(lambda v: v.abs().median()),
-                    "as_abs_control": groups["attribute_score_control"].apply(
-                        lambda v: v.abs().median()
-                    ),
+                    "as_abs_control": control["as_abs"],
                     "is_median": groups["image_score"].median(),
-                    "is_median_control": groups["image_score_control"].median(),
+                    "is_median_control": control["image_score"],
                     "accuracy": groups["correct"].mean(),
                 }
             )

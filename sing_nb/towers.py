@@ -68,5 +68,5 @@ def _pair_table(study: Study) -> pd.DataFrame:
 def same_order(table: pd.DataFrame) -> bool:
     """Whether IS/|AS| puts the classifiers of :func:`space_table` in one order in every space."""
     ratio = table[(table["quantity"] == "ratio") & (table["kind"] == "null space removed")]
-    places = ratio.pivot(index="title", columns="tower", values="value").rank()
+    places = ratio.pivot_table("value", "title", "tower").rank()
     return bool(places.nunique(axis=1).eq(1).all())

@@ -77,18 +77,23 @@ def _one_head(study: Study, model: str, spaces: HeadSpaces) -> pd.DataFrame:
     pairs = {
         "null space removed": torch.stack(
             [image_score(z, z_removed), attribute_score(z, z_removed, text)]
-        ),
-        "random control": torch.stack(control).mean(0),
+        )[None],
+        "random control": torch.stack(control),
     }
+    # Medians of IS and |AS| draw by draw: the mean over draws would make |AS| too small.
     quantities = {
-        "image_score": lambda v: float(np.median(v[:, 0])),
-        "attribute_score": lambda v: float(np.median(v[:, 1])),
-        "ratio": lambda v: float(np.median(v[:, 0]) / np.median(v[:, 1])),
+        "image_score": lambda m: m[:, 0].mean(),
+        "attribute_score": lambda m: m[:, 1].mean(),
+        "ratio": lambda m: (m[:, 0] / m[:, 1]).mean(),
     }
     records = []
     for kind, pair in pairs.items():
-        values = pair.abs().T.numpy()
-        for quantity, statistic in quantities.items():
+        values = pair.abs().permute(2, 0, 1).numpy()
+        for quantity, score in quantities.items():
+
+            def statistic(v: np.ndarray, score=score) -> float:
+                return float(score(np.median(v, axis=0)))
+
             interval = cluster_bootstrap(
                 values, scored["subject"], statistic,
                 draws=study.config.bootstrap_draws, seed=study.config.seed,

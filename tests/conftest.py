@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 from pathlib import Path
@@ -26,6 +27,27 @@ def smoke():
     import sing_nb
 
     return sing_nb.Study("smoke", progress=False)
+
+
+class Fresh:
+    """A study with some attributes replaced, whose own tables are computed and never read."""
+
+    def __init__(self, study, **changed):
+        self._study = study
+        self.__dict__.update(changed)
+
+    def __getattr__(self, name):
+        return getattr(self._study, name)
+
+    def stored(self, name, compute, *models):
+        return compute()
+
+
+@pytest.fixture(scope="session")
+def fresh(smoke):
+    """Makes the smoke study, cut down to Lite0, with other attributes: ``fresh(text=...)``."""
+    only = dataclasses.replace(smoke.config, models=["lite0"], tower="lite0", bootstrap_draws=20)
+    return lambda **changed: Fresh(smoke, **{"config": only, **changed})
 
 
 @pytest.fixture(scope="session")

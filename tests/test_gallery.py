@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from sing_nb.errors import SingError
-from sing_nb.gallery import Gallery, merge_parts, power, span
+from sing_nb.gallery import Gallery, merge_parts, power, span, verdict
 
 ALT = "Three bars that grow from left to right."
 
@@ -158,3 +158,7 @@ def test_estimates_are_written_with_their_interval():
 )
 def test_small_and_large_numbers_are_powers_of_ten(value, text):
     assert power(value) == text
+
+
+def test_verdicts_are_the_words_of_the_paper_map():
+    assert [verdict(True), verdict(False)] == ["holds here", "differs here"]

@@ -155,3 +155,83 @@ def test_features_of_another_width_are_refused():
     for part in (spaces.null, spaces.principal, spaces.remove_null, spaces.null_share):
         with pytest.raises(SingError, match=r"reads 3 features; got \(5, 4\)"):
             part(torch.ones(5, 4))
+
+
+# --- spaces of truncated heads ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("c", "m", "rank"), [(12, 15, 12), (12, 15, 5), (12, 15, 1), (30, 8, 3)])
+def test_spaces_of_a_rank_are_those_of_the_best_approximation(c, m, rank):
+    weight = head(c, m, np.linspace(3, 1, min(c, m))).numpy()
+    left, values, right = np.linalg.svd(weight)
+    cut = (left[:, :rank] * values[:rank]) @ right[:rank]
+    spaces = HeadSpaces.from_svd(torch.tensor(values), torch.tensor(right), rank, tolerance=0.25)
+    assert (spaces.rank, spaces.null_dim, spaces.features) == (rank, m - rank, m)
+    assert spaces.tolerance == 0.25
+    np.testing.assert_array_equal(spaces.singular_values, values)
+    basis = scipy.linalg.null_space(cut, rcond=1e-10)
+    f = np.random.default_rng(2).standard_normal((6, m))
+    np.testing.assert_allclose(spaces.null(torch.tensor(f)), f @ basis @ basis.T, atol=1e-12)
+    np.testing.assert_allclose(spaces.principal(torch.tensor(f)) @ weight.T, f @ cut.T, atol=1e-12)
+
+
+@pytest.mark.parametrize("rank", [-1, 0, 5])
+def test_a_rank_that_no_head_of_this_size_has_is_refused(rank):
+    _, values, right = torch.linalg.svd(head(4, 9, [4, 3, 2, 1]))
+    with pytest.raises(SingError, match=f"between 1 and 4; got {rank}"):
+        HeadSpaces.from_svd(values, right, rank)
+
+
+# --- what leaves probabilities alone ------------------------------------------------------------
+
+
+def with_shift(c, m, rank, seed=0):
+    """A (c, m) head of the given rank whose columns span the vector of ones."""
+    rng = np.random.default_rng(seed)
+    columns = np.column_stack([np.ones(c), rng.standard_normal((c, rank - 1))])
+    return torch.tensor(columns @ rng.standard_normal((rank, m)))
+
+
+def without_shift(c, m, rank, seed=0):
+    """A (c, m) head of the given rank whose columns do not span the vector of ones."""
+    rng = np.random.default_rng(seed)
+    return torch.tensor(rng.standard_normal((c, rank)) @ rng.standard_normal((rank, m)))
+
+
+@pytest.mark.parametrize(
+    ("weight", "more"),
+    [
+        (with_shift(5, 9, 5), 1), (with_shift(7, 9, 4), 1), (with_shift(20, 6, 6), 1),
+        (without_shift(7, 9, 4), 0), (without_shift(20, 6, 6), 0), (without_shift(20, 6, 3), 0),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_probabilities_have_one_dimension_more_where_a_direction_shifts_all_logits(
+    weight, more, dtype
+):
+    stored = weight.to(dtype)
+    wider = HeadSpaces.for_probabilities(stored)
+    assert wider.null_dim == HeadSpaces.from_weight(stored).null_dim + more
+    centred = weight.numpy() - weight.numpy().mean(0)
+    basis = scipy.linalg.null_space(centred, rcond=1e-5)
+    f = torch.tensor(np.random.default_rng(3).standard_normal((6, weight.shape[1])))
+    np.testing.assert_allclose(wider.null(f), f.numpy() @ basis @ basis.T, atol=1e-5)
+
+
+def test_a_head_of_full_row_rank_always_has_a_common_shift():
+    # Its columns span everything, the vector of ones included.
+    weight = without_shift(5, 9, 5)
+    assert HeadSpaces.for_probabilities(weight).null_dim == 9 - 5 + 1
+
+
+def test_the_wider_space_of_a_real_head(lite0):
+    weight = lite0.head.weight
+    wider, narrow = HeadSpaces.for_probabilities(weight), HeadSpaces.from_weight(weight)
+    assert (narrow.rank, narrow.null_dim) == (1000, 280)
+    assert (wider.rank, wider.null_dim) == (999, 281)
+    centred = weight.double().numpy() - weight.double().numpy().mean(0)
+    assert np.linalg.matrix_rank(centred) == 999
+    f = torch.randn(4, 1280, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    np.testing.assert_allclose(wider.null(f).numpy() @ centred.T, 0, atol=1e-10)
+    # All of the narrow space lies in the wider one.
+    np.testing.assert_allclose(wider.null(narrow.null(f)), narrow.null(f), atol=1e-10)

@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.linalg
+import scipy.special
 import torch
 
 from sing_nb.errors import SingError
 from sing_nb.nullspace import HeadSpaces
 from sing_nb.perturb import (
     directions,
+    logit_distance,
+    matched_perturbations,
     matched_removal,
     move,
     null_direction,
@@ -190,3 +194,152 @@ def test_features_of_another_classifier_are_refused(parts):
     _, spaces, translator, _, text = parts
     with pytest.raises(SingError, match=f"reads {M} features"):
         steer(torch.ones(2, M + 1), translator, text, spaces, target_is=10.0)
+
+
+# --- pushes of one length -----------------------------------------------------------------------
+
+NULL_KINDS = {"null part removed", "random null direction"}
+
+
+def pushes_of(weight, f, sensitive=None, seed=0):
+    spaces, wider = HeadSpaces.from_weight(weight), HeadSpaces.for_probabilities(weight)
+    sensitive = weight[(f @ weight.T).argmax(1)] if sensitive is None else sensitive
+    return {
+        kind: delta.numpy()
+        for kind, delta in matched_perturbations(f, sensitive, spaces, wider, seed).items()
+    }
+
+
+def test_pushes_are_as_long_as_the_null_part(parts):
+    weight, _, _, f, _ = parts
+    basis = np.linalg.svd(weight.numpy())[2][C:].T
+    length = np.linalg.norm(f.numpy() @ basis, axis=1)
+    found = pushes_of(weight, f)
+    assert found.keys() == NULL_KINDS | {
+        "common shift", "random direction", "principal direction"
+    }
+    for kind, delta in found.items():
+        assert delta.dtype == np.float64
+        np.testing.assert_allclose(np.linalg.norm(delta, axis=1), length, rtol=1e-6, err_msg=kind)
+
+
+def test_null_pushes_lie_in_the_null_space_and_the_others_do_not(parts):
+    weight, _, _, f, _ = parts
+    for kind, delta in pushes_of(weight, f).items():
+        moved = np.abs(delta @ weight.numpy().T).max(1)
+        assert (moved < 1e-12).all() if kind in NULL_KINDS else (moved > 0.01).all(), kind
+
+
+def test_the_null_part_is_taken_away_and_not_added(parts):
+    weight, _, _, f, _ = parts
+    basis = scipy.linalg.null_space(weight.numpy())
+    delta = pushes_of(weight, f)["null part removed"]
+    np.testing.assert_allclose(delta, -f.numpy() @ basis @ basis.T, atol=1e-12)
+    np.testing.assert_allclose((f.numpy() + delta) @ basis, 0, atol=1e-12)
+
+
+def test_the_random_null_direction_is_none_of_the_features(parts):
+    weight, _, _, f, _ = parts
+    found = pushes_of(weight, f)
+    turn = degrees(found["random null direction"], found["null part removed"])
+    assert ((turn > 5) & (turn < 175)).all()
+
+
+def test_a_common_shift_moves_all_logits_by_one_number_and_no_probability(parts):
+    weight, _, _, f, _ = parts
+    delta = pushes_of(weight, f)["common shift"]
+    moved = delta @ weight.numpy().T
+    np.testing.assert_allclose(moved, moved[:, :1].repeat(C, axis=1), atol=1e-12)
+    assert (np.abs(moved[:, 0]) > 0.1).all()
+    # The shortest direction that does so is the least-squares answer to W v = 1.
+    shortest = np.linalg.pinv(weight.numpy()) @ np.ones(C)
+    np.testing.assert_allclose(
+        np.abs(delta @ shortest), np.linalg.norm(delta, axis=1) * np.linalg.norm(shortest)
+    )
+    before, after = (scipy.special.softmax(v @ weight.numpy().T, axis=1)
+                     for v in (f.numpy(), f.numpy() + delta))
+    assert np.abs(after - before).max() < 1e-6
+    centred = weight.numpy() - weight.numpy().mean(0)
+    basis = scipy.linalg.null_space(centred)
+    assert basis.shape[1] == M - C + 1
+    np.testing.assert_allclose(delta @ basis @ basis.T, delta, atol=1e-12)
+
+
+def test_pushes_of_a_real_head(lite0):
+    weight = lite0.head.weight
+    f = torch.randn(5, 1280, generator=torch.Generator().manual_seed(1)).abs()
+    found = pushes_of(weight, f)
+    right = np.linalg.svd(weight.double().numpy())[2]
+    length = np.linalg.norm(f.double().numpy() @ right[1000:].T, axis=1)
+    logits = f.double().numpy() @ weight.double().numpy().T
+    for kind, delta in found.items():
+        np.testing.assert_allclose(np.linalg.norm(delta, axis=1), length, rtol=1e-6, err_msg=kind)
+        moved = delta @ weight.double().numpy().T
+        if kind in NULL_KINDS:
+            assert np.abs(moved).max() < 1e-10
+        changed = np.abs(scipy.special.softmax(logits + moved, axis=1)
+                         - scipy.special.softmax(logits, axis=1)).max(1)
+        assert (changed < 1e-6).all() == (kind in NULL_KINDS | {"common shift"}), kind
+    moved = found["common shift"] @ weight.double().numpy().T
+    assert np.ptp(moved, axis=1).max() < 1e-8
+    assert np.abs(moved).min() > 0.01
+
+
+def test_without_a_common_shift_there_is_no_such_push():
+    # Rank 3 of 7 classes: no direction of feature space moves all logits alike.
+    rng = np.random.default_rng(5)
+    weight = torch.tensor(rng.standard_normal((7, 3)) @ rng.standard_normal((3, M)))
+    assert np.linalg.lstsq(weight.numpy(), np.ones(7), rcond=1e-10)[1].size == 0  # deficient
+    fitted = weight.numpy() @ np.linalg.pinv(weight.numpy(), rcond=1e-10) @ np.ones(7)
+    assert np.abs(fitted - 1).max() > 0.1
+    found = pushes_of(weight, torch.tensor(rng.standard_normal((4, M))))
+    assert found.keys() == NULL_KINDS | {"random direction", "principal direction"}
+
+
+def test_without_a_null_space_nothing_is_pushed_along_it():
+    rng = np.random.default_rng(6)
+    weight = torch.tensor(rng.standard_normal((20, M)))
+    found = pushes_of(weight, torch.tensor(rng.standard_normal((4, M))))
+    assert found.keys() == {"random direction", "principal direction"}
+    assert all((delta == 0).all() for delta in found.values())  # as long as nothing
+
+
+def test_the_principal_push_goes_against_the_sensitive_direction(parts):
+    weight, _, _, f, _ = parts
+    winner = (f.numpy() @ weight.numpy().T).argmax(1)
+    against = -weight.numpy()[winner]
+    delta = pushes_of(weight, f)["principal direction"]
+    np.testing.assert_allclose(degrees(delta, against), 0, atol=1e-5)
+    # No other direction of this length lowers the predicted logit as much.
+    rows = np.arange(len(f))
+    drop = (delta @ weight.numpy().T)[rows, winner]
+    for other in pushes_of(weight, f).values():
+        assert ((other @ weight.numpy().T)[rows, winner] >= drop - 1e-12).all()
+
+
+def test_a_seed_decides_the_random_pushes_and_only_those(parts):
+    weight, _, _, f, _ = parts
+    torch.manual_seed(1)  # which the pushes must not ask
+    one, again, other = (pushes_of(weight, f, seed=seed) for seed in (3, 3, 4))
+    for kind in one:
+        np.testing.assert_array_equal(one[kind], again[kind])
+        same = np.allclose(np.abs(one[kind]), np.abs(other[kind]))
+        assert same == (not kind.startswith("random")), kind
+
+
+def test_random_directions_favour_no_direction():
+    # Of an isotropic direction every coordinate has the mean square 1/M; the standard error of
+    # the mean over 4000 rows is below 0.003.
+    rng = np.random.default_rng(7)
+    weight, f = torch.tensor(rng.standard_normal((C, M))), torch.tensor(
+        rng.standard_normal((4000, M)))
+    delta = pushes_of(weight, f)["random direction"]
+    unit = delta / np.linalg.norm(delta, axis=1, keepdims=True)
+    np.testing.assert_allclose(unit.T @ unit / len(f), np.eye(M) / M, atol=0.012)
+
+
+def test_logit_distance_by_hand():
+    before = torch.tensor([[1.0, 2.0, 3.0], [0.0, 0.0, 0.0]])
+    after = torch.tensor([[1.0, 5.0, -1.0], [0.0, 0.0, 0.0]])
+    assert logit_distance(before, after).tolist() == [5.0, 0.0]
+    assert logit_distance(after, before).tolist() == [5.0, 0.0]

@@ -24,8 +24,8 @@ NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
 # Ground floor first: a room may import what stands before it, never what comes after.
 ROOMS = [
     "errors", "fetch", "prompts", "metrics", "nullspace", "stats", "translator", "perturb",
-    "heads", "joint", "images", "features", "profile", "study", "classes", "photos",
-    "steering", "validation", "towers", "truncation", "robustness", "identities",
+    "heads", "joint", "images", "features", "profile", "networks", "tracking", "study",
+    "comparison", "classes", "photos", "steering", "validation", "towers", "truncation", "robustness", "identities",
     "overview", "figures", "gallery",
     "chapters", "paper", "page", "__main__",
 ]
