@@ -106,7 +106,7 @@ def _one_head(study: Study, model: str, spaces: HeadSpaces) -> pd.DataFrame:
             )
     return pd.DataFrame(records).assign(
         model=model, title=study.title(model), rank=spaces.rank, null_dim=spaces.null_dim,
-        null_share=float(spaces.null_share(f).median()),
+        null_share=float(np.median(spaces.null_share(f))),
         accuracy=float((winner.numpy() == scored["class_index"].to_numpy()).mean()),
         agreement=float((winner == clf.logits(f).argmax(1)).double().mean()),
     )

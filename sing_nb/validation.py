@@ -135,8 +135,9 @@ def perturbed_neighbours(
     Returns
     -------
     pandas.DataFrame
-        name (label and seed), ``state`` (``translated`` or a kind), place (``photo`` or the
-        rank), picture, label, angle (degrees; nan for the photo itself).
+        name (label, numbered where it comes twice, and seed), ``state`` (``translated`` or a
+        kind), place (``photo`` or the rank), picture, label, angle (degrees; nan for the photo
+        itself).
     """
     rows = np.array([study.row(picture) for picture in pictures])
     f = study.features(model)[rows]
@@ -147,8 +148,8 @@ def perturbed_neighbours(
             kind: study.translate(model, (f.double() + pushes[kind]).to(f.dtype), rows)
             for kind in kinds
         }
-        for number, row in enumerate(rows):
-            own = study.pictures.iloc[row]
+        for number, name in enumerate(study.names(pictures)):
+            own = study.pictures.iloc[rows[number]]
             itself = pd.DataFrame(
                 [{"picture": own["picture"], "label": own["label"], "angle": np.nan,
                   "place": "photo"}]
@@ -157,5 +158,5 @@ def perturbed_neighbours(
                 near = study.nearest(z[[number]], k, exclude=own["subject"])
                 near["place"] = near["rank"].astype(str)
                 both = pd.concat([itself, near.drop(columns=["row", "rank"])])
-                tables.append(both.assign(name=f"{own['label']}, seed {seed}", state=state))
+                tables.append(both.assign(name=f"{name}, seed {seed}", state=state))
     return pd.concat(tables, ignore_index=True)

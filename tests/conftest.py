@@ -7,6 +7,7 @@ import os
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from threadpoolctl import threadpool_limits
@@ -48,6 +49,37 @@ def fresh(smoke):
     """Makes the smoke study, cut down to Lite0, with other attributes: ``fresh(text=...)``."""
     only = dataclasses.replace(smoke.config, models=["lite0"], tower="lite0", bootstrap_draws=20)
     return lambda **changed: Fresh(smoke, **{"config": only, **changed})
+
+
+class Plain:
+    """Lite0 and its pictures of the smoke study in plain float64 NumPy."""
+
+    def __init__(self, study):
+        self.table, self.translators = study.pictures, study.translators("lite0")
+        self.f = study.features("lite0").double().numpy()
+        self.weight, self.bias = (part.double().numpy() for part in study.classifier("lite0").head)
+        self.left, self.values, self.right = np.linalg.svd(self.weight)
+        self.null_basis = self.right[1000:].T
+
+    def null(self, f):
+        return f @ self.null_basis @ self.null_basis.T
+
+    def logits(self, f):
+        return f @ self.weight.T + self.bias
+
+    def translate(self, f, rows):
+        folds = self.table["fold"].to_numpy()[rows]  # -1 is the translator fitted on all
+        maps = [self.translators[fold] for fold in folds]
+        return np.stack([
+            fitted.weight.double().numpy() @ v + fitted.bias.double().numpy()
+            for fitted, v in zip(maps, f)
+        ])
+
+
+@pytest.fixture(scope="session")
+def plain(smoke):
+    """The same pictures and classifier for derivations by hand."""
+    return Plain(smoke)
 
 
 @pytest.fixture(scope="session")

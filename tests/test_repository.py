@@ -21,6 +21,7 @@ from sing_nb.prompts import imagenet_names
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
+SWEEPS = sorted((ROOT / "book" / "sweeps").glob("*.ipynb"))  # run once a cell of a grid, no pages
 # Ground floor first: a room may import what stands before it, never what comes after.
 ROOMS = [
     "errors", "fetch", "prompts", "metrics", "nullspace", "stats", "translator", "perturb",
@@ -32,8 +33,8 @@ ROOMS = [
 
 
 def each_notebook(function):
-    """Run a test for each notebook of the book."""
-    decorate = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+    """Run a test for each notebook of the book and of its sweeps."""
+    decorate = pytest.mark.parametrize("path", [*NOTEBOOKS, *SWEEPS], ids=lambda path: path.stem)
     return decorate(function)
 
 
@@ -57,6 +58,7 @@ def test_the_book_has_its_chapters():
     listed = [PurePosixPath(entry["file"]).stem for entry in toc["chapters"]]
     assert [name for name in listed if name[:2].isdigit()] == [path.stem for path in NOTEBOOKS]
     assert len(NOTEBOOKS) >= 8
+    assert SWEEPS
 
 
 @each_notebook
@@ -154,7 +156,7 @@ def test_every_package_that_is_imported_is_a_dependency():
     # Import names that differ from the name of the package that holds them.
     package = {
         "PIL": "pillow", "yaml": "pyyaml", "vl_convert": "vl-convert-python",
-        "open_clip": "open-clip-torch",
+        "open_clip": "open-clip-torch", "sklearn": "scikit-learn",
         # These come with what is named here and cannot be missing.
         "IPython": "ipykernel", "myst_nb": "jupyter-book", "sphinx": "jupyter-book",
         "docutils": "jupyter-book",
@@ -174,6 +176,7 @@ def test_every_package_that_is_imported_is_a_dependency():
         if importlib.util.find_spec(name).origin is not None
         and "site-packages" in importlib.util.find_spec(name).origin
     }
+    outside.discard("wandb")  # an extra: `tracking` asks for it only where the user enabled it
     missing = {n for n in outside if package.get(n, n).lower().replace("_", "-") not in known}
     assert "torch" in outside
     assert missing == set()

@@ -189,6 +189,38 @@ def test_scores_of_one_picture_are_those_of_plain_numpy(smoke, by_hand, images, 
     np.testing.assert_allclose(row[names].astype(float), expected, atol=0.01)
 
 
+def test_every_control_draw_is_a_random_part_of_the_same_size(smoke, by_hand):
+    controls = smoke.controls("lite0")
+    rows = np.flatnonzero(by_hand.table["source"] != "clipart")[::9]
+    names = by_hand.table["picture"].to_numpy()[rows]
+    for draw in range(smoke.config.control_draws):
+        own = controls[controls["draw"] == draw].set_index("picture").loc[names]
+        for number, row in zip(rows, own.to_dict("records")):
+            f, fold = by_hand.f[number], by_hand.fold[number]
+            length = np.linalg.norm(by_hand.null(f))
+            other = f - by_hand.random_part(f, length, smoke.config.seed + draw)
+            z, w = by_hand.translate(f, fold), by_hand.translate(other, fold)
+            text = smoke.text([by_hand.table["label"][number]])[0].double().numpy()
+            change = np.abs(by_hand.logits(other) - by_hand.logits(f)).max()
+            assert row["image_score"] == pytest.approx(degrees(z, w), abs=0.01)
+            score = degrees(z, text) - degrees(w, text)
+            assert row["attribute_score"] == pytest.approx(score, abs=0.01)
+            assert row["logit_change"] == pytest.approx(change, abs=0.01)
+
+
+def test_the_controls_of_a_draw_are_its_own(smoke):
+    controls = smoke.controls("lite0").set_index(["picture", "draw"])
+    for draw in range(smoke.config.control_draws):
+        scored = smoke.scored("lite0", draw)
+        for name in ("image_score", "attribute_score", "logit_change"):
+            expected = [controls.loc[(picture, draw), name] for picture in scored["picture"]]
+            assert scored[f"{name}_control"].tolist() == expected
+    backwards = smoke.scored("lite0")["picture"].tolist()[::-1]
+    found = smoke.by_draw("lite0", "image_score", backwards)
+    assert found.shape == (len(backwards), smoke.config.control_draws)
+    assert found[2].tolist() == controls.loc[backwards[2], "image_score"].sort_index().tolist()
+
+
 def test_null_removal_leaves_the_logits_and_the_control_does_not(images):
     assert images["logit_change"].max() < 1e-3
     assert images["logit_change_control"].min() > 1e-2
@@ -236,12 +268,16 @@ def test_the_tower_comes_last_and_is_marked(smoke):
 def test_scores_of_models_are_medians_of_their_pictures(smoke, images):
     rows = images[(images["source"] == "stamp") & (images["class_index"] >= 0)]
     table = smoke.models().query("model == 'lite0'").set_index(["quantity", "kind"])["value"]
-    for kind, suffix in (("null space removed", ""), ("random control", "_control")):
-        moved = np.median(rows[f"image_score{suffix}"])
-        towards = np.median(np.abs(rows[f"attribute_score{suffix}"]))
-        assert table["image_score", kind] == pytest.approx(moved)
-        assert table["attribute_score", kind] == pytest.approx(towards)
-        assert table["ratio", kind] == pytest.approx(moved / towards)
+    draws = [smoke.scored("lite0", draw) for draw in range(smoke.config.control_draws)]
+    for kind, tables, suffix in (
+        ("null space removed", [rows], ""), ("random control", draws, "_control")
+    ):
+        # Of a control each draw has its own medians, which are averaged.
+        moved = np.array([np.median(t[f"image_score{suffix}"]) for t in tables])
+        towards = np.array([np.median(np.abs(t[f"attribute_score{suffix}"])) for t in tables])
+        assert table["image_score", kind] == pytest.approx(moved.mean())
+        assert table["attribute_score", kind] == pytest.approx(towards.mean())
+        assert table["ratio", kind] == pytest.approx((moved / towards).mean())
     excess = np.median(rows["image_score"] - rows["image_score_control"])
     assert table["image_score_excess", "null space removed"] == pytest.approx(excess)
 
@@ -268,6 +304,13 @@ def test_scores_of_classes_are_medians_of_their_views(smoke, images):
         )
         assert row["as_abs"] == pytest.approx(np.median(np.abs(own["attribute_score"])))
         assert row["is_median"] == pytest.approx(np.median(own["image_score"]))
+        drawn = [
+            smoke.scored("lite0", draw).query("label == @row['label']")
+            for draw in range(smoke.config.control_draws)
+        ]
+        for name, column in (("as_abs", "attribute_score"), ("is_median", "image_score")):
+            medians = [np.median(np.abs(part[f"{column}_control"])) for part in drawn]
+            assert row[f"{name}_control"] == pytest.approx(np.mean(medians))
         right = (own["predicted"].map(list(smoke.classifier("lite0").class_names).index)
                  == own["class_index"])
         assert row["accuracy"] == pytest.approx(right.mean())
@@ -361,6 +404,73 @@ def test_the_slide_passes_through_the_removal_and_the_original(smoke, images):
     change = found["logit_change"]
     assert change["null part"].max() < 1e-3
     assert change["random part of the same size"][[0.0, 2.0]].min() > 1e-2
+
+
+# --- another tower ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def other(smoke):
+    return smoke.with_tower("lite0")
+
+
+def test_another_tower_shares_pictures_features_and_heads(smoke, other):
+    assert other.config.tower == "lite0"
+    assert other.config.models == ["lite1", "lite2"]
+    assert set(other.config.everyone) == set(smoke.config.everyone)
+    changed = {"tower", "models"}
+    mine, theirs = (dataclasses.asdict(study.config) for study in (smoke, other))
+    assert {key for key in mine if mine[key] != theirs[key]} == changed
+    pd.testing.assert_frame_equal(other.pictures, smoke.pictures)
+    for name in smoke.config.everyone:
+        assert other.features(name) is smoke.features(name)
+        assert other.spaces(name) is smoke.spaces(name)
+    assert (other.title("lite0"), other.title("lite2")) == (
+        "EfficientNet-Lite0 (tower)", "EfficientNet-Lite2"
+    )
+
+
+def test_the_own_tower_is_the_study_itself(smoke):
+    assert smoke.with_tower("lite2") is smoke
+
+
+def test_embeddings_of_another_tower_are_its_logits_in_words(smoke, other):
+    # ConSE by hand: logits above the first that does not speak weigh centred class names.
+    names = smoke.classifier("lite0").class_names
+    raw = smoke.space.encoder([prompt_of(name) for name in names]).double().numpy()
+    words = raw - raw.mean(0)
+    words /= np.linalg.norm(words, axis=1, keepdims=True)
+    logits = smoke.logits("lite0").double().numpy()
+    floor = np.sort(logits, axis=1)[:, [-(smoke.config.top_classes + 1)]]
+    z = np.maximum(logits - floor, 0) @ words
+    z /= np.linalg.norm(z, axis=1, keepdims=True)
+    np.testing.assert_allclose(other.embeddings, z, atol=1e-5)
+    assert not np.allclose(other.embeddings, smoke.embeddings, atol=0.05)
+
+
+def test_translators_of_another_tower_lead_into_its_space(smoke, other):
+    fitted = other.translators("lite1")[1]
+    assert fitted.card["tower"] == "lite0"
+    keep = (smoke.pictures["fold"] != 1) & (smoke.pictures["source"] != "photo")
+    f, z = smoke.features("lite1").double().numpy(), other.embeddings.double().numpy()
+    by_hand = Ridge(alpha=fitted.card["lambda"], solver="svd").fit(f[keep], z[keep])
+    found = f[::5] @ fitted.weight.double().numpy().T + fitted.bias.double().numpy()
+    np.testing.assert_allclose(found, by_hand.predict(f[::5]), atol=1e-4)
+
+
+def test_tables_of_another_tower_are_kept_apart(smoke, other, images):
+    found = other.images("lite1").set_index("picture")
+    rows = np.flatnonzero(smoke.pictures["picture"].isin(found.index))
+    f, spaces = smoke.features("lite1")[rows], smoke.spaces("lite1")
+    z, moved = (
+        other.translate("lite1", part, rows).double().numpy()
+        for part in (f, spaces.remove_null(f))
+    )
+    expected = pd.Series(degrees(z, moved), smoke.pictures["picture"][rows])
+    np.testing.assert_allclose(found["image_score"], expected[found.index], atol=1e-3)
+    assert not np.allclose(
+        found["image_score"], smoke.images("lite1")["image_score"], atol=0.01
+    )
 
 
 # --- keeping ------------------------------------------------------------------------------------

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sing_nb.towers import pair_table, same_order, space_table
+
+ALL = ["lite0", "lite1", "lite2"]
+
+
+@pytest.fixture(scope="module")
+def spaces(fresh, smoke):
+    return space_table(fresh(config=smoke.config))
+
+
+@pytest.fixture(scope="module")
+def pairs(fresh, smoke):
+    return pair_table(fresh(config=smoke.config))
+
+
+def ratio(study, model):
+    scored = study.scored(model)
+    return scored["image_score"].median() / scored["attribute_score"].abs().median()
+
+
+# --- every classifier in every space ------------------------------------------------------------
+
+
+def test_every_classifier_stands_in_every_space(spaces):
+    cells = spaces[["tower", "model"]].drop_duplicates()
+    assert sorted(map(tuple, cells.to_numpy())) == [(a, b) for a in ALL for b in ALL]
+    assert not spaces.duplicated(["tower", "model", "quantity", "kind"]).any()
+    assert np.isfinite(spaces[["value", "low", "high"]]).all(axis=None)
+
+
+def test_a_classifier_in_its_own_space_is_marked(spaces):
+    marked = spaces.loc[spaces["circular"], ["tower", "model"]]
+    assert sorted(set(map(tuple, marked.to_numpy()))) == [(name, name) for name in ALL]
+    assert (spaces["circular"] == (spaces["role"] == "control: the tower itself")).all()
+
+
+def test_titles_do_not_depend_on_the_space(spaces):
+    titles = {name: f"EfficientNet-L{name[1:]}" for name in ALL}
+    assert spaces["title"].tolist() == spaces["model"].map(titles).tolist()
+    assert spaces["space"].tolist() == spaces["tower"].map(titles).tolist()
+
+
+def test_the_own_space_of_the_study_is_one_of_them(spaces, smoke):
+    own = spaces[spaces["tower"] == "lite2"].reset_index(drop=True)
+    columns = ["model", "role", "quantity", "kind", "value", "low", "high"]
+    pd.testing.assert_frame_equal(own[columns], smoke.models()[columns])
+
+
+def test_scores_are_of_the_space_and_the_classifier_that_they_stand_for(spaces, smoke):
+    ratios = spaces[(spaces["quantity"] == "ratio") & (spaces["kind"] == "null space removed")]
+    ratios = ratios.set_index(["tower", "model"])["value"]
+    for tower in ALL:
+        space = smoke.with_tower(tower)
+        for model in ALL:
+            assert ratios[tower, model] == pytest.approx(ratio(space, model))
+    assert ratios.nunique() == 9
+
+
+# --- pairs --------------------------------------------------------------------------------------
+
+
+def test_every_pair_is_compared_in_every_space(pairs):
+    assert len(pairs) == 9
+    assert not pairs.duplicated(["tower", "first", "second"]).any()
+    assert (pairs["first"] < pairs["second"]).all()
+
+
+def test_a_pair_is_neutral_where_neither_built_the_space(pairs):
+    neutral = set(pairs.loc[pairs["neutral"], ["space", "first", "second"]].apply(tuple, axis=1))
+    zero, one, two = (f"EfficientNet-Lite{n}" for n in range(3))
+    assert neutral == {(zero, one, two), (one, zero, two), (two, zero, one)}
+
+
+def test_differences_are_second_minus_first_in_the_pairs_space(pairs, smoke):
+    for row in pairs.to_dict("records"):
+        space = smoke.with_tower(row["tower"])
+        first, second = (row[k].replace("EfficientNet-L", "l") for k in ("first", "second"))
+        assert row["value"] == pytest.approx(ratio(space, second) - ratio(space, first))
+        assert row["low"] <= row["value"] <= row["high"]
+
+
+def test_intervals_are_paired_over_subjects(pairs, smoke):
+    space = smoke.with_tower("lite0")
+    one, two = (space.scored(name).sort_values("picture") for name in ("lite1", "lite2"))
+    assert one["picture"].tolist() == two["picture"].tolist()
+    names, subjects = sorted(set(one["subject"])), one["subject"].to_numpy()
+    rng, found = np.random.default_rng(space.config.seed), []
+    for _ in range(space.config.bootstrap_draws):
+        drawn = rng.integers(0, len(names), len(names))
+        rows = np.concatenate([np.flatnonzero(subjects == names[i]) for i in drawn])
+        ratios = [
+            t["image_score"].iloc[rows].median() / t["attribute_score"].iloc[rows].abs().median()
+            for t in (one, two)
+        ]
+        found.append(ratios[1] - ratios[0])
+    row = pairs[(pairs["tower"] == "lite0") & pairs["neutral"]].iloc[0]
+    assert (row["low"], row["high"]) == pytest.approx(tuple(np.percentile(found, [2.5, 97.5])))
+
+
+# --- the order of classifiers -------------------------------------------------------------------
+
+
+def planted(ratios):
+    """A table of spaces from {tower: {model: IS/|AS|}}, with rows that must not be looked at."""
+    rows = [
+        {"tower": tower, "title": model, "quantity": quantity, "kind": kind, "value": value}
+        for tower, models in ratios.items() for model, ratio in models.items()
+        for quantity, kind, value in (
+            ("ratio", "null space removed", ratio), ("ratio", "random control", 1.0),
+            ("image_score", "null space removed", -ratio if tower == "x" else ratio),
+        )
+    ]
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(
+    ("ratios", "same"),
+    [
+        ({"x": {"a": 1, "b": 2, "c": 3}, "y": {"a": 10, "b": 11, "c": 99}}, True),
+        ({"x": {"a": 1, "b": 2, "c": 3}, "y": {"a": 1, "b": 3, "c": 2}}, False),
+        ({"x": {"a": 1, "b": 2, "c": 3}, "y": {"a": 3, "b": 2, "c": 1}}, False),
+        # A tie is no order: with it the two spaces do not say the same.
+        ({"x": {"a": 1, "b": 2, "c": 3}, "y": {"a": 1, "b": 2, "c": 2}}, False),
+        ({"x": {"a": 1, "b": 2, "c": 2}, "y": {"a": 5, "b": 7, "c": 7}}, True),
+        ({"x": {"a": 1, "b": 2, "c": 3}, "y": {"a": 1, "b": 2, "c": 3},
+          "z": {"a": 2, "b": 1, "c": 3}}, False),
+    ],
+)
+def test_the_order_is_the_same_only_if_every_space_agrees(ratios, same):
+    table = planted(ratios)
+    assert same_order(table) is same
+    assert same_order(table.sample(frac=1, random_state=0)) is same
+
+
+def test_the_order_on_real_spaces_is_that_of_the_sorted_ratios(spaces):
+    ratios = spaces[(spaces["quantity"] == "ratio") & (spaces["kind"] == "null space removed")]
+    orders = {
+        tuple(group.sort_values("value")["model"]) for _, group in ratios.groupby("tower")
+    }
+    assert same_order(spaces) == (len(orders) == 1)
