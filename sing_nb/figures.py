@@ -1238,8 +1238,9 @@ def cosine_distributions(table: pd.DataFrame, summary: pd.DataFrame) -> alt.Laye
         opacity=0.55, orient="vertical").encode(
         x=x, y=alt.Y("foot:Q", **y), y2="top:Q", color=colour)
     base = alt.Chart(means).transform_filter(shown).encode(y=alt.Y("foot:Q", **y))
-    rules = base.mark_rule(strokeWidth=4, color="#222").encode(x="cosine_low:Q", x2="cosine_high:Q")
-    dots = base.mark_point(filled=True, size=70, color="#222", stroke="#fff", opacity=1).encode(
+    dark = "#5b6470"  # seen on light and on dark pages
+    rules = base.mark_rule(strokeWidth=4, color=dark).encode(x="cosine_low:Q", x2="cosine_high:Q")
+    dots = base.mark_point(filled=True, size=70, color=dark, stroke="#fff", opacity=1).encode(
         x=x, tooltip=["title:N", alt.Tooltip("cosine:Q", title="mean cosine", format=".3f"),
                       alt.Tooltip("cosine_low:Q", title="95 % from", format=".3f"),
                       alt.Tooltip("cosine_high:Q", title="to", format=".3f")])
@@ -1423,7 +1424,8 @@ def robustness(table: pd.DataFrame) -> alt.LayerChart:
                  alt.Tooltip("after:Q", title="translated", format=".1%"),
                  alt.Tooltip("chance:Q", format=".1%")]).add_params(hover, legend)
     line = alt.Chart(pd.DataFrame({"x": ends, "y": ends})).mark_line(
-        color=GREY, strokeDash=[4, 4]).encode(x="x:Q", y="y:Q")
+        color=GREY, strokeDash=[4, 4]).encode(
+        x=alt.X("x:Q", scale=scale), y=alt.Y("y:Q", scale=scale))
     return alt.layer(line, dots).properties(height=380, **WIDE)
 
 def method(table: pd.DataFrame) -> alt.LayerChart:

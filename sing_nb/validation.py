@@ -14,7 +14,7 @@ from .perturb import logit_distance, matched_perturbations
 from .stats import cluster_bootstrap
 from .study import Study
 
-__all__ = ["perturbation_summary", "perturbations", "perturbed_neighbours"]
+__all__ = ["neighbours_kept", "perturbation_summary", "perturbations", "perturbed_neighbours"]
 
 
 def perturbations(study: Study, model: str) -> pd.DataFrame:
@@ -160,3 +160,57 @@ def perturbed_neighbours(
                 both = pd.concat([itself, near.drop(columns=["row", "rank"])])
                 tables.append(both.assign(name=f"{name}, seed {seed}", state=state))
     return pd.concat(tables, ignore_index=True)
+
+
+def neighbours_kept(study: Study, model: str, kinds: Sequence[str], k: int = 3) -> pd.DataFrame:
+    """How many of a picture's nearest photos stay nearest after each push, one picture a subject.
+
+    Parameters
+    ----------
+    study : Study
+    model : str
+    kinds : sequence of str
+        Of :func:`~sing_nb.perturb.matched_perturbations`.
+    k : int
+        Photos that count as nearest.
+
+    Returns
+    -------
+    pandas.DataFrame
+        kind, value, low, high: mean number of the k that stay (95 %, subjects drawn); and
+        ``lead``, ``lead_low``, ``lead_high``: how many more stay after the first kind than after
+        this one, paired by picture.
+    """
+    name = f"kept-{model}-{k}-{'-'.join(kinds)}".replace(" ", "_")
+    return study.stored(name, lambda: _kept(study, model, kinds, k), model)
+
+
+def _kept(study: Study, model: str, kinds: Sequence[str], k: int) -> pd.DataFrame:
+    table = study.pictures
+    rows = np.array([study.row(name) for name in study.examples(study.subjects["label"].unique())])
+    f = study.features(model)[rows]
+    pushes = _pushes(study, model, rows, study.config.seed)
+    states = {"translated": f} | {kind: (f.double() + pushes[kind]).to(f.dtype) for kind in kinds}
+    near = {state: [] for state in states}
+    for state, feature in states.items():
+        z = study.translate(model, feature, rows)
+        for number, row in enumerate(rows):
+            found = study.nearest(z[[number]], k, exclude=table["subject"].iloc[row])
+            near[state].append(set(found["label"]))
+    kept = np.array(
+        [[len(a & b) for a, b in zip(near["translated"], near[kind])] for kind in kinds]
+    ).T.astype(float)
+    records = []
+    for place, kind in enumerate(kinds):
+        own, lead = (
+            cluster_bootstrap(
+                values, table["subject"].to_numpy()[rows],
+                draws=study.config.bootstrap_draws, seed=study.config.seed,
+            )
+            for values in (kept[:, place], kept[:, 0] - kept[:, place])
+        )
+        records.append(
+            {"kind": kind, "value": own.estimate, "low": own.low, "high": own.high,
+             "lead": lead.estimate, "lead_low": lead.low, "lead_high": lead.high}
+        )
+    return pd.DataFrame(records)

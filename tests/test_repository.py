@@ -26,9 +26,9 @@ SWEEPS = sorted((ROOT / "book" / "sweeps").glob("*.ipynb"))  # run once a cell o
 ROOMS = [
     "errors", "fetch", "prompts", "metrics", "nullspace", "stats", "translator", "perturb",
     "heads", "joint", "images", "features", "profile", "networks", "tracking", "study",
-    "comparison", "classes", "photos", "steering", "validation", "towers", "truncation", "robustness", "identities",
-    "overview", "figures", "gallery",
-    "chapters", "paper", "page", "__main__",
+    "comparison", "classes", "photos", "steering", "validation", "towers", "truncation",
+    "robustness", "identities", "overview", "figures", "gallery", "chapters", "paper", "page",
+    "__main__",
 ]
 
 

@@ -304,10 +304,8 @@ def test_scores_of_classes_are_medians_of_their_views(smoke, images):
         )
         assert row["as_abs"] == pytest.approx(np.median(np.abs(own["attribute_score"])))
         assert row["is_median"] == pytest.approx(np.median(own["image_score"]))
-        drawn = [
-            smoke.scored("lite0", draw).query("label == @row['label']")
-            for draw in range(smoke.config.control_draws)
-        ]
+        draws = [smoke.scored("lite0", draw) for draw in range(smoke.config.control_draws)]
+        drawn = [table[table["label"] == row["label"]] for table in draws]
         for name, column in (("as_abs", "attribute_score"), ("is_median", "image_score")):
             medians = [np.median(np.abs(part[f"{column}_control"])) for part in drawn]
             assert row[f"{name}_control"] == pytest.approx(np.mean(medians))

@@ -251,5 +251,6 @@ def test_nested_cross_validation_is_scikit_learns_on_what_is_left():
             for column, lam in enumerate([0.5, 50.0]):
                 model = Ridge(alpha=lam, solver="svd").fit(x[rows], z[rows])
                 test = parts[held + 1]
-                expected = r2_score(z[test], model.predict(x[test]), multioutput="variance_weighted")
+                said = model.predict(x[test])
+                expected = r2_score(z[test], said, multioutput="variance_weighted")
                 assert found[out, held, column] == pytest.approx(expected, rel=1e-8)
