@@ -1222,7 +1222,7 @@ def cosine_distributions(table: pd.DataFrame, summary: pd.DataFrame) -> alt.Laye
     means = pd.concat([summary.drop(fixed.index),
                        *[fixed.assign(loss_title=loss) for loss in losses]])
     means = means[["loss_title", "title", "cosine", "cosine_low", "cosine_high"]]
-    means = means.assign(foot=means["title"].map(titles.index) - 0.06)
+    means = means.assign(foot=means["title"].map(titles.index) + 0.08)  # below the hill
     pick = _dropdown("loss", losses, "trained on ")
     colours = [BLUE, *[GREEN] * (len(titles) - 2), GREY]
     names = ", ".join(f"'{title}'" for title in titles)
@@ -1238,9 +1238,8 @@ def cosine_distributions(table: pd.DataFrame, summary: pd.DataFrame) -> alt.Laye
         opacity=0.55, orient="vertical").encode(
         x=x, y=alt.Y("foot:Q", **y), y2="top:Q", color=colour)
     base = alt.Chart(means).transform_filter(shown).encode(y=alt.Y("foot:Q", **y))
-    dark = "#5b6470"  # seen on light and on dark pages
-    rules = base.mark_rule(strokeWidth=4, color=dark).encode(x="cosine_low:Q", x2="cosine_high:Q")
-    dots = base.mark_point(filled=True, size=70, color=dark, stroke="#fff", opacity=1).encode(
+    rules = base.mark_rule(strokeWidth=4, color=GREY).encode(x="cosine_low:Q", x2="cosine_high:Q")
+    dots = base.mark_point(filled=True, size=70, color="#222", stroke="#fff", opacity=1).encode(
         x=x, tooltip=["title:N", alt.Tooltip("cosine:Q", title="mean cosine", format=".3f"),
                       alt.Tooltip("cosine_low:Q", title="95 % from", format=".3f"),
                       alt.Tooltip("cosine_high:Q", title="to", format=".3f")])
@@ -1267,7 +1266,7 @@ def translator_differences(table: pd.DataFrame) -> alt.LayerChart:
         color=_loss_colour(table))
     thin = base.mark_rule(strokeWidth=1.5).encode(
         x=alt.X("low_adjusted:Q", title="paired difference to ridge, held out",
-                axis=alt.Axis(tickCount=5)),
+                axis=alt.Axis(tickCount=5, labelFlush=False)),
         x2="high_adjusted:Q")
     thick = base.mark_rule(strokeWidth=5).encode(x="low:Q", x2="high:Q")
     dots = base.mark_point(filled=True, size=90, opacity=1, stroke="#fff").encode(

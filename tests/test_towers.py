@@ -108,14 +108,16 @@ def test_intervals_are_paired_over_subjects(pairs, smoke):
 
 def planted(ratios):
     """A table of spaces from {tower: {model: IS/|AS|}}, with rows that must not be looked at."""
-    rows = [
-        {"tower": tower, "title": model, "quantity": quantity, "kind": kind, "value": value}
-        for tower, models in ratios.items() for model, ratio in models.items()
-        for quantity, kind, value in (
-            ("ratio", "null space removed", ratio), ("ratio", "random control", 1.0),
-            ("image_score", "null space removed", -ratio if tower == "x" else ratio),
-        )
-    ]
+    rows = []
+    for tower, models in ratios.items():
+        for title, ratio in models.items():
+            row = {"tower": tower, "title": title, "kind": "null space removed"}
+            other = -9 * ratio if tower == "x" else 9 * ratio  # in another order
+            rows += [
+                row | {"quantity": "ratio", "value": ratio},
+                row | {"quantity": "ratio", "value": other, "kind": "random control"},
+                row | {"quantity": "image_score", "value": other},
+            ]
     return pd.DataFrame(rows)
 
 
