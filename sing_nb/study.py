@@ -39,7 +39,7 @@ from .translator import RidgeFitter, Translator, grouped_cv, nested_cv
 
 __all__ = ["Study"]
 
-METHOD = 3  # part of every stored table's name: raise it when a table's meaning changes
+METHOD = 4  # part of every stored table's name: raise it when a table's meaning changes
 TOP = 5
 
 
@@ -357,13 +357,16 @@ class Study:
         always, folds = self._fold_fitters(model)
         lams = self.config.lambdas
         pictures = self.pictures[self.pictures["source"] != "photo"]
-        outer, inner_scores = grouped_cv(always, folds, lams), nested_cv(always, folds, lams)
+        outer = grouped_cv(always, folds, lams)
+        inner_scores = nested_cv(always, folds, lams) if len(folds) > 2 else None
         fitted = []
         for held_out in [*range(len(folds)), None]:
             inner = [fold for index, fold in enumerate(folds) if index != held_out]
-            scores = outer if held_out is None else inner_scores[held_out]
-            # With two folds nothing is left to choose by: the middle candidate.
-            lam = lams[len(lams) // 2] if len(inner) < 2 else lams[int(scores.nanmean(0).argmax())]
+            if len(inner) < 2:  # nothing is left to choose by: the middle candidate
+                lam = lams[len(lams) // 2]
+            else:
+                scores = outer if held_out is None else inner_scores[held_out]
+                lam = lams[int(scores.nanmean(0).argmax())]
             total = always.copy()
             for fold in inner:
                 total.merge(fold)
