@@ -509,7 +509,7 @@ def model_ratio(table: pd.DataFrame) -> alt.LayerChart:
         color=alt.Color("kind:N", title=None, scale=KINDS, legend=alt.Legend(orient="top")),
     )
     bars = base.mark_bar(opacity=0.75).encode(
-        x=alt.X("value:Q", title="median over pictures, 95 % interval over subjects"),
+        x=alt.X("value:Q", title="median, 95 % interval over subjects"),
         tooltip=["title:N", "kind:N", "name:N", alt.Tooltip("value:Q", format=".2f"),
                  alt.Tooltip("low:Q", format=".2f"), alt.Tooltip("high:Q", format=".2f")])
     whiskers = base.mark_rule(strokeWidth=2.5).encode(
@@ -832,7 +832,7 @@ def photo_neighbours(table: pd.DataFrame, label: str = "photo ") -> alt.LayerCha
     base = alt.Chart(table).transform_filter("datum.name == chosen").encode(
         x=alt.X("state:N", sort=states, title=None, scale=alt.Scale(domain=states),
                 axis=alt.Axis(orient="top", labelAngle=0, domain=False, ticks=False,
-                              labelLimit=130,
+                              labelLimit=130, labelPadding=36, labelLineHeight=14,
                               labelExpr="split(replace(datum.label, ' part ', ' '), ' ')")),
         y=alt.Y("place:N", sort=places, title="rank in the joint space (1 = nearest)",
                 scale=alt.Scale(domain=places),
@@ -1125,7 +1125,7 @@ def perturbation_effects(table: pd.DataFrame) -> alt.LayerChart:
         color=alt.Color("kind:N", legend=None,
                         scale=alt.Scale(domain=kinds, range=[PUSHES[k] for k in kinds])))
     rules = base.mark_rule(strokeWidth=3).encode(
-        x=alt.X("low:Q", title="median over pictures, 95 % interval over subjects",
+        x=alt.X("low:Q", title="median, 95 % interval over subjects",
                 scale=alt.Scale(zero=True)), x2="high:Q")
     dots = base.mark_point(filled=True, size=110, opacity=1).encode(
         x="value:Q",
@@ -1338,7 +1338,7 @@ def space_ratio(table: pd.DataFrame) -> alt.LayerChart:
                         legend=alt.Legend(orient="top", columns=2),
                         scale=alt.Scale(domain=spaces, range=MODELS[: len(spaces)])))
     rules = base.mark_rule(strokeWidth=3).encode(
-        x=alt.X("low:Q", title="median over pictures, 95 % interval over subjects",
+        x=alt.X("low:Q", title="median, 95 % interval over subjects",
                 scale=alt.Scale(zero=True)), x2="high:Q")
     dots = base.mark_point(filled=True, size=120, opacity=1, strokeWidth=2).encode(
         x="value:Q",

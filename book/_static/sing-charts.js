@@ -144,7 +144,8 @@
    * width of their own (Vega-Lite then takes 300 px, or a step for each category).
    */
   function fit(spec, view, share, at) {
-    wrapTitles(view, share + at.room);
+    // A title is centred below its plot, and on a phone labels take a third of the column.
+    wrapTitles(view, (share + at.room) * (at.narrow ? 0.66 : 1));
     if (at.narrow) {
       legendsBelow(view, at.legendColumns);
       if (view.hconcat) {
