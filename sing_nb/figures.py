@@ -1327,10 +1327,11 @@ def space_ratio(table: pd.DataFrame) -> alt.LayerChart:
     spaces = list(dict.fromkeys(table["space"]))
     pick = _dropdown("quantity", [QUANTITIES[q] for q in ("ratio", "image_score",
                                                           "attribute_score")], "quantity ")
-    kind = alt.param(name="shown", value="null space removed", bind=alt.binding_radio(
+    # Radio buttons of one name are one group, on the whole page.
+    kind = alt.param(name="removed", value="null space removed", bind=alt.binding_radio(
         options=["null space removed", "random control"], name="show "))
     base = alt.Chart(table).transform_filter(
-        "datum.name == quantity && datum.kind == shown").encode(
+        "datum.name == quantity && datum.kind == removed").encode(
         y=alt.Y("space:N", sort=spaces, title="joint space built from",
                 axis=alt.Axis(labelExpr="split(datum.label, '-')", labelLimit=120)),
         yOffset=alt.YOffset("title:N", sort=spaces),
@@ -1342,8 +1343,7 @@ def space_ratio(table: pd.DataFrame) -> alt.LayerChart:
                 scale=alt.Scale(zero=True)), x2="high:Q")
     dots = base.mark_point(filled=True, size=120, opacity=1, strokeWidth=2).encode(
         x="value:Q",
-        shape=alt.Shape("own:N", title=None, legend=alt.Legend(orient="top", columns=1,
-                                                               labelLimit=240),
+        shape=alt.Shape("own:N", legend=None,  # the caption says what a cross is
                         scale=alt.Scale(domain=["in another's", "in the space it built (control)"],
                                         range=["circle", "cross"])),
         tooltip=["title:N", "space:N", "own:N", "name:N", alt.Tooltip("value:Q", format=".2f"),
