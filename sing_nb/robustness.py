@@ -137,7 +137,7 @@ def accuracy_correlation(
     -------
     dict
         ``value``, ``low``, ``high`` (95 %; subjects are drawn with replacement, and all accuracies
-        and their correlation are computed anew; nan for fewer than 3 points) and ``n``, their
+        and their correlation are computed anew; nan for a single group) and ``n``, their
         number.
     """
     before, after, groups, subjects = [], [], None, None
@@ -149,7 +149,7 @@ def accuracy_correlation(
         for subset in _subsets(names, size):
             before.append(_right(parts[STATES[0]], subset).to_numpy())
             after.append(_right(parts[STATES[1]], subset).to_numpy())
-    if len(before) < 3:  # a correlation of one or two points says nothing
+    if len(set(groups)) < 2:  # one group is always right, and a constant correlates with nothing
         return {"value": np.nan, "low": np.nan, "high": np.nan, "n": len(before)}
     right = np.column_stack([*before, *after])
     codes, count = pd.factorize(groups)[0], len(before)
