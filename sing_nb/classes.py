@@ -15,7 +15,7 @@ import pandas as pd
 from scipy.stats import bootstrap, iqr, rankdata
 
 from .metrics import angle
-from .stats import cluster_bootstrap, holm, rank_correlation
+from .stats import holm, rank_correlation
 from .study import Study
 
 __all__ = [
@@ -65,13 +65,6 @@ def _removals(study: Study, model: str, column: str) -> pd.DataFrame:
     return class_scores(study, model).pivot_table(column, "label", "draw")
 
 
-def _interval(study: Study, values: np.ndarray, clusters, statistic) -> dict[str, float]:
-    found = cluster_bootstrap(
-        values, clusters, statistic, draws=study.config.bootstrap_draws, seed=study.config.seed
-    )
-    return dict(zip(("value", "low", "high"), found))
-
-
 def class_spread(study: Study) -> pd.DataFrame:
     """How many classes hardly leak, and how unevenly they do, for every classifier.
 
@@ -109,7 +102,7 @@ def _class_spread(study: Study) -> pd.DataFrame:
             for kind, statistic in zip(KINDS, statistics):
                 records.append(
                     {"model": model, "title": study.title(model), "quantity": quantity,
-                     "kind": kind} | _interval(study, table.to_numpy(), table.index, statistic)
+                     "kind": kind} | study.interval(table.to_numpy(), table.index, statistic)
                 )
     return pd.DataFrame(records)
 
@@ -125,7 +118,7 @@ def spread_difference(study: Study, first: str, second: str) -> dict[str, float]
     """
     one, two = (_removals(study, model, "as_median")[-1] for model in (first, second))
     pair = np.column_stack([one, two.loc[one.index]])
-    return _interval(study, pair, one.index, lambda v: float(np.diff(iqr(v, axis=0))[0]))
+    return study.interval(pair, one.index, lambda v: float(np.diff(iqr(v, axis=0))[0]))
 
 
 def class_agreement(study: Study) -> pd.DataFrame:
@@ -153,9 +146,9 @@ def _class_agreement(study: Study) -> pd.DataFrame:
         for first, second in combinations(study.config.everyone, 2):
             one, two = (_removals(study, model, column) for model in (first, second))
             both = np.hstack([one, two.loc[one.index]])
-            control = _interval(study, both, one.index, lambda v: _correlations(v)[1:].mean())
-            excess = _interval(
-                study, both, one.index,
+            control = study.interval(both, one.index, lambda v: _correlations(v)[1:].mean())
+            excess = study.interval(
+                both, one.index,
                 lambda v: _correlations(v)[0] - _correlations(v)[1:].mean(),
             )
             records.append(
@@ -224,7 +217,7 @@ def concept_summary(
         "order_control": other.mean((0, 1)),
     }
     records = [
-        {"quantity": quantity} | _interval(study, views, views, statistic)
+        {"quantity": quantity} | study.interval(views, views, statistic)
         for quantity, statistic in over_views.items()
     ]
     for quantity, angles in over_concepts.items():

@@ -310,7 +310,7 @@ def loss_check(study: Study, found: Sequence[Run]) -> pd.DataFrame:
     """
     records = []
     for one in found:
-        rows = [study.row(picture) for picture in one.pictures["picture"]]
+        rows = study.rows(one.pictures["picture"])
         z, e = one.embeddings, study.embeddings[rows]
         a, b = z.numpy().astype(float), e.numpy().astype(float)
         lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
@@ -349,16 +349,15 @@ def architecture_table(study: Study, found: Sequence[Run]) -> pd.DataFrame:
         subjects); parameters; ``best`` (epoch of the best state, mean over folds); ``cut`` (folds
         in which the number of epochs ended training).
     """
-    kwargs = {"draws": study.config.bootstrap_draws, "seed": study.config.seed}
     records = []
     for one in found:
         table, folds = one.pictures, one.card["folds"]
         records.append(
             _names(one.card)
-            | _three("cosine", cluster_bootstrap(table["cosine"], table["subject"], **kwargs))
-            | _three("r2", cluster_bootstrap(
-                table[["squared_error", "target_energy"]], table["subject"], _r2, **kwargs))
-            | _three("angle", cluster_bootstrap(table["angle"], table["subject"], **kwargs))
+            | _three("cosine", study.interval(table["cosine"], table["subject"]))
+            | _three("r2", study.interval(
+                table[["squared_error", "target_energy"]], table["subject"], _r2))
+            | _three("angle", study.interval(table["angle"], table["subject"]))
             | {
                 "parameters": one.card["parameters"],
                 "best": float(np.mean([fold["best"] for fold in folds])),
@@ -368,13 +367,14 @@ def architecture_table(study: Study, found: Sequence[Run]) -> pd.DataFrame:
     table = found[0].pictures
     constant = {"architecture": "constant", "loss": "", "title": CONSTANT, "loss_title": ""}
     for measure in ("cosine", "angle"):
-        interval = cluster_bootstrap(table[f"constant_{measure}"], table["subject"], **kwargs)
+        interval = study.interval(table[f"constant_{measure}"], table["subject"])
         constant |= _three(measure, interval)
     return pd.DataFrame([*records, constant])
 
 
-def _three(name: str, interval) -> dict[str, float]:
-    return {name: interval.estimate, f"{name}_low": interval.low, f"{name}_high": interval.high}
+def _three(name: str, interval: dict[str, float]) -> dict[str, float]:
+    return {name: interval["value"], f"{name}_low": interval["low"],
+            f"{name}_high": interval["high"]}
 
 
 def paired_differences(study: Study, found: Sequence[Run]) -> pd.DataFrame:
@@ -416,14 +416,13 @@ def _difference(
     pair = first.merge(second, on=["picture", "subject"], validate="one_to_one")
     gap = (pair[f"{measure}_x"] - pair[f"{measure}_y"]).to_numpy()
     c = study.config
-    plain = cluster_bootstrap(gap, pair["subject"], draws=c.bootstrap_draws, seed=c.seed)
     # Ends this far out need more draws.
     wide = cluster_bootstrap(
         gap, pair["subject"], level=1 - 0.05 / comparisons, draws=10 * c.bootstrap_draws,
         seed=c.seed,
     )
     return {
-        "measure": measure, "value": plain.estimate, "low": plain.low, "high": plain.high,
+        "measure": measure, **study.interval(gap, pair["subject"]),
         "low_adjusted": wide.low, "high_adjusted": wide.high, "comparisons": comparisons,
     }
 
@@ -480,13 +479,9 @@ def lean(study: Study, found: Sequence[Run]) -> pd.DataFrame:
     records = []
     for one in found:
         if one.card["loss"] == "mse":
-            value, low, high = cluster_bootstrap(
-                one.pictures["cosine"], one.pictures["subject"], skew,
-                draws=study.config.bootstrap_draws, seed=study.config.seed,
-            )
             records.append(
                 _names(one.card) | {"median": one.pictures["cosine"].median()}
-                | {"value": value, "low": low, "high": high}
+                | study.interval(one.pictures["cosine"], one.pictures["subject"], skew)
             )
     return pd.DataFrame(records)
 
@@ -515,7 +510,6 @@ def agreement(study: Study, found: Sequence[Run]) -> pd.DataFrame:
     baseline = _by(found, "ridge", "mse")
     near, subject = _nearest(study, baseline), baseline.pictures["subject"]
     share = near.value_counts(normalize=True)
-    kwargs = {"draws": study.config.bootstrap_draws, "seed": study.config.seed}
     records = []
     for one in found:
         if one.card["loss"] != "mse" or one is baseline:
@@ -523,9 +517,9 @@ def agreement(study: Study, found: Sequence[Run]) -> pd.DataFrame:
         gap = angle(one.embeddings, baseline.embeddings).numpy()
         same = (_nearest(study, one) == near).to_numpy(dtype=float)
         records.append(
-            _names(one.card) | _three("angle", cluster_bootstrap(gap, subject, **kwargs))
+            _names(one.card) | _three("angle", study.interval(gap, subject))
             | {"error": one.pictures["angle"].mean()}
-            | _three("same", cluster_bootstrap(same, subject, **kwargs))
+            | _three("same", study.interval(same, subject))
             | {"chance": float(share.pow(2).sum())}
         )
     return pd.DataFrame(records)

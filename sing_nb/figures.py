@@ -1058,8 +1058,8 @@ def perturbations(tables: dict[str, pd.DataFrame]) -> alt.LayerChart:
         For each classifier's title: rows of ``validation.perturbations``.
     """
     floor = 1e-9
-    measures = {"logit_change": "length of the logit change (logits)",
-                "probability_change": "probability that changes hands (0 to 1)"}
+    measures = {"logit_change": "logit change (length)",
+                "probability_change": "probability moved (0 to 1)"}
     counts = []
     for title, table in tables.items():
         for column, name in measures.items():
@@ -1112,9 +1112,9 @@ def perturbation_effects(table: pd.DataFrame) -> alt.LayerChart:
     """
     names = {"image_score": "Image Score (degrees)",
              "attribute_size": "|Attribute Score| (degrees)",
-             "logit_change": "length of the logit change (logits)",
-             "probability_change": "probability that changes hands (0 to 1)",
-             "flipped": "share of pictures whose class changes"}
+             "logit_change": "logit change (length)",
+             "probability_change": "probability moved (0 to 1)",
+             "flipped": "share with another class"}
     table = table.assign(name=table["quantity"].map(names))
     kinds = [kind for kind in PUSHES if kind in set(table["kind"])]
     pick = _dropdown("classifier", list(dict.fromkeys(table["title"])), "classifier ")
@@ -1255,8 +1255,8 @@ def translator_differences(table: pd.DataFrame) -> alt.LayerChart:
     table : pandas.DataFrame
         ``comparison.paired_differences``.
     """
-    names = {"cosine": "cosine minus that of ridge (right = better than ridge)",
-             "angle": "angle minus that of ridge, degrees (left = better than ridge)"}
+    names = {"cosine": "cosine (right = better)",
+             "angle": "angle, degrees (left = better)"}
     table = table.assign(name=table["measure"].map(names)).round(5)
     titles = list(dict.fromkeys(table["title"]))
     pick = _dropdown("measure", list(names.values()), "measure ")
@@ -1327,11 +1327,10 @@ def space_ratio(table: pd.DataFrame) -> alt.LayerChart:
     spaces = list(dict.fromkeys(table["space"]))
     pick = _dropdown("quantity", [QUANTITIES[q] for q in ("ratio", "image_score",
                                                           "attribute_score")], "quantity ")
-    # Radio buttons of one name are one group, on the whole page.
-    kind = alt.param(name="removed", value="null space removed", bind=alt.binding_radio(
+    kind = alt.param(name="shown", value="null space removed", bind=alt.binding_radio(
         options=["null space removed", "random control"], name="show "))
     base = alt.Chart(table).transform_filter(
-        "datum.name == quantity && datum.kind == removed").encode(
+        "datum.name == quantity && datum.kind == shown").encode(
         y=alt.Y("space:N", sort=spaces, title="joint space built from",
                 axis=alt.Axis(labelExpr="split(datum.label, '-')", labelLimit=120)),
         yOffset=alt.YOffset("title:N", sort=spaces),
@@ -1409,7 +1408,7 @@ def robustness(table: pd.DataFrame) -> alt.LayerChart:
     dots = alt.Chart(table).mark_point(filled=True).encode(
         x=alt.X("before:Q", title="balanced accuracy on principal features", scale=scale,
                 axis=alt.Axis(format="%")),
-        y=alt.Y("after:Q", title="… on translated principal features", scale=scale,
+        y=alt.Y("after:Q", title="balanced accuracy on translated ones", scale=scale,
                 axis=alt.Axis(format="%")),
         color=alt.Color("title:N", title="classifier", legend=alt.Legend(orient="top", columns=2),
                         scale=alt.Scale(domain=list(dict.fromkeys(table["title"])),
@@ -1477,5 +1476,5 @@ def method(table: pd.DataFrame) -> alt.LayerChart:
         write(9.0, "datum.words", fontSize=14, limit=340),
         write(11.2, "datum.whole ? 'IS 0°, AS 0°: this is the photo itself' : 'IS ' + "
               "format(datum.image_score, '.1f') + '°, AS ' + "
-              "format(datum.attribute_score, '+.1f') + '° towards its own name'"),
+              "format(datum.attribute_score, '+.1f') + '° towards its own name'", fontSize=14),
     ).add_params(pick, shown).properties(height=420, **WIDE)

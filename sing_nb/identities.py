@@ -121,7 +121,7 @@ def _scores(study: Study) -> pd.DataFrame:
     records = []
     for model in study.config.everyone:
         table = study.scored(model)
-        rows = study.pictures.set_index("picture").index.get_indexer(table["picture"])
+        rows = study.rows(table["picture"])
         f, spaces = study.features(model)[rows], study.spaces(model)
         text = study.text(table["label"])
         z = study.translate(model, f, rows)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 
 from .metrics import attribute_score, image_score
@@ -33,7 +32,7 @@ def method_steps(study: Study, model: str, pictures: Sequence[str], k: int = 2) 
         1, of the photo's own feature), ``logits`` (the largest, as text), ``words`` (the nearest,
         as text), image_score and attribute_score (degrees, 0 for the photo itself).
     """
-    rows = np.array([study.row(picture) for picture in pictures])
+    rows = study.rows(pictures)
     f, spaces, clf = study.features(model)[rows], study.spaces(model), study.classifier(model)
     labels = study.pictures["label"].to_numpy()[rows]
     z, text = study.translate(model, f, rows), study.text(labels)

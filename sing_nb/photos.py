@@ -11,8 +11,7 @@ import pandas as pd
 import torch
 
 from .metrics import angle
-from .perturb import matched_removal
-from .stats import cluster_bootstrap, random_basis
+from .stats import random_basis
 from .study import Study
 
 __all__ = ["mistake_differences", "mistakes", "photo_cards", "top_classes", "word_changes"]
@@ -22,16 +21,9 @@ def _removals(
     study: Study, model: str, pictures: Sequence[str]
 ) -> tuple[np.ndarray, torch.Tensor, torch.Tensor, list[torch.Tensor]]:
     """Rows of pictures, their features, the same without the null part, and without random ones."""
-    rows = np.array([study.row(picture) for picture in pictures])
-    f, spaces = study.features(model)[rows], study.spaces(model)
-    energy = spaces.null(f).norm(dim=1)
-    random = [
-        matched_removal(
-            f, energy, random_basis(spaces.features, spaces.null_dim, study.config.seed + draw)
-        )
-        for draw in range(study.config.control_draws)
-    ]
-    return rows, f, spaces.remove_null(f), random
+    rows = study.rows(pictures)
+    f = study.features(model)[rows]
+    return rows, f, study.spaces(model).remove_null(f), list(study.random_removals(model, f))
 
 
 def mistakes(study: Study, model: str, count: int) -> list[str]:
@@ -51,7 +43,7 @@ def mistakes(study: Study, model: str, count: int) -> list[str]:
     """
     table = study.images(model)
     wrong = table[table["correct"].eq(False)]
-    rows = [study.row(picture) for picture in wrong["picture"]]
+    rows = study.rows(wrong["picture"])
     sure = torch.softmax(study.logits(model)[rows].double(), 1).amax(1).numpy()
     wrong = wrong.assign(sure=sure).sort_values("sure", ascending=False, kind="stable")
     wrong = wrong.drop_duplicates("label")
@@ -158,7 +150,7 @@ def photo_cards(study: Study, model: str, pictures: Sequence[str]) -> pd.DataFra
         ``menu`` (the same, but a mistake says so) and ``probability`` (of the predicted class,
         0 to 1).
     """
-    rows = [study.row(picture) for picture in pictures]
+    rows = study.rows(pictures)
     sure = torch.softmax(study.logits(model)[rows].double(), 1).amax(1).numpy()
     names = study.pictures["picture"].iloc[rows]
     table = study.images(model).set_index("picture").loc[names].reset_index()
@@ -189,7 +181,7 @@ def mistake_differences(study: Study, model: str) -> pd.DataFrame:
     """
     table = study.scored(model)
     f, spaces = study.features(model), study.spaces(model)
-    f = f[[study.row(picture) for picture in table["picture"]]].double()
+    f = f[study.rows(table["picture"])].double()
     energy = f.square().sum(1)
     random = [
         (f @ torch.as_tensor(random_basis(spaces.features, spaces.null_dim, study.config.seed + i)))
@@ -214,13 +206,12 @@ def mistake_differences(study: Study, model: str) -> pd.DataFrame:
             ways["same subject"] = mean
         for over, (rows, clusters, gap) in ways.items():
             for kind, part in kinds.items():
-                value, low, high = cluster_bootstrap(
-                    rows, clusters, lambda v, gap=gap, part=part: part(gap(v)),
-                    draws=study.config.bootstrap_draws, seed=study.config.seed,
+                interval = study.interval(
+                    rows, clusters, lambda v, gap=gap, part=part: part(gap(v))
                 )
                 records.append(
-                    {"quantity": quantity, "over": over, "kind": kind, "value": value, "low": low,
-                     "high": high, "wrong": int(wrong.sum()), "subjects": len(set(clusters))}
+                    {"quantity": quantity, "over": over, "kind": kind, **interval,
+                     "wrong": int(wrong.sum()), "subjects": len(set(clusters))}
                 )
     return pd.DataFrame(records)
 

@@ -18,7 +18,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from .stats import cluster_bootstrap
 from .study import Study
 
 __all__ = ["accuracy_correlation", "group_accuracies", "group_probabilities", "subject_groups"]
@@ -161,13 +160,7 @@ def accuracy_correlation(
         balanced = np.sum(recall, axis=0) / np.sum(inside, axis=0)
         return float(pearsonr(balanced[:count], balanced[count:]).statistic)
 
-    interval = cluster_bootstrap(
-        np.arange(len(right)), subjects, correlation,
-        draws=study.config.bootstrap_draws, seed=study.config.seed,
-    )
-    return {
-        "value": interval.estimate, "low": interval.low, "high": interval.high, "n": count
-    }
+    return study.interval(np.arange(len(right)), subjects, correlation) | {"n": count}
 
 
 def _by_state(table: pd.DataFrame) -> dict[str, pd.DataFrame]:

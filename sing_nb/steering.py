@@ -17,7 +17,6 @@ from torch.nn.functional import cosine_similarity, normalize
 
 from .metrics import angle, attribute_score, match_length
 from .perturb import Steered, directions, move, null_direction, step_for_angle
-from .stats import cluster_bootstrap
 from .study import Study
 from .translator import Translator
 
@@ -135,11 +134,10 @@ def pushes(
         itself.
     """
     table = study.pictures
-    rows = np.array([study.row(picture) for picture in pictures])
+    rows = study.rows(pictures)
     f, clf = study.features(model)[rows], study.classifier(model)
     labels, subjects = table["label"].to_numpy()[rows], table["subject"].to_numpy()[rows]
-    names = sorted(set(labels))
-    own_text = study.text(names)[[names.index(label) for label in labels]]
+    own_text = study.text(labels)
     vocabulary = np.array(study.vocabulary)
     words = study.text(study.vocabulary).double()
     shown = np.flatnonzero((table["source"] != "clipart").to_numpy())
@@ -325,10 +323,7 @@ def _interval(study: Study, values: pd.Series, clusters: Sequence[str]) -> dict[
     """Mean with its interval over subjects; nan where there is nothing."""
     if len(values) == 0:
         return dict.fromkeys(("value", "low", "high"), np.nan)
-    found = cluster_bootstrap(
-        values, clusters, draws=study.config.bootstrap_draws, seed=study.config.seed
-    )
-    return dict(zip(("value", "low", "high"), found, strict=True))
+    return study.interval(values, clusters)
 
 
 def yardsticks(study: Study, model: str) -> pd.DataFrame:
@@ -359,11 +354,7 @@ def yardsticks(study: Study, model: str) -> pd.DataFrame:
     angles["null part removed"] = removed.median().tolist()
     records = []
     for what, values in angles.items():
-        found = cluster_bootstrap(
-            values, range(len(values)), np.median,
-            draws=study.config.bootstrap_draws, seed=study.config.seed,
-        )
-        records.append({"what": what, "value": found[0], "low": found[1], "high": found[2]})
+        records.append({"what": what} | study.interval(values, range(len(values)), np.median))
     return pd.DataFrame(records)
 
 
@@ -455,7 +446,7 @@ def checks(
         the residual lies below the bound. The push is to `target_is`, or to nine tenths of the
         smallest angle out of reach where that is less.
     """
-    rows = np.array([study.row(picture) for picture in pictures])
+    rows = study.rows(pictures)
     f, spaces = study.features(model)[rows].double(), study.spaces(model)
     text = study.space.encode_text([prompt])[0].double()
     weight = study.classifier(model).head.weight

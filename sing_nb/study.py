@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
@@ -39,7 +39,7 @@ from .translator import RidgeFitter, Translator, grouped_cv, nested_cv
 
 __all__ = ["Study"]
 
-METHOD = 4  # part of every stored table's name: raise it when a table's meaning changes
+METHOD = 5  # part of every stored table's name: raise it when a table's meaning changes
 TOP = 5
 
 
@@ -430,8 +430,7 @@ class Study:
         rows = np.flatnonzero(keep)
         table = self.pictures[keep].reset_index(drop=True)
         f, clf, spaces = self.features(model)[rows], self.classifier(model), self.spaces(model)
-        labels = sorted(set(table["label"]))
-        text = self.text(labels)[[labels.index(label) for label in table["label"]]]
+        text = self.text(table["label"])
         z = self.translate(model, f, rows)
         removed = spaces.remove_null(f)
         z_removed = self.translate(model, removed, rows)
@@ -465,16 +464,11 @@ class Study:
 
     def _controls(self, model: str) -> pd.DataFrame:
         rows = np.flatnonzero((self.pictures["source"] != "clipart").to_numpy())
-        f, clf, spaces = self.features(model)[rows], self.classifier(model), self.spaces(model)
-        labels = self.pictures["label"].to_numpy()[rows]
-        names = sorted(set(labels))
-        text = self.text(names)[[names.index(label) for label in labels]]
+        f, clf = self.features(model)[rows], self.classifier(model)
+        text = self.text(self.pictures["label"].iloc[rows])
         z, before = self.translate(model, f, rows), clf.logits(f)
-        energy = spaces.null(f).norm(dim=1)
         tables = []
-        for draw in range(self.config.control_draws):
-            basis = random_basis(spaces.features, spaces.null_dim, seed=self.config.seed + draw)
-            other = matched_removal(f, energy, basis)
+        for draw, other in enumerate(self.random_removals(model, f)):
             z_other = self.translate(model, other, rows)
             tables.append(
                 pd.DataFrame(
@@ -565,21 +559,13 @@ class Study:
             median = np.median(np.abs(v), axis=0)
             return float(median[2] / median[3] - median[0] / median[1])
 
-        interval = cluster_bootstrap(
-            pair, one["subject"], difference,
-            draws=self.config.bootstrap_draws, seed=self.config.seed,
-        )
-        return dict(zip(("value", "low", "high"), interval))
+        return self.interval(pair, one["subject"], difference)
 
     def _record(self, model: str, values: np.ndarray, clusters, statistic: Callable) -> dict:
-        interval = cluster_bootstrap(
-            values, clusters, statistic, draws=self.config.bootstrap_draws, seed=self.config.seed
+        role = "control: the tower itself" if model == self.config.tower else "compared"
+        return {"model": model, "title": self.title(model), "role": role} | self.interval(
+            values, clusters, statistic
         )
-        return {
-            "model": model, "title": self.title(model),
-            "role": "control: the tower itself" if model == self.config.tower else "compared",
-            "value": interval.estimate, "low": interval.low, "high": interval.high,
-        }
 
     def scored(self, model: str, draw: int | None = None) -> pd.DataFrame:
         """Rows of :meth:`images` that are stamps of a true ImageNet class.
@@ -654,19 +640,13 @@ class Study:
             raise unknown("class", label, known)
         rows = np.flatnonzero((self.pictures["label"] == label).to_numpy()
                               & (self.pictures["source"] == "stamp").to_numpy())
-        f, spaces = self.features(model)[rows], self.spaces(model)
-        text = self.text(concepts)[None]
+        f, text = self.features(model)[rows], self.text(concepts)[None]
 
         def angles(features: torch.Tensor) -> np.ndarray:
             return angle(self.translate(model, features, rows)[:, None], text).numpy()
 
-        energy = spaces.null(f).norm(dim=1)
-        control = [
-            angles(matched_removal(f, energy, random_basis(
-                spaces.features, spaces.null_dim, self.config.seed + draw)))
-            for draw in range(self.config.control_draws)
-        ]
-        return angles(f), angles(spaces.remove_null(f)), np.stack(control)
+        control = [angles(other) for other in self.random_removals(model, f)]
+        return angles(f), angles(self.spaces(model).remove_null(f)), np.stack(control)
 
     def string_graph(
         self, model: str, label: str, concepts: Sequence[str] | None = None
@@ -696,19 +676,16 @@ class Study:
         control = (before - other).mean(1)
         records = []
         for column, concept in enumerate(concepts):
-            score = cluster_bootstrap(
-                (before - after)[:, column], np.arange(len(before)),
-                draws=self.config.bootstrap_draws, seed=self.config.seed,
-            )
+            score = self.interval((before - after)[:, column], np.arange(len(before)))
             records.append(
                 {
                     "concept": concept, "before": before[:, column].mean(),
-                    "after": after[:, column].mean(), "attribute_score": score.estimate,
-                    "low": score.low, "high": score.high,
+                    "after": after[:, column].mean(), "attribute_score": score["value"],
+                    "low": score["low"], "high": score["high"],
                     "attribute_score_control": control[:, column].mean(),
                     "control_low": control[:, column].min(),
                     "control_high": control[:, column].max(),
-                    "beyond": np.mean(np.abs(control[:, column]) < abs(score.estimate)),
+                    "beyond": np.mean(np.abs(control[:, column]) < abs(score["value"])),
                 }
             )
         table = pd.DataFrame(records)
@@ -919,7 +896,7 @@ class Study:
             ``null_coordinate`` (along the null direction in which these pictures differ most, in
             units of the feature's length).
         """
-        rows = np.array([self.row(picture) for picture in pictures])
+        rows = self.rows(pictures)
         f, spaces = self.features(model)[rows], self.spaces(model)
         index = self.subjects.set_index("label")["class_index"]
         logits = self.classifier(model).logits(f)
@@ -934,6 +911,25 @@ class Study:
             }
         )
 
+    # --- controls and intervals -----------------------------------------------------------------
+
+    def random_removals(self, model: str, f: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Features (n, m) without a random part as large as their null part, one control a draw."""
+        spaces = self.spaces(model)
+        length = spaces.null(f).norm(dim=1)
+        for draw in range(self.config.control_draws):
+            basis = random_basis(spaces.features, spaces.null_dim, self.config.seed + draw)
+            yield matched_removal(f, length, basis)
+
+    def interval(
+        self, values: np.ndarray, clusters: Sequence, statistic: Callable[..., float] = np.mean
+    ) -> dict[str, float]:
+        """``value``, ``low`` and ``high``: :func:`cluster_bootstrap` with this study's draws."""
+        found = cluster_bootstrap(
+            values, clusters, statistic, draws=self.config.bootstrap_draws, seed=self.config.seed
+        )
+        return dict(zip(("value", "low", "high"), found, strict=True))
+
     # --- one picture ----------------------------------------------------------------------------
 
     def row(self, picture: str) -> int:
@@ -945,6 +941,13 @@ class Study:
         if len(found) == 0:
             raise unknown("picture", picture, names)
         return int(found[0])
+
+    def rows(self, pictures: Sequence[str]) -> np.ndarray:
+        """Rows of pictures in :attr:`pictures`, (n,); names as :meth:`row` takes them."""
+        found = pd.Index(self.pictures["picture"]).get_indexer(list(pictures))
+        return np.array(
+            [self.row(name) if at < 0 else at for name, at in zip(pictures, found)], dtype=int
+        )
 
     def nearest(
         self, z: torch.Tensor, k: int = 4, exclude: str | None = None
@@ -1002,10 +1005,9 @@ class Study:
         f, spaces = self.features(model)[[number]], self.spaces(model)
         clf, text = self.classifier(model), self.text([self.pictures["label"].iloc[number]])
         null = spaces.null(f)
-        basis = random_basis(spaces.features, spaces.null_dim, self.config.seed)
         parts = {
             "null part": null,
-            "random part of the same size": f - matched_removal(f, null.norm(dim=1), basis),
+            "random part of the same size": f - next(self.random_removals(model, f)),
         }
         rows = np.full(len(keep), number)
         z = self.translate(model, f, rows[:1])
@@ -1030,10 +1032,9 @@ class Study:
         ``own embedding`` is the picture's place in the joint space, ``translated`` that of its
         feature, ``null part removed`` that of its equivalent, ``random part removed`` the control.
         """
-        rows = np.array([self.row(picture) for picture in pictures])
+        rows = self.rows(pictures)
         f, spaces = self.features(model)[rows], self.spaces(model)
-        basis = random_basis(spaces.features, spaces.null_dim, self.config.seed)
-        control = matched_removal(f, spaces.null(f).norm(dim=1), basis)
+        control = next(self.random_removals(model, f))
         return {
             "own embedding": self.embeddings[rows],
             "translated": self.translate(model, f, rows),
@@ -1098,7 +1099,7 @@ class Study:
 
     def names(self, pictures: Sequence[str]) -> list[str]:
         """Labels for people, numbered where one comes twice."""
-        labels = [self.pictures["label"].iloc[self.row(picture)] for picture in pictures]
+        labels = self.pictures["label"].iloc[self.rows(pictures)].tolist()
         counts: dict[str, int] = {}
         names = []
         for label in labels:

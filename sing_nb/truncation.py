@@ -15,7 +15,7 @@ import torch
 from .metrics import attribute_score, image_score
 from .nullspace import HeadSpaces
 from .perturb import matched_removal
-from .stats import cluster_bootstrap, random_basis
+from .stats import random_basis
 from .study import Study
 
 __all__ = ["truncated_heads"]
@@ -60,10 +60,9 @@ def _truncated(study: Study, ranks: Sequence[int]) -> pd.DataFrame:
 
 def _one_head(study: Study, model: str, spaces: HeadSpaces) -> pd.DataFrame:
     scored = study.scored(model)
-    rows = study.pictures.set_index("picture").index.get_indexer(scored["picture"])
+    rows = study.rows(scored["picture"])
     f, clf = study.features(model)[rows], study.classifier(model)
-    labels = sorted(set(scored["label"]))
-    text = study.text(labels)[[labels.index(label) for label in scored["label"]]]
+    text = study.text(scored["label"])
     z = study.translate(model, f, rows)
     removed, length = spaces.remove_null(f), spaces.null(f).norm(dim=1)
     # The truncated head's logits: it reads of a feature what is left without its null part.
@@ -94,15 +93,9 @@ def _one_head(study: Study, model: str, spaces: HeadSpaces) -> pd.DataFrame:
             def statistic(v: np.ndarray, score=score) -> float:
                 return float(score(np.median(v, axis=0)))
 
-            interval = cluster_bootstrap(
-                values, scored["subject"], statistic,
-                draws=study.config.bootstrap_draws, seed=study.config.seed,
-            )
             records.append(
-                {
-                    "kind": kind, "quantity": quantity, "value": interval.estimate,
-                    "low": interval.low, "high": interval.high,
-                }
+                {"kind": kind, "quantity": quantity}
+                | study.interval(values, scored["subject"], statistic)
             )
     return pd.DataFrame(records).assign(
         model=model, title=study.title(model), rank=spaces.rank, null_dim=spaces.null_dim,

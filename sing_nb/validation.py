@@ -11,7 +11,6 @@ import torch
 from .metrics import attribute_score, image_score
 from .nullspace import HeadSpaces
 from .perturb import logit_distance, matched_perturbations
-from .stats import cluster_bootstrap
 from .study import Study
 
 __all__ = ["neighbours_kept", "perturbation_summary", "perturbations", "perturbed_neighbours"]
@@ -50,8 +49,7 @@ def _perturbations(study: Study, model: str) -> pd.DataFrame:
     rows = np.flatnonzero((table["source"] != "clipart").to_numpy())
     clf, f = study.classifier(model), study.features(model)[rows]
     labels = table["label"].to_numpy()[rows]
-    names = sorted(set(labels))
-    text = study.text(names)[[names.index(label) for label in labels]]
+    text = study.text(labels)
     z, before = study.translate(model, f, rows), clf.logits(f)
     p = torch.softmax(before.double(), dim=1)
     tables = []
@@ -101,16 +99,10 @@ def _summary(study: Study) -> pd.DataFrame:
             for quantity in ("logit_change", "probability_change", "flipped", "image_score",
                              "attribute_size"):
                 statistic = np.mean if quantity == "flipped" else np.median
-                interval = cluster_bootstrap(
-                    group[quantity].to_numpy(), group["subject"], statistic,
-                    draws=study.config.bootstrap_draws, seed=study.config.seed,
-                )
+                names = {"model": model, "title": study.title(model), "kind": kind}
                 records.append(
-                    {
-                        "model": model, "title": study.title(model), "kind": kind,
-                        "quantity": quantity, "value": interval.estimate,
-                        "low": interval.low, "high": interval.high,
-                    }
+                    names | {"quantity": quantity}
+                    | study.interval(group[quantity].to_numpy(), group["subject"], statistic)
                 )
     return pd.DataFrame(records)
 
@@ -139,7 +131,7 @@ def perturbed_neighbours(
         kind), place (``photo`` or the rank), picture, label, angle (degrees; nan for the photo
         itself).
     """
-    rows = np.array([study.row(picture) for picture in pictures])
+    rows = study.rows(pictures)
     f = study.features(model)[rows]
     tables = []
     for seed in seeds:
@@ -187,7 +179,7 @@ def neighbours_kept(study: Study, model: str, kinds: Sequence[str], k: int = 3) 
 
 def _kept(study: Study, model: str, kinds: Sequence[str], k: int) -> pd.DataFrame:
     table = study.pictures
-    rows = np.array([study.row(name) for name in study.examples(study.subjects["label"].unique())])
+    rows = study.rows(study.examples(study.subjects["label"].unique()))
     f = study.features(model)[rows]
     pushes = _pushes(study, model, rows, study.config.seed)
     states = {"translated": f} | {kind: (f.double() + pushes[kind]).to(f.dtype) for kind in kinds}
@@ -200,17 +192,11 @@ def _kept(study: Study, model: str, kinds: Sequence[str], k: int) -> pd.DataFram
     kept = np.array(
         [[len(a & b) for a, b in zip(near["translated"], near[kind])] for kind in kinds]
     ).T.astype(float)
-    records = []
+    subjects, records = table["subject"].to_numpy()[rows], []
     for place, kind in enumerate(kinds):
-        own, lead = (
-            cluster_bootstrap(
-                values, table["subject"].to_numpy()[rows],
-                draws=study.config.bootstrap_draws, seed=study.config.seed,
-            )
-            for values in (kept[:, place], kept[:, 0] - kept[:, place])
-        )
+        lead = study.interval(kept[:, 0] - kept[:, place], subjects)
         records.append(
-            {"kind": kind, "value": own.estimate, "low": own.low, "high": own.high,
-             "lead": lead.estimate, "lead_low": lead.low, "lead_high": lead.high}
+            {"kind": kind} | study.interval(kept[:, place], subjects)
+            | {"lead": lead["value"], "lead_low": lead["low"], "lead_high": lead["high"]}
         )
     return pd.DataFrame(records)

@@ -43,6 +43,12 @@ class Fresh:
     def stored(self, name, compute, *models):
         return compute()
 
+    def interval(self, *arguments):
+        # With the draws of this config and not of the study behind it.
+        from sing_nb.study import Study
+
+        return Study.interval(self, *arguments)
+
 
 @pytest.fixture(scope="session")
 def fresh(smoke):

@@ -217,7 +217,8 @@ def test_all_runs_are_gathered_in_the_order_of_the_grid(study):
 # --- tables, on planted runs --------------------------------------------------------------------
 
 STUB = SimpleNamespace(
-    config=SimpleNamespace(bootstrap_draws=2000, seed=0), stored=lambda name, compute: compute()
+    config=SimpleNamespace(bootstrap_draws=2000, seed=0), stored=lambda name, compute: compute(),
+    interval=lambda *arguments: Study.interval(STUB, *arguments),
 )
 SUBJECTS, VIEWS = 40, 5
 

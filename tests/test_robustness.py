@@ -20,6 +20,7 @@ from sing_nb.robustness import (
     group_probabilities,
     subject_groups,
 )
+from sing_nb.study import Study
 from sing_nb.translator import Translator
 
 STATES = ["principal features", "translated"]
@@ -31,6 +32,7 @@ class Planted:
     """A study of four groups with few enough numbers to work with by hand."""
 
     config = SimpleNamespace(seed=3, bootstrap_draws=30, everyone=["one", "two"])
+    interval = Study.interval
 
     def __init__(self):
         rng = np.random.default_rng(0)

@@ -245,8 +245,10 @@
   }
 
   async function embed(el, spec, values) {
-    const inputs = document.createElement("div");
+    // A form: radio buttons of one name are one group, and two charts may both have a "show".
+    const inputs = document.createElement("form");
     inputs.className = "sing-inputs";
+    inputs.addEventListener("submit", (event) => event.preventDefault());
     const plot = document.createElement("div");
     plot.className = "sing-plot";
     const old = [...el.querySelectorAll(":scope > .sing-inputs, :scope > .sing-plot")];
