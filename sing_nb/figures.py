@@ -816,6 +816,16 @@ def _corner_photo(table: pd.DataFrame, side: str, down: int) -> alt.Chart:
     ).encode(x=alt.value("width" if right else 0), y=alt.value(0), url="image:N")
 
 
+def _captioned(base: alt.Chart, side: int) -> tuple[alt.Chart, alt.Chart]:
+    """Pictures of a grid, and below each its label and angle."""
+    pictures = base.mark_image(width=side, height=side, yOffset=-10).encode(url="image:N")
+    names = base.transform_calculate(
+        caption="isValid(datum.angle) ? datum.label + ' ' + format(datum.angle, '.0f') + '°'"
+                " : datum.label").mark_text(dy=side / 2, fontSize=11, limit=104).encode(
+        text="caption:N")
+    return pictures, names
+
+
 def photo_neighbours(table: pd.DataFrame, label: str = "photo ") -> alt.LayerChart:
     """Photos nearest to one photo in several states: one column a state.
 
@@ -838,12 +848,7 @@ def photo_neighbours(table: pd.DataFrame, label: str = "photo ") -> alt.LayerCha
                 scale=alt.Scale(domain=places),
                 axis=alt.Axis(domain=False, ticks=False)),
         tooltip=[alt.Tooltip("label:N"), alt.Tooltip("angle:Q", title="degrees", format=".1f")])
-    pictures = base.mark_image(width=62, height=62, yOffset=-10).encode(url="image:N")
-    names = base.transform_calculate(
-        caption="isValid(datum.angle) ? datum.label + ' ' + format(datum.angle, '.0f') + '°'"
-                " : datum.label").mark_text(dy=31, fontSize=11, limit=104).encode(
-        text="caption:N")
-    return alt.layer(pictures, names).add_params(pick).properties(
+    return alt.layer(*_captioned(base, 62)).add_params(pick).properties(
         height=92 * len(places), **WIDE)
 
 
@@ -1304,12 +1309,7 @@ def translator_photos(table: pd.DataFrame, label: str = "photo ") -> alt.LayerCh
                 axis=alt.Axis(domain=False, ticks=False, labelLimit=90,
                               labelExpr="split(datum.label, ' ')")),
         tooltip=[alt.Tooltip("label:N"), alt.Tooltip("angle:Q", title="degrees", format=".1f")])
-    pictures = base.mark_image(width=56, height=56, yOffset=-9).encode(url="image:N")
-    names = base.transform_calculate(
-        caption="isValid(datum.angle) ? datum.label + ' ' + format(datum.angle, '.0f') + '°'"
-                " : datum.label").mark_text(dy=28, fontSize=11, limit=100).encode(
-        text="caption:N")
-    return alt.layer(pictures, names).add_params(pick).properties(
+    return alt.layer(*_captioned(base, 56)).add_params(pick).properties(
         height=82 * len(states), **WIDE)
 
 

@@ -1075,7 +1075,22 @@ class Study:
     def neighbours(
         self, model: str, pictures: Sequence[str], states: Sequence[str], k: int = 4
     ) -> pd.DataFrame:
+        """:meth:`around` for pictures in several of their :meth:`states`."""
+        found = self.states(model, pictures)
+        return self.around(pictures, {state: found[state] for state in states}, k)
+
+    def around(
+        self, pictures: Sequence[str], embeddings: dict[str, torch.Tensor], k: int = 4
+    ) -> pd.DataFrame:
         """Pictures nearest to pictures in several states, one a subject, never their own.
+
+        Parameters
+        ----------
+        pictures : sequence of str
+        embeddings : dict of torch.Tensor
+            For each state (n, d), a row a picture.
+        k : int
+            Neighbours for each.
 
         Returns
         -------
@@ -1083,17 +1098,17 @@ class Study:
             picture (the neighbour), name (of the picture asked about), state, place (``photo``
             or the rank), label, angle (degrees; nan for the photo itself).
         """
-        found = self.states(model, pictures)
         tables = []
-        for number, (picture, name) in enumerate(zip(pictures, self.names(pictures))):
-            own = self.pictures.iloc[self.row(picture)]
-            for state in states:
-                near = self.nearest(found[state][[number]], k, exclude=own["subject"])
-                itself = pd.DataFrame(
-                    [{"picture": own["picture"], "label": own["label"], "angle": np.nan}]
-                )
+        for number, (row, name) in enumerate(zip(self.rows(pictures), self.names(pictures))):
+            own = self.pictures.iloc[row]
+            itself = pd.DataFrame(
+                [{"picture": own["picture"], "label": own["label"], "angle": np.nan,
+                  "place": "photo"}]
+            )
+            for state, z in embeddings.items():
+                near = self.nearest(z[[number]], k, exclude=own["subject"])
                 near["place"] = near["rank"].astype(str)
-                both = pd.concat([itself.assign(place="photo"), near.drop(columns=["row", "rank"])])
+                both = pd.concat([itself, near.drop(columns=["row", "rank"])])
                 tables.append(both.assign(name=name, state=state))
         return pd.concat(tables, ignore_index=True)
 

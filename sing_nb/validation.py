@@ -140,17 +140,8 @@ def perturbed_neighbours(
             kind: study.translate(model, (f.double() + pushes[kind]).to(f.dtype), rows)
             for kind in kinds
         }
-        for number, name in enumerate(study.names(pictures)):
-            own = study.pictures.iloc[rows[number]]
-            itself = pd.DataFrame(
-                [{"picture": own["picture"], "label": own["label"], "angle": np.nan,
-                  "place": "photo"}]
-            )
-            for state, z in states.items():
-                near = study.nearest(z[[number]], k, exclude=own["subject"])
-                near["place"] = near["rank"].astype(str)
-                both = pd.concat([itself, near.drop(columns=["row", "rank"])])
-                tables.append(both.assign(name=f"{name}, seed {seed}", state=state))
+        near = study.around(pictures, states, k)
+        tables.append(near.assign(name=near["name"] + f", seed {seed}"))
     return pd.concat(tables, ignore_index=True)
 
 
