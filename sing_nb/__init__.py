@@ -14,8 +14,10 @@ _HOMES = {
     "angle": "metrics",
     "attribute_score": "metrics",
     "image_score": "metrics",
+    "import_translator": "published",
     "load_classifier": "heads",
     "load_joint_space": "joint",
+    "load_renderer": "render",
     "steer": "perturb",
     "wrap_classifier": "heads",
 }

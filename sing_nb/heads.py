@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,13 +17,17 @@ import torch
 import torchvision
 import yaml
 from timm.data import create_transform, resolve_data_config
+from timm.models import load_state_dict
 from torch import nn
 
 from .errors import SingError
 from .fetch import data_dir
+from .hub import from_hub
 from .prompts import imagenet_names
 
 __all__ = ["Classifier", "Head", "load_classifier", "model_names", "wrap_classifier"]
+
+NO_HUB = "lite0, lite1 and lite2 need no hub"
 
 
 class Head(NamedTuple):
@@ -42,8 +49,15 @@ class Classifier:
     """A classifier split at its head.
 
     Feature and weight belong together: the feature is what actually enters the head when the
-    model runs, caught by a hook and flattened. The first call holds ``W f + b`` against the
-    model's own output.
+    model runs, caught by a hook. ``W f + b`` is held against the model's own output the first
+    time that features of a shape are seen. Three forms need a word:
+
+    - A head that reads a map of positions whose logits are averaged afterwards: f is the mean
+      over positions, for a linear head commutes with it. The check decides whether that is so.
+    - Two heads whose logits are averaged (distilled DeiT, LeViT): f = [f1; f2] side by side,
+      W = [W1 W2] / 2 and b the mean, so that the logits are the model's own.
+    - A model in half precision: features and logits are returned in float32, which holds every
+      value of the smaller types.
 
     Attributes
     ----------
@@ -62,26 +76,47 @@ class Classifier:
     """
 
     def __init__(
-        self, module: nn.Module, layer: nn.Module, *, name: str, title: str | None = None,
-        transform: Callable | None = None, class_names: Sequence[str] | None = None,
+        self, module: nn.Module, layer: nn.Module | Sequence[nn.Module], *, name: str,
+        title: str | None = None, transform: Callable | None = None,
+        class_names: Sequence[str] | None = None,
     ) -> None:
         self.module = module.eval().requires_grad_(False)
         self.name = name
         self.title = title or name
         self.transform = transform
         self.class_names = list(class_names) if class_names is not None else None
-        self.head = Head(layer.weight.detach().flatten(1), layer.bias)
+        self._layers = [layer] if isinstance(layer, nn.Module) else list(layer)
+        self.head = _join([_read(part) for part in self._layers])
         if self.class_names is not None and len(self.class_names) != len(self.head.weight):
             raise SingError(
                 f"{name}: {len(self.class_names)} class names for {len(self.head.weight)} logits; "
                 f"give one name a logit, in the order of the head's rows."
             )
-        self._layer = layer
-        self._checked = False
+        self._pooled = [False] * len(self._layers)
+        self._checked: set[tuple] = set()
 
     def __repr__(self) -> str:
         c, m = self.head.weight.shape
         return f"Classifier({self.name!r}, classes={c}, features={m})"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's weights are; pictures are moved there."""
+        return next(self.module.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the model computes in; pictures are cast to it."""
+        return next(p.dtype for p in self.module.parameters() if p.is_floating_point())
+
+    def to(self, *args: object, **kwargs: object) -> Classifier:
+        """Move or cast the model, as :meth:`torch.nn.Module.to`; returns self.
+
+        :attr:`head` keeps the dtype that its weights were stored in.
+        """
+        self.module.to(*args, **kwargs)
+        self._checked.clear()
+        return self
 
     @torch.inference_mode()
     def run(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -90,34 +125,56 @@ class Classifier:
         Parameters
         ----------
         x : torch.Tensor
-            (n, 3, h, w), transformed pictures.
+            (n, 3, h, w), transformed pictures; on any device, of any floating dtype.
 
         Returns
         -------
         features : torch.Tensor
-            (n, m), what enters the head.
+            (n, m), what enters the head. On the model's device; float32 if the model computes in
+            half precision, else in its own dtype.
         logits : torch.Tensor
-            (n, c), what the model returns.
+            (n, c), what the model returns, on the same device and of the same dtype.
 
         Raises
         ------
         SingError
             If the head does not reproduce the model's output from the features.
         """
-        caught: list[torch.Tensor] = []
-        hook = self._layer.register_forward_pre_hook(lambda _, args: caught.append(args[0]))
+        caught: list[list[torch.Tensor]] = [[] for _ in self._layers]
+        hooks = [
+            layer.register_forward_pre_hook(partial(_catch, into), with_kwargs=True)
+            for layer, into in zip(self._layers, caught, strict=True)
+        ]
         try:
-            logits = self.module(x)
+            output = self.module(x.to(device=self.device, dtype=self.dtype))
         finally:
-            hook.remove()
-        if not caught:
+            for hook in hooks:
+                hook.remove()
+        logits = getattr(output, "logits", output)  # transformers return an object
+        if not isinstance(logits, torch.Tensor):
             raise SingError(
-                f"{self.name}: the layer found ({tuple(self.head.weight.shape)}) is not used when "
-                f"the model runs. Wrap a model whose last linear layer makes its logits."
+                f"{self.name} returns {type(output).__name__}, not logits; wrap a module that "
+                f"returns a tensor (n, classes) or an object with .logits."
             )
-        features = caught[-1].flatten(1)
-        if not self._checked and not torch.jit.is_tracing():
+        tracing = torch.jit.is_tracing()
+        shapes = tuple(tuple(tensor.shape[1:]) for part in caught for tensor in part)
+        unseen = not tracing and (x.dtype, shapes) not in self._checked
+        if unseen:
+            self._pooled = [
+                self._positions(layer, part, len(x)) > 1
+                for layer, part in zip(self._layers, caught, strict=True)
+            ]
+        features = torch.cat(
+            [
+                _flat(layer, part[0], pooled)
+                for layer, part, pooled in zip(self._layers, caught, self._pooled, strict=True)
+            ],
+            dim=1,
+        )
+        logits = _wide(logits.flatten(1))
+        if unseen:
             self._check(features, logits)
+            self._checked.add((x.dtype, shapes))
         return features, logits
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
@@ -141,25 +198,63 @@ class Classifier:
         Returns
         -------
         callable
-            Same signature as :meth:`run`; it is :meth:`run` itself if the frozen version does
-            not give the same features (relative 1e-4) on the example.
+            Same signature as :meth:`run`; it is :meth:`run` itself if the model cannot be traced
+            or the frozen version does not give the same features (relative 1e-4) on the example
+            and on its first picture alone.
         """
         features, _ = self.run(example)
-        with torch.inference_mode(), warnings.catch_warnings():
-            # torch announces the end of torch.jit. Its successor needs a C++ compiler and half a
-            # minute a model; until then freezing is the cheaper half of the speed.
-            warnings.filterwarnings("ignore", r"`torch\.jit", FutureWarning)
-            warnings.filterwarnings("ignore", r"`torch\.jit", DeprecationWarning)
-            frozen = torch.jit.freeze(
-                torch.jit.trace(_TwoOutputs(self).eval(), example, check_trace=False)
-            )
-            difference = (frozen(example)[0] - features).norm() / features.norm()
+        try:
+            frozen = self._freeze(example)
+            with torch.inference_mode():
+                same = all(
+                    (frozen(example[:n])[0] - features[:n]).norm() < 1e-4 * features[:n].norm()
+                    for n in (len(example), 1)
+                )
+        except (RuntimeError, TypeError, ValueError, AttributeError):
+            # What torch.jit cannot follow, or froze for one size of batch, runs as it is.
+            same = False
 
         @torch.inference_mode()
         def run(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             return frozen(x)
 
-        return run if difference < 1e-4 else self.run
+        return run if same else self.run
+
+    def _freeze(self, example: torch.Tensor) -> torch.jit.ScriptModule:
+        with torch.inference_mode(), warnings.catch_warnings():
+            # torch announces the end of torch.jit. Its successor needs a C++ compiler and half a
+            # minute a model; until then freezing is the cheaper half of the speed.
+            warnings.filterwarnings("ignore", r"`torch\.jit", FutureWarning)
+            warnings.filterwarnings("ignore", r"`torch\.jit", DeprecationWarning)
+            # Shapes that a model looks at are frozen; the caller compares.
+            warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
+            return torch.jit.freeze(
+                torch.jit.trace(_TwoOutputs(self).eval(), example, check_trace=False)
+            )
+
+    def _positions(self, layer: nn.Module, inputs: list[torch.Tensor], n: int) -> int:
+        """At how many positions of a picture the head is applied; refuses what is not a head."""
+        shape = tuple(layer.weight.shape[:2])
+        if not inputs:
+            raise SingError(
+                f"{self.name}: the layer found {shape} is not used when the model runs. Wrap a "
+                f"model whose last linear layer makes its logits, or name that layer by head=."
+            )
+        if len(inputs) > 1:
+            raise SingError(
+                f"{self.name}: the layer found {shape} is applied {len(inputs)} times in one "
+                f"pass, so that no single feature gives the logits. Wrap a model whose head is "
+                f"applied once."
+            )
+        got = tuple(inputs[0].shape)
+        channels = got[1:2] if isinstance(layer, nn.Conv2d) and len(got) > 3 else got[-1:]
+        if got[0] != n or channels != shape[1:]:
+            raise SingError(
+                f"{self.name}: the head {shape} reads {got} for {n} pictures; expected one row of "
+                f"{shape[1]} features a picture. A head applied to each token or crop apart has "
+                f"no single feature; wrap the model behind the step that picks or pools them."
+            )
+        return math.prod(got[1:]) // shape[1]
 
     def _check(self, features: torch.Tensor, logits: torch.Tensor) -> None:
         if not torch.isfinite(features).all():
@@ -167,18 +262,25 @@ class Classifier:
                 f"{self.name} gives NaN or infinite features; look at the model's weights and at "
                 f"the pictures, which should be transformed with its own transform."
             )
-        tolerance = 1e-2 if features.dtype in (torch.float16, torch.bfloat16) else 1e-4
-        fits = features.shape[1] == self.head.weight.shape[1]
-        again = self.logits(features) if fits else None
-        if not fits or again.shape != logits.shape or not torch.allclose(
-            again, logits, rtol=tolerance, atol=tolerance * float(logits.abs().max())
+        # A model rounds its logits to its own dtype, up to a few steps of it.
+        tolerance = max(1e-4, 4 * torch.finfo(self.dtype).eps)
+        again = self.logits(features)
+        if again.shape == logits.shape and torch.allclose(
+            again, logits.to(again), rtol=tolerance, atol=tolerance * float(logits.abs().max())
         ):
+            return
+        shape = tuple(self.head.weight.shape)
+        if any(self._pooled):
             raise SingError(
-                f"{self.name}: the layer found ({tuple(self.head.weight.shape)}) is not the last "
-                f"step of this model: W f + b does not give its output {tuple(logits.shape)}. "
-                f"Wrap a model that ends in a linear layer and returns its logits."
+                f"{self.name}: the head {shape} is applied to several positions or tokens of a "
+                f"picture, and the model's output {tuple(logits.shape)} is not the mean of what "
+                f"it gives there. No single feature makes these logits."
             )
-        self._checked = True
+        raise SingError(
+            f"{self.name}: the layer found {shape} is not the last step of this model: W f + b "
+            f"does not give its output {tuple(logits.shape)}. Wrap a model that ends in a linear "
+            f"layer and returns its logits, or name that layer by head=."
+        )
 
 
 class _TwoOutputs(nn.Module):
@@ -191,8 +293,108 @@ class _TwoOutputs(nn.Module):
         return self._classifier[0].run(x)
 
 
-def model_names() -> dict[str, dict[str, str]]:
-    """Short names in ``data/models.yaml`` with what they stand for."""
+# --- the parts of a head ------------------------------------------------------------------------
+
+
+def _catch(into: list[torch.Tensor], _: nn.Module, args: tuple, kwargs: dict) -> None:
+    into.append(args[0] if args else next(iter(kwargs.values())))
+
+
+def _wide(x: torch.Tensor) -> torch.Tensor:
+    """Half precision as float32, which holds its every value; the rest as it is."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _flat(layer: nn.Module, x: torch.Tensor, pooled: bool) -> torch.Tensor:
+    """What enters a layer as (n, m), the mean over positions where there are several."""
+    x = _wide(x)
+    if not pooled:
+        return x.flatten(1)
+    return x.flatten(2).mean(2) if isinstance(layer, nn.Conv2d) else x.flatten(1, -2).mean(1)
+
+
+def _read(layer: nn.Module) -> Head:
+    weight = layer.weight.detach().flatten(1)
+    bias = None if layer.bias is None else layer.bias.detach()
+    return Head(_as_stored(weight), bias)
+
+
+def _as_stored(weight: torch.Tensor) -> torch.Tensor:
+    """A float32 weight in the half precision that it was rounded to, if it was.
+
+    Checkpoints in half precision are loaded into float32 models, but what counts as a zero
+    singular value depends on how the weights were rounded. No float32 training ends with every
+    weight on the coarser grid.
+    """
+    if weight.dtype == torch.float32 and weight.device.type != "meta":
+        for dtype in (torch.bfloat16, torch.float16):
+            rounded = weight.to(dtype)
+            if torch.equal(rounded.float(), weight):
+                return rounded
+    return weight
+
+
+def _join(heads: list[Head]) -> Head:
+    """Several heads whose logits are averaged as one that reads their features side by side."""
+    if len(heads) == 1:
+        return heads[0]
+    biases = [_wide(head.bias) for head in heads if head.bias is not None]
+    # A power of two: halving rounds nothing.
+    weight = torch.cat([head.weight for head in heads], dim=1) / len(heads)
+    return Head(weight, torch.stack(biases).sum(0) / len(heads) if biases else None)
+
+
+def _is_head(layer: object) -> bool:
+    return isinstance(layer, nn.Linear) or (
+        isinstance(layer, nn.Conv2d) and layer.kernel_size == layer.stride == (1, 1)
+        and layer.groups == 1 and layer.padding in ((0, 0), "valid", "same")
+    )
+
+
+def _last_linear(part: object) -> nn.Module | None:
+    """The last Linear or 1 x 1 convolution in a module, for heads that hold more than one step."""
+    inside = part.modules() if isinstance(part, nn.Module) else ()
+    return next(iter([layer for layer in inside if _is_head(layer)][::-1]), None)
+
+
+def _find_layers(module: nn.Module, name: str) -> list[nn.Module]:
+    """The linear layers that make a module's logits: one, or two that are averaged."""
+    if hasattr(module, "get_classifier"):
+        found = module.get_classifier()
+    elif hasattr(module, "distillation_classifier"):  # DeiT and LeViT of transformers
+        found = (module.cls_classifier, module.distillation_classifier)
+    elif hasattr(module, "classifier_distill"):
+        found = (module.classifier, module.classifier_distill)
+    else:
+        found = module
+    if isinstance(found, nn.Module) and hasattr(found, "head_dist"):  # RepViT, iFormer
+        found = [part for part in (found.head, found.head_dist) if _last_linear(part)]
+    parts = list(found) if isinstance(found, (tuple, list, nn.ModuleList)) else [found]
+    layers = [_last_linear(part) for part in parts]
+    if len(parts) not in (1, 2) or None in layers:
+        raise SingError(
+            f"{name}: no linear head found (got {type(found).__name__}). A null space of the "
+            f"head needs a Linear or 1 x 1 convolution as the last layer; for a backbone choose a "
+            f"variant with a classifier, or add a head."
+        )
+    if len({layer.weight.shape[0] for layer in layers}) > 1:
+        raise SingError(f"{name}: its two heads have different numbers of classes.")
+    return layers
+
+
+# --- loading ------------------------------------------------------------------------------------
+
+
+def model_names() -> dict[str, dict[str, object]]:
+    """Short names in ``data/models.yaml`` with what they stand for.
+
+    Returns
+    -------
+    dict
+        Rows with ``source``, ``id``, ``title``, ``features`` (m), ``classes`` (c), ``null_dim``
+        and, where they apply, ``weights``, ``paper``, ``translator`` and ``note``; the file's
+        header explains them.
+    """
     return yaml.safe_load((data_dir() / "models.yaml").read_text(encoding="utf-8"))
 
 
@@ -202,57 +404,76 @@ def load_classifier(name: str) -> Classifier:
     Parameters
     ----------
     name : str
-        A short name in ``data/models.yaml`` (``"lite0"``), ``"timm/<name>"``, or
-        ``"torchvision/<name>:<weights>"``.
+        A short name in ``data/models.yaml`` (``"lite0"``), or
+
+        - ``"timm/<name>"``, for example ``"timm/resnet50.a1_in1k"``,
+        - ``"torchvision/<name>:<weights>"``, for example ``"torchvision/vgg16:IMAGENET1K_V1"``,
+        - ``"transformers/<model id or folder>"``, any image classifier of transformers,
+        - ``"timm/local-dir:<folder>"`` or ``"timm/hf-hub:<id>"``, a model in timm's own layout,
+        - ``"timm/<architecture>:<file>"`` or ``"torchvision/<architecture>:<file>"``, a checkpoint
+          of one's own (``.safetensors``, ``.pth``, ``.pt``, ``.bin``: a state dict in the names
+          of the library); the number of classes is read off its head.
 
     Returns
     -------
     Classifier
-        In evaluation mode, with its own transform.
+        In evaluation mode, float32, with its own transform. Class names are the checkpoint's own
+        or, for 1000 classes, ImageNet's.
 
     Raises
     ------
     SingError
-        If the name is unknown or its weights cannot be had here.
+        If the name is unknown, it has no head, or its weights cannot be had here. What can be
+        told without a download is told before it.
     """
     known = model_names()
     if name in known:
-        entry = known[name]
-        if entry["weights"].startswith("package:"):
-            model = _from_package(entry["timm"], entry["weights"].removeprefix("package:"))
-        else:
-            model = _from_hub(entry["timm"])
-        return _from_timm(model, name, entry["title"])
-    if name.startswith("timm/"):
-        return _from_timm(_from_hub(name.removeprefix("timm/")), name, name)
-    if name.startswith("torchvision/") and ":" in name:
-        return _from_torchvision(name)
-    close = difflib.get_close_matches(name, known, n=1)
-    raise SingError(
-        f"Unknown classifier {name!r}"
-        + (f"; did you mean {close[0]!r}?" if close else ".")
-        + f" Known short names: {', '.join(known)}; or use timm/<name> or "
-        f"torchvision/<name>:<weights>; for a model of your own use wrap_classifier."
-    )
+        row = known[name]
+        source, ident, weights = row["source"], row["id"], row.get("weights", "")
+        title = row["title"]
+    else:
+        source, _, rest = name.partition("/")
+        ident, _, weights = (rest, "", "") if source == "transformers" else rest.partition(":")
+        title = name
+    if source not in _LOADERS or not ident:
+        close = difflib.get_close_matches(name, known, n=1)
+        raise SingError(
+            f"Unknown classifier {name!r}"
+            + (f"; did you mean {close[0]!r}?" if close else ".")
+            + f" Known short names: {', '.join(known)}; or use timm/<name>, "
+            f"torchvision/<name>:<weights>, transformers/<id>, or timm/<architecture>:<file>; for "
+            f"a model of your own use wrap_classifier."
+        )
+    weights = str(weights).removeprefix("file:")
+    classifier = _LOADERS[source](name, ident, weights)
+    if title == name and _is_file(weights):
+        path = Path(weights)
+        title = path.name if ident in ("local-dir", "hf-hub") else f"{ident} ({path.stem})"
+    classifier.title = title
+    return classifier
 
 
 def wrap_classifier(
     module: nn.Module, transform: Callable | None = None,
     class_names: Sequence[str] | None = None, name: str = "custom",
+    head: nn.Module | str | None = None,
 ) -> Classifier:
     """Wrap any module that ends in a linear head.
 
     Parameters
     ----------
     module : torch.nn.Module
-        Returns logits (n, c). The head is timm's ``get_classifier()`` where there is one, else
-        the last Linear or 1 x 1 convolution among its modules.
+        Returns logits (n, c), or an object with ``.logits``. The head is timm's
+        ``get_classifier()`` where there is one, else the last Linear or 1 x 1 convolution among
+        its modules.
     transform : callable, optional
         Picture to tensor.
     class_names : sequence of str, optional
         One name a class.
     name : str
         Name for messages and tables.
+    head : torch.nn.Module or str, optional
+        The last linear layer or its dotted name, where another one would be found.
 
     Returns
     -------
@@ -263,32 +484,145 @@ def wrap_classifier(
     SingError
         If no linear head is found.
     """
-    layer = module.get_classifier() if hasattr(module, "get_classifier") else None
-    if not _is_head(layer):
-        heads = [part for part in module.modules() if _is_head(part)]
-        if layer is not None or not heads:
+    if head is None:
+        layers = _find_layers(module, name)
+    else:
+        named = dict(module.named_modules())
+        layer = named.get(head) if isinstance(head, str) else head
+        if not _is_head(layer) or all(layer is not part for part in named.values()):
+            linear = [key for key, part in named.items() if _is_head(part)]
             raise SingError(
-                f"{name}: no linear head found (got {type(layer).__name__}). A null space of the "
-                f"head needs a Linear or 1 x 1 convolution as the last layer; for a backbone "
-                f"choose a variant with a classifier, or add a head."
+                f"{name}: head={head if isinstance(head, str) else type(head).__name__!r} is no "
+                f"linear layer of this module; its last ones are {', '.join(linear[-5:])}."
             )
-        layer = heads[-1]
-    return Classifier(module, layer, name=name, transform=transform, class_names=class_names)
+        layers = [layer]
+    return Classifier(module, layers, name=name, transform=transform, class_names=class_names)
 
 
-def _is_head(layer: object) -> bool:
-    return isinstance(layer, nn.Linear) or (
-        isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and layer.groups == 1
+def _names(classes: int, own: Iterable[str] | None = None) -> Sequence[str] | None:
+    """Class names: the checkpoint's own, or ImageNet's where there are a thousand."""
+    return list(own) if own is not None else imagenet_names() if classes == 1000 else None
+
+
+def _from_timm(name: str, ident: str, weights: str) -> Classifier:
+    architecture = ident.split(".")[0]
+    if ident in ("local-dir", "hf-hub"):
+        model = _from_timm_layout(name, f"{ident}:{weights}")
+    elif not timm.is_model(architecture):
+        raise SingError(_nearest(
+            f"{name}: timm has no model {architecture!r}", architecture, timm.list_models()
+        ))
+    elif weights.startswith("package:"):
+        model = _from_package(ident, weights.removeprefix("package:"))
+    elif weights:
+        model = _from_file(partial(timm.create_model, ident, pretrained=False), weights, name)
+    else:
+        _pretrained(name, ident)
+        model = from_hub(
+            f"the weights of timm/{ident}", partial(timm.create_model, ident, pretrained=True),
+            advice=NO_HUB,
+        )
+    transform = create_transform(**resolve_data_config(model=model), is_training=False)
+    layers = _find_layers(model, name)
+    names = _names(layers[0].weight.shape[0], model.pretrained_cfg.get("label_names"))
+    return Classifier(model, layers, name=name, transform=transform, class_names=names)
+
+
+def _from_timm_layout(name: str, source: str) -> nn.Module:
+    """A model in timm's own layout (config.json beside its weights), in a folder or on the hub."""
+    load = partial(timm.create_model, source, pretrained=True)
+    if source.startswith("hf-hub:"):
+        return from_hub(f"the weights of {name}", load, advice=NO_HUB)
+    try:
+        return load()
+    except Exception as error:  # many kinds, for missing and for broken files
+        raise SingError(
+            f"{name}: expected a folder with config.json and weights, as timm's save_for_hf "
+            f"writes it: {_short(error)}"
+        ) from error
+
+
+def _pretrained(name: str, ident: str) -> None:
+    """Refuse a timm name without pretrained weights or without a head, before any download."""
+    architecture = ident.split(".")[0]
+    tagged = timm.list_pretrained(f"{architecture}.*")
+    try:
+        config = timm.get_pretrained_cfg(ident)
+    except RuntimeError as error:
+        raise SingError(_nearest(
+            f"{name}: timm has no such weights of {architecture}", ident, tagged
+        )) from error
+    if config is None or not config.has_weights:
+        raise SingError(_nearest(
+            f"{name}: timm ships no weights of {architecture}", ident, timm.list_pretrained()
+        ))
+    if config.num_classes:
+        return
+    classes = {
+        other: timm.get_pretrained_cfg(other).num_classes
+        for other in timm.list_pretrained(f"{architecture.split('_')[0]}*")
+    }
+    own = [other for other in tagged if classes[other]]
+    # Of relatives those for ImageNet-1k: a few others count an embedding's width as classes.
+    relatives = [other for other, count in classes.items() if count == 1000]
+    close = difflib.get_close_matches(ident, relatives, n=4, cutoff=0.0)
+    variants = [f"timm/{other}" for other in dict.fromkeys([*own, *close])][:4]
+    if "dinov2" in ident:
+        variants.insert(0, f"transformers/{model_names()['dinov2']['id']}")
+    raise SingError(
+        f"{name} is a backbone without a head: no last layer, no null space of one. Variants "
+        f"with a classifier: {', '.join(variants)}; or add a head of your own and use "
+        f"wrap_classifier."
     )
 
 
-def _from_timm(model: nn.Module, name: str, title: str) -> Classifier:
-    transform = create_transform(**resolve_data_config(model=model), is_training=False)
-    layer = model.get_classifier()
-    names = imagenet_names() if _is_head(layer) and layer.weight.shape[0] == 1000 else None
-    classifier = wrap_classifier(model, transform, names, name)
-    classifier.title = title
-    return classifier
+def _nearest(what: str, name: str, known: Iterable[str]) -> str:
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=3) or known[:3]
+    return f"{what}; nearest: {', '.join(close)}." if close else f"{what}."
+
+
+def _is_file(weights: str) -> bool:
+    return weights.endswith((".safetensors", ".pth", ".pt", ".bin", ".tar")) or "/" in weights
+
+
+def _from_file(make: Callable[..., nn.Module], file: str, name: str) -> nn.Module:
+    """A model with a checkpoint of the user's own, its number of classes read off the file."""
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise SingError(f"{name}: there is no checkpoint {path.absolute()}.")
+    try:
+        state = load_state_dict(str(path), weights_only=True)
+    except Exception as error:  # safetensors, pickle and zip each raise their own kinds
+        raise SingError(
+            f"{name}: {path.name} could not be read as weights ({_short(error)}). Expected a "
+            f"state dict, as safetensors or saved by torch.save; code in a pickle is never run."
+        ) from error
+    try:
+        with torch.device("meta"):
+            sketch = make()
+    except NotImplementedError:  # a few of torchvision's look at their weights as they are made
+        sketch = make()
+    layer = _find_layers(sketch, name)[0]
+    (key,) = [f"{key}.weight" for key, part in sketch.named_modules() if part is layer]
+    if not isinstance(state.get(key), torch.Tensor):
+        raise SingError(
+            f"{name}: {path.name} holds no head: {key} is missing among its {len(state)} entries. "
+            f"Save the whole classifier's state dict in the library's own names."
+        )
+    model = make(num_classes=len(state[key]))
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise SingError(
+            f"{name}: {path.name} does not fit the architecture: {_short(error)}"
+        ) from error
+    return model
+
+
+def _short(error: Exception) -> str:
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) <= 300 else f"{text[:300]} ..."
 
 
 def _from_package(architecture: str, package: str) -> nn.Module:
@@ -321,32 +655,105 @@ def _from_package(architecture: str, package: str) -> nn.Module:
     return model
 
 
-def _from_hub(architecture: str) -> nn.Module:
-    try:
-        return timm.create_model(architecture, pretrained=True)
-    except Exception as error:  # the hub client raises many kinds
+def _from_torchvision(name: str, ident: str, weights: str) -> Classifier:
+    known = torchvision.models.list_models(torchvision.models)
+    if ident not in known:
+        raise SingError(_nearest(f"{name}: torchvision has no model {ident!r}", ident, known))
+    options = torchvision.models.get_model_weights(ident)
+    if _is_file(weights):
+        model = _from_file(
+            partial(torchvision.models.get_model, ident, weights=None), weights, name
+        )
+        layers = _find_layers(model, name)
+        # The recipe that the architecture was first trained with; later ones resize differently.
+        transform = options["IMAGENET1K_V1" if "IMAGENET1K_V1" in options.__members__ else
+                            "DEFAULT"].transforms()
+        names = _names(layers[0].weight.shape[0])
+        return Classifier(model, layers, name=name, transform=transform, class_names=names)
+    if weights not in options.__members__:
         raise SingError(
-            f"The weights of timm/{architecture} could not be had: {type(error).__name__}: "
-            f"{str(error)[:200]}. They come from the model hub; check the name and the network, "
-            f"or use lite0, lite1 or lite2, which need no hub."
-        ) from error
-
-
-def _from_torchvision(name: str) -> Classifier:
-    architecture, weights = name.removeprefix("torchvision/").split(":", 1)
-    try:
-        enum = torchvision.models.get_model_weights(architecture)
-        chosen = enum[weights]
-    except (ValueError, KeyError) as error:
-        raise SingError(
-            f"{name}: torchvision has no such model and weights ({error}); names are as in "
-            f"torchvision.models.list_models(), weights like IMAGENET1K_V1."
-        ) from error
-    try:
-        model = torchvision.models.get_model(architecture, weights=chosen)
-    except Exception as error:  # URL errors, time-outs, broken files
-        raise SingError(
-            f"The weights of {name} could not be downloaded: {error}. Check the network, or use "
-            f"lite0, lite1 or lite2, which need none."
-        ) from error
+            f"{name}: torchvision has no such weights of {ident}; there are "
+            f"{', '.join(options.__members__)}; write torchvision/{ident}:{options.DEFAULT.name}."
+        )
+    chosen = options[weights]
+    model = from_hub(
+        f"the weights of torchvision/{ident}:{weights}",
+        partial(torchvision.models.get_model, ident, weights=chosen), url=chosen.url,
+        advice=NO_HUB,
+    )
     return wrap_classifier(model, chosen.transforms(), chosen.meta["categories"], name)
+
+
+def _from_transformers(name: str, ident: str, weights: str) -> Classifier:
+    from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+    def load() -> tuple:
+        # float32 whatever was stored, and never a question whether to run a repository's code.
+        with _quiet():
+            model, found = AutoModelForImageClassification.from_pretrained(
+                ident, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
+            )
+            return model, found, AutoImageProcessor.from_pretrained(
+                ident, trust_remote_code=False
+            )
+
+    if Path(ident).is_dir():
+        try:
+            model, found, processor = load()
+        except Exception as error:  # many kinds, for missing and for broken files
+            raise SingError(
+                f"{name}: the folder {ident} is not an image classifier that transformers can "
+                f"load: {_short(error)}"
+            ) from error
+    else:
+        model, found, processor = from_hub(
+            f"the weights of transformers/{ident}", load, advice=NO_HUB
+        )
+    fresh = sorted(found["missing_keys"]) + sorted(str(key) for key in found["mismatched_keys"])
+    if fresh:
+        raise SingError(
+            f"{name}: its checkpoint lacks {', '.join(fresh[:4])}, which transformers fills with "
+            f"random numbers. A backbone without a head has no null space of one; choose an image "
+            f"classifier, such as transformers/{model_names()['dinov2']['id']}."
+        )
+    labels = [model.config.id2label[index] for index in sorted(model.config.id2label)]
+    own = None if all(label.startswith("LABEL_") for label in labels) else labels
+    layers = _find_layers(model, name)
+    names = _names(layers[0].weight.shape[0], own)
+    return Classifier(
+        model, layers, name=name, transform=_Processor(processor), class_names=names
+    )
+
+
+class _Processor:
+    """An image processor of transformers as a transform: picture to tensor (3, h, w)."""
+
+    def __init__(self, processor: Callable) -> None:
+        self._processor = processor
+
+    def __call__(self, picture: object) -> torch.Tensor:
+        return self._processor(images=picture, return_tensors="pt")["pixel_values"][0]
+
+    def __repr__(self) -> str:  # its settings: kept features depend on them
+        return repr(self._processor)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' bars and reports; what they would say is an error here."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+_LOADERS: dict[str, Callable[[str, str, str], Classifier]] = {
+    "timm": _from_timm, "torchvision": _from_torchvision, "transformers": _from_transformers,
+}

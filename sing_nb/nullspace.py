@@ -8,14 +8,16 @@ import torch
 
 from .errors import SingError
 
-__all__ = ["HeadSpaces"]
+__all__ = ["HeadSpaces", "NearNullSpaces"]
 
 
 @dataclass(frozen=True)
 class HeadSpaces:
     """The two subspaces that a head W (c, m) splits its features into.
 
-    Projections use the thinner of the two bases; an m x m projector is never formed.
+    Projections use the thinner of the two bases; an m x m projector is never formed. Where the
+    null space is empty (m <= c and full rank), null parts are zero and features their own
+    equivalents; :meth:`describe` says so.
 
     Attributes
     ----------
@@ -35,6 +37,7 @@ class HeadSpaces:
     tolerance: float
     _basis: torch.Tensor = field(repr=False)  # (m, k) orthonormal columns, float64
     _basis_is_null: bool = field(repr=False)
+    _right: torch.Tensor = field(repr=False)  # (m, m), rows, float64
 
     @classmethod
     def from_weight(cls, weight: torch.Tensor, rtol: float | None = None) -> HeadSpaces:
@@ -45,7 +48,9 @@ class HeadSpaces:
         weight : torch.Tensor
             (c, m), in the dtype it was stored in: its rounding decides what counts as zero.
         rtol : float, optional
-            Relative tolerance; ``max(c, m) * eps`` of the stored dtype by default.
+            Relative tolerance. By default ``max(c, m) * eps`` of the stored dtype; for float16 and
+            bfloat16, where that would exceed every singular value, what rounding to them adds
+            (see :func:`_rounding`).
 
         Returns
         -------
@@ -56,19 +61,23 @@ class HeadSpaces:
         SingError
             If the weight is not a finite, non-zero matrix.
         """
-        if weight.ndim != 2:
+        return cls._split(weight.detach(), weight, rtol)
+
+    @classmethod
+    def _split(
+        cls, matrix: torch.Tensor, stored: torch.Tensor, rtol: float | None = None
+    ) -> HeadSpaces:
+        """Split a matrix whose rounding is that of another one."""
+        if stored.ndim != 2:
             raise SingError(
-                f"A head's weight has the shape (classes, features); got {tuple(weight.shape)}. "
+                f"A head's weight has the shape (classes, features); got {tuple(stored.shape)}. "
                 f"Flatten a 1 x 1 convolution with weight.flatten(1)."
             )
-        if not torch.isfinite(weight).all():
+        if not torch.isfinite(stored).all():
             raise SingError("The head's weight holds NaN or infinite values; load it again.")
-        c, m = weight.shape
-        if rtol is None:
-            eps_of = weight.dtype if weight.dtype.is_floating_point else torch.float64
-            rtol = max(c, m) * torch.finfo(eps_of).eps
-        _, values, right = torch.linalg.svd(weight.detach().cpu().double(), full_matrices=True)
-        tolerance = float(values[0]) * rtol
+        _, values, right = torch.linalg.svd(matrix.cpu().double(), full_matrices=True)
+        top = float(values[0])
+        tolerance = _rounding(stored, top) if rtol is None else top * rtol
         rank = int((values > tolerance).sum())
         if rank == 0:
             raise SingError("The head's weight is zero: every feature gives the same logits.")
@@ -97,7 +106,7 @@ class HeadSpaces:
         m = len(right)
         null_is_thin = m - rank <= rank
         basis = right[rank:] if null_is_thin else right[:rank]
-        return cls(values, rank, m, tolerance, basis.T.contiguous(), null_is_thin)
+        return cls(values, rank, m, tolerance, basis.T.contiguous(), null_is_thin, right)
 
     @classmethod
     def for_probabilities(cls, weight: torch.Tensor) -> HeadSpaces:
@@ -113,13 +122,67 @@ class HeadSpaces:
         """
         centred = weight.detach().double()
         # Rounded as coarsely as the head was stored, or a shift that is none would count.
-        rtol = max(weight.shape) * torch.finfo(weight.dtype).eps
-        return cls.from_weight(centred - centred.mean(0), rtol)
+        return cls._split(centred - centred.mean(0), weight)
 
     @property
     def null_dim(self) -> int:
         """Dimension of the null space, m - rank."""
         return self.features - self.rank
+
+    @property
+    def has_null_space(self) -> bool:
+        """Whether any change of a feature leaves all logits alone."""
+        return self.null_dim > 0
+
+    def describe(self) -> str:
+        """One sentence on the size of the null space, also where it is empty."""
+        if self.has_null_space:
+            return (
+                f"The head leaves {self.null_dim} of {self.features} feature dimensions unread: "
+                f"its null space."
+            )
+        return (
+            f"The head reads all {self.features} feature dimensions: its null space is empty, and "
+            f"no change of a feature leaves all logits alone. near_null(energy) gives the "
+            f"directions that it reads least."
+        )
+
+    def near_null(self, energy: float) -> NearNullSpaces:
+        """The directions that the head reads least, by a stated share of its energy.
+
+        Parameters
+        ----------
+        energy : float
+            Between 0 and 1, both excluded: the squared singular values of the directions given
+            up sum to at most this share of ``|W|_F^2``. There is no default, for it decides.
+
+        Returns
+        -------
+        NearNullSpaces
+            The head's null space, if it has one, is a part of it.
+
+        Raises
+        ------
+        SingError
+            If the energy lies outside its range.
+        """
+        if not 0 < energy < 1:
+            raise SingError(
+                f"The energy of a near-null space is a share between 0 and 1, for example 0.01; "
+                f"got {energy}."
+            )
+        squares = self.singular_values[: self.rank].square()
+        beyond = torch.cat([squares.flip(0).cumsum(0).flip(0), squares.new_zeros(1)])
+        # beyond[k] is the energy given up when the first k directions are kept. A share that is
+        # met exactly must not be missed by rounding.
+        kept = int((beyond > energy * beyond[0] * (1 + 1e-12)).sum())
+        return NearNullSpaces(
+            energy=energy,
+            share=float(beyond[kept] / beyond[0]),
+            null_dim=self.null_dim,
+            gain=float(self.singular_values[kept]) if kept < self.rank else 0.0,
+            _spaces=HeadSpaces.from_svd(self.singular_values, self._right, kept, self.tolerance),
+        )
 
     def principal(self, f: torch.Tensor) -> torch.Tensor:
         """Principal part of features (n, m), equation (3); same dtype and device as f."""
@@ -146,3 +209,92 @@ class HeadSpaces:
             )
         basis = self._basis.to(f.device)
         return ((f.double() @ basis) @ basis.T).to(f.dtype)
+
+
+@dataclass(frozen=True)
+class NearNullSpaces:
+    """The directions a head reads least, from :meth:`HeadSpaces.near_null`.
+
+    Not a null space: removing this part changes the logits, by at most :meth:`logit_bound`.
+
+    Attributes
+    ----------
+    energy : float
+        The share of ``|W|_F^2`` that was asked for.
+    share : float
+        The share that the near-null directions hold, at most `energy`.
+    null_dim : int
+        How many of them the head does not read at all.
+    gain : float
+        The largest singular value among them: the most that a unit step changes the logits.
+    """
+
+    energy: float
+    share: float
+    null_dim: int
+    gain: float
+    _spaces: HeadSpaces = field(repr=False)
+
+    @property
+    def features(self) -> int:
+        """m, the width of a feature."""
+        return self._spaces.features
+
+    @property
+    def near_null_dim(self) -> int:
+        """How many directions are near-null, those of the null space included."""
+        return self._spaces.null_dim
+
+    def near_null(self, f: torch.Tensor) -> torch.Tensor:
+        """Near-null part of features (n, m); same dtype and device as f."""
+        return self._spaces.null(f)
+
+    def remove_near_null(self, f: torch.Tensor) -> torch.Tensor:
+        """Features (n, m) without their near-null part; the logits change."""
+        return self._spaces.principal(f)
+
+    def near_null_share(self, f: torch.Tensor) -> torch.Tensor:
+        """Share of each feature's squared length that is near-null, (n,), 0 to 1."""
+        return self._spaces.null_share(f)
+
+    def logit_bound(self, f: torch.Tensor) -> torch.Tensor:
+        """Most that removing the near-null part can change the logits of features (n, m).
+
+        Returns
+        -------
+        torch.Tensor
+            (n,), float64: ``gain * |near-null part|``, which bounds the Euclidean length of the
+            change of all logits and so each of them.
+        """
+        return self.gain * self._spaces.null(f.double()).norm(dim=-1)
+
+    def describe(self) -> str:
+        """One sentence on what is given up, and how much of it is not null."""
+        if not self.near_null_dim:
+            return (
+                f"No direction of the head holds {self.energy:g} of its energy or less: the "
+                f"near-null space is empty; ask for a larger share."
+            )
+        return (
+            f"{self.near_null_dim} of {self.features} feature dimensions hold {self.share:.3g} of "
+            f"the head's energy (at most {self.energy:g} was asked for); {self.null_dim} of them "
+            f"are null, the others change logits by up to {self.gain:.3g} times their length."
+        )
+
+
+def _rounding(stored: torch.Tensor, top: float) -> float:
+    """Singular values that rounding alone may add to a head, from the dtype it was stored in.
+
+    ``max(c, m) * eps * top`` is NumPy's rule. With the eps of float16 it exceeds the largest
+    singular value itself, so there the rounding is counted: an entry w is off by at most
+    ``eps |w| / 2``, uniformly, hence ``s = eps |w| / sqrt(12)`` on average, and a c x m matrix of
+    such errors has a norm of about ``s (sqrt(c) + sqrt(m))``. Taken is 1.7 times that.
+    """
+    dtype = stored.dtype if stored.dtype.is_floating_point else torch.float64
+    c, m = stored.shape
+    info = torch.finfo(dtype)
+    if dtype.itemsize > 2:
+        return max(c, m) * info.eps * top
+    # Below the smallest normal number the steps stay as large as they are there.
+    step = info.eps * stored.detach().double().abs().clamp_min(info.tiny)
+    return float(step.square().mean().sqrt()) * (c**0.5 + m**0.5) / 2

@@ -6,7 +6,7 @@ import scipy.linalg
 import torch
 
 from sing_nb.errors import SingError
-from sing_nb.nullspace import HeadSpaces
+from sing_nb.nullspace import HeadSpaces, NearNullSpaces
 
 
 def head(c, m, values, seed=0):
@@ -97,6 +97,32 @@ def test_rounding_of_the_stored_dtype_does_not_hide_a_deficiency(dtype):
     assert HeadSpaces.from_weight(stored.double()).rank == 20
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("c", "m", "rank"), [(300, 400, 300), (300, 400, 299), (400, 300, 299)])
+def test_large_heads_in_half_precision_keep_their_rank(c, m, rank, dtype):
+    # max(c, m) * eps alone would be 0.4 and 3 times the largest singular value.
+    stored = head(c, m, np.linspace(2, 0.5, rank)).to(dtype)
+    spaces = HeadSpaces.from_weight(stored)
+    assert (spaces.rank, spaces.null_dim) == (rank, m - rank)
+    assert HeadSpaces.for_probabilities(stored).rank in (rank, rank - 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_real_head_in_half_precision_keeps_its_rank(dtype, lite0):
+    assert HeadSpaces.from_weight(lite0.head.weight.to(dtype)).rank == 1000
+    assert HeadSpaces.for_probabilities(lite0.head.weight.to(dtype)).rank == 999
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_tolerance_of_half_precision_bounds_its_rounding(dtype):
+    rng = np.random.default_rng(5)
+    for scale in (1.0, 3e-6):  # the second lies below float16's normal numbers
+        exact = torch.tensor(rng.standard_normal((120, 80)) * scale)
+        stored = exact.to(dtype)
+        error = np.linalg.norm((stored.double() - exact).numpy(), 2)
+        assert error < HeadSpaces.from_weight(stored).tolerance < 3 * error
+
+
 @pytest.mark.parametrize("factor", [1e-5, 1e5])
 def test_rank_does_not_depend_on_the_scale_of_the_head(factor):
     weight = head(10, 16, np.linspace(2, 0.01, 9)).float()
@@ -155,6 +181,103 @@ def test_features_of_another_width_are_refused():
     for part in (spaces.null, spaces.principal, spaces.remove_null, spaces.null_share):
         with pytest.raises(SingError, match=r"reads 3 features; got \(5, 4\)"):
             part(torch.ones(5, 4))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize(("c", "m"), [(30, 8), (8, 8), (1000, 64)])
+def test_without_null_space_features_are_their_own_equivalents(c, m, dtype):
+    spaces = HeadSpaces.from_weight(head(c, m, np.linspace(2, 1, m)).to(dtype))
+    f = torch.randn(3, m, generator=torch.Generator().manual_seed(0)).to(dtype)
+    assert (spaces.null_dim, spaces.has_null_space) == (0, False)
+    for part in (spaces.remove_null(f), spaces.principal(f)):
+        assert part.dtype == dtype
+        assert torch.equal(part, f)
+    assert torch.equal(spaces.null(f), torch.zeros_like(f))
+    assert torch.equal(spaces.null_share(f), torch.zeros(3, dtype=torch.float64))
+    assert "null space is empty" in spaces.describe()
+    assert "near_null(energy)" in spaces.describe()
+
+
+def test_a_head_with_a_null_space_says_how_large_it_is():
+    spaces = HeadSpaces.from_weight(head(4, 9, [3, 2, 1, 1]))
+    assert spaces.has_null_space
+    assert "5 of 9 feature dimensions" in spaces.describe()
+
+
+# --- the near-null space ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("energy", [0.001, 0.05, 0.3, 0.99])
+@pytest.mark.parametrize(("c", "m", "rank"), [(30, 8, 8), (30, 8, 5), (6, 11, 6)])
+def test_the_near_null_space_is_numpys(c, m, rank, energy):
+    weight = head(c, m, np.geomspace(3, 0.1, rank))
+    _, values, right = np.linalg.svd(weight.numpy())
+    squares = np.zeros(m)
+    squares[: len(values)] = values**2
+    # As many of the smallest directions as hold at most that share of |W|_F^2.
+    allowed = energy * (weight.numpy() ** 2).sum()
+    dropped = max(k for k in range(m + 1) if squares[m - k:].sum() <= allowed + 1e-12)
+    basis = right[m - dropped:].T
+
+    near = HeadSpaces.from_weight(weight).near_null(energy)
+    assert isinstance(near, NearNullSpaces)
+    assert (near.near_null_dim, near.null_dim, near.features) == (dropped, m - rank, m)
+    assert near.energy == energy
+    assert near.share == pytest.approx(squares[m - dropped:].sum() / squares.sum(), abs=1e-12)
+    assert near.share <= energy
+    assert near.gain == pytest.approx(squares[m - dropped:].max(initial=0) ** 0.5, abs=1e-12)
+    f = np.random.default_rng(1).standard_normal((6, m))
+    part = f @ basis @ basis.T
+    np.testing.assert_allclose(near.near_null(torch.tensor(f)), part, atol=1e-12)
+    np.testing.assert_allclose(near.remove_near_null(torch.tensor(f)), f - part, atol=1e-12)
+    np.testing.assert_allclose(
+        near.near_null_share(torch.tensor(f)), (part**2).sum(1) / (f**2).sum(1), atol=1e-12
+    )
+    change = np.linalg.norm(part @ weight.numpy().T, axis=1)
+    bound = near.logit_bound(torch.tensor(f)).numpy()
+    assert (change <= bound + 1e-12).all()
+    np.testing.assert_allclose(bound, near.gain * np.linalg.norm(part, axis=1), atol=1e-12)
+
+
+def test_the_bound_on_the_logits_is_reached_along_the_largest_dropped_direction():
+    weight = torch.diag(torch.tensor([3.0, 2.0, 1.0, 0.5]))
+    # Squares 9, 4, 1, 0.25 of 14.25: a tenth is 1.425, which the last two fill with 1.25.
+    near = HeadSpaces.from_weight(weight).near_null(0.1)
+    assert (near.near_null_dim, near.gain) == (2, pytest.approx(1.0))
+    assert near.share == pytest.approx(1.25 / 14.25)
+    f = torch.tensor([[5.0, 5.0, 2.0, 0.0], [5.0, 5.0, 0.0, 2.0]])
+    change = (near.near_null(f) @ weight.T).norm(dim=1)
+    torch.testing.assert_close(change, torch.tensor([2.0, 1.0]))
+    torch.testing.assert_close(near.logit_bound(f), torch.tensor([2.0, 2.0]).double())
+    assert "2 of 4 feature dimensions" in near.describe()
+    assert "0 of them are null" in near.describe()
+
+
+def test_a_share_that_is_met_exactly_is_met():
+    spaces = HeadSpaces.from_weight(torch.eye(10).double())
+    assert [spaces.near_null(k / 10).near_null_dim for k in range(1, 10)] == list(range(1, 10))
+
+
+def test_a_share_too_small_for_any_direction_gives_nothing_up():
+    near = HeadSpaces.from_weight(torch.eye(4)).near_null(0.1)
+    f = torch.randn(2, 4)
+    assert (near.near_null_dim, near.share, near.gain) == (0, 0.0, 0.0)
+    assert torch.equal(near.remove_near_null(f), f)
+    assert torch.equal(near.logit_bound(f), torch.zeros(2).double())
+    assert "ask for a larger share" in near.describe()
+
+
+@pytest.mark.parametrize("energy", [0, 1, -0.1, 1.5, float("nan")])
+def test_an_energy_that_is_no_share_is_refused(energy):
+    with pytest.raises(SingError, match="between 0 and 1"):
+        HeadSpaces.from_weight(torch.eye(3)).near_null(energy)
+    with pytest.raises(TypeError):
+        HeadSpaces.from_weight(torch.eye(3)).near_null()  # no default decides in silence
+
+
+def test_nothing_near_null_answers_to_the_names_of_the_null_space():
+    near = HeadSpaces.from_weight(torch.eye(3)).near_null(0.5)
+    assert not any(hasattr(near, name) for name in ("null", "remove_null", "principal", "rank"))
 
 
 # --- spaces of truncated heads ------------------------------------------------------------------
