@@ -2,18 +2,63 @@
 
 from __future__ import annotations
 
+import difflib
+import hashlib
 import importlib.util
-from collections.abc import Callable, Sequence
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import cached_property
 from pathlib import Path
 
+import safetensors.torch
 import torch
+import yaml
+from torch import nn
 from torch.nn.functional import normalize
+from tqdm.auto import tqdm
 
 from .errors import SingError
+from .fetch import data_dir, write_atomic
 from .heads import Classifier, load_classifier
+from .hub import from_hub
 from .prompts import prompt
 
-__all__ = ["ConseSpace", "OpenClipSpace", "SentenceEncoder", "load_joint_space"]
+__all__ = [
+    "ConseSpace", "OpenClipSpace", "SentenceEncoder", "fingerprint", "joint_spaces",
+    "load_joint_space",
+]
+
+TEXTS = 256  # prompts at a time
+PRECISIONS = ("float32", "bfloat16", "float16")
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
+
+
+def joint_spaces() -> dict[str, dict]:
+    """The joint spaces that the profiles use, from ``data/joint_spaces.yaml``.
+
+    Any other model of open_clip can be loaded, too.
+
+    Returns
+    -------
+    dict
+        Name for :func:`load_joint_space` -> title, dimensions, role (in the paper) and note.
+    """
+    path = data_dir() / "joint_spaces.yaml"
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def fingerprint(modules: Mapping[str, nn.Module]) -> str:
+    """SHA-256 (hex) of the names and weights of modules, wherever they lie."""
+    digest = hashlib.sha256()
+    for prefix, module in modules.items():
+        for name, tensor in module.state_dict().items():
+            digest.update(f"{prefix}.{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            # NumPy knows no bfloat16, but knows bytes.
+            flat = tensor.detach().contiguous().cpu().view(-1).view(torch.uint8)
+            digest.update(flat.numpy().data)
+    return digest.hexdigest()
 
 
 class SentenceEncoder:
@@ -79,7 +124,16 @@ class ConseSpace:
         How many of the largest logits speak.
     temperature : float, optional
         Weigh all classes by a softmax at this temperature, above 0, instead.
+
+    Attributes
+    ----------
+    name : str
+        Name for :func:`load_joint_space`.
+    title, note : str
+        For people: a name, and what it is in one sentence.
     """
+
+    name = "conse"
 
     def __init__(
         self, tower: Classifier, encoder: Callable[[Sequence[str]], torch.Tensor],
@@ -100,6 +154,19 @@ class ConseSpace:
         raw = encoder([prompt(name) for name in tower.class_names])
         self._centre = raw.mean(0)
         self._classes = normalize(raw - self._centre, dim=-1)
+
+    @property
+    def title(self) -> str:
+        """Name for people."""
+        return f"ConSE over {self.tower.title}"
+
+    @property
+    def note(self) -> str:
+        """What this space is, in one sentence."""
+        return (
+            f"It stands in for CLIP, whose weights lie on a model hub: the class probabilities of "
+            f"{self.tower.title}, spoken in sentence embeddings."
+        )
 
     @property
     def dimensions(self) -> int:
@@ -128,8 +195,7 @@ class ConseSpace:
     def encode_text(self, texts: Sequence[str]) -> torch.Tensor:
         """Unit embeddings (n, d) of texts."""
         texts = [texts] if isinstance(texts, str) else list(texts)
-        if any(not text.strip() for text in texts):
-            raise SingError("A prompt is empty; give a few words, such as 'an image of a camel'.")
+        _check_texts(texts)
         fresh = [text for text in dict.fromkeys(texts) if text not in self._cache]
         if fresh:
             found = normalize(self.encoder(fresh) - self._centre, dim=-1)
@@ -138,52 +204,282 @@ class ConseSpace:
 
 
 class OpenClipSpace:
-    """A CLIP model of open_clip: the paper's kind of joint space. Needs the model hub.
+    """A CLIP model of open_clip: the paper's kind of joint space.
+
+    Weights that are named by a tag come from the model hub or its cache; a weights file and a
+    folder need neither.
 
     Parameters
     ----------
-    architecture, tag : str
-        As in ``open_clip.list_pretrained()``.
+    model : str
+        ``"<model>:<tag>"`` as in ``open_clip.list_pretrained()``, ``"<model>:<weights file>"``,
+        ``"hf-hub:<repository>"``, or ``"local-dir:<folder>"`` with open_clip's own
+        ``open_clip_config.json``, weights and, where the model is not of the CLIP family,
+        tokenizer.
+    device : str or torch.device
+        Where the model runs. ``module`` may be moved later.
+    precision : {"float32", "bfloat16", "float16"}
+        Below float32 the model runs under torch's autocast; results are float32 all the same, and
+        their cosine with those of float32 is above 0.999.
+    cache : pathlib.Path, optional
+        Folder that text embeddings are kept in, one file a prompt and checkpoint.
+
+    Attributes
+    ----------
+    name, title, note : str
+        Name for :func:`load_joint_space`; a name for people; what it is, in one sentence.
+    dimensions : int
+        Width d of an embedding.
+    module : torch.nn.Module
+        The model, in evaluation mode.
+    transform : callable
+        The checkpoint's own transform, picture (PIL) to tensor (3, h, w).
+
+    Raises
+    ------
+    SingError
+        If the model, tag, file or folder is unknown (before any network is asked), the weights
+        belong to the other activation (QuickGELU), or they cannot be had here.
     """
 
-    def __init__(self, architecture: str, tag: str) -> None:
+    def __init__(
+        self, model: str, *, device: str | torch.device = "cpu", precision: str = "float32",
+        cache: Path | None = None,
+    ) -> None:
         import open_clip
 
-        try:
-            model, _, self.transform = open_clip.create_model_and_transforms(
-                architecture, pretrained=tag
-            )
-        except Exception as error:  # the hub client raises many kinds
+        if precision not in PRECISIONS:
             raise SingError(
-                f"open_clip/{architecture}:{tag} could not be loaded: {type(error).__name__}: "
-                f"{str(error)[:200]}. Its weights come from the model hub; the joint space "
-                f"'conse' needs none."
-            ) from error
-        self.model = model.eval()
-        self._tokenizer = open_clip.get_tokenizer(architecture)
+                f"Unknown precision {precision!r}; expected one of {', '.join(PRECISIONS)}."
+            )
+        self.name, self.precision = f"open_clip/{model}", precision
+        schema = next((x for x in ("local-dir:", "hf-hub:") if model.startswith(x)), None)
+        architecture, _, tag = model.partition(":")
+        if schema is None:
+            _check_tag(architecture, tag)
+        elif schema == "local-dir:":
+            _check_folder(Path(tag))
+        identifier = model if schema else architecture
 
-    @torch.inference_mode()
-    def encode_images(self, batch: torch.Tensor) -> torch.Tensor:
-        """Unit embeddings (n, d) of pictures transformed with ``self.transform``."""
-        return normalize(self.model.encode_image(batch), dim=-1).clone()
+        def load() -> tuple:
+            with _raised_not_logged():
+                # This one never falls back to random weights.
+                module, transform = open_clip.create_model_from_pretrained(
+                    identifier, pretrained=None if schema else tag, precision="fp32", device="cpu"
+                )
+            config = open_clip.get_model_config(identifier)
+            return module, transform, open_clip.get_tokenizer(identifier), config
 
-    @torch.inference_mode()
-    def encode_text(self, texts: Sequence[str]) -> torch.Tensor:
-        """Unit embeddings (n, d) of texts."""
-        return normalize(self.model.encode_text(self._tokenizer(list(texts))), dim=-1).clone()
+        own = schema == "local-dir:" or (schema is None and Path(tag).is_file())
+        if own:
+            text = open_clip.get_model_config(identifier)["text_cfg"]
+            # Other families' text towers and tokenizers are fetched from the hub.
+            own = "hf_model_name" not in text and (
+                schema is not None or "hf_tokenizer_name" not in text
+            )
+        if own:
+            try:
+                found = load()
+            except Exception as error:  # open_clip, safetensors and torch raise many kinds
+                reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+                raise SingError(
+                    f"The weights of {self.name} could not be read: {reason} They must be a state "
+                    f"dict of this architecture (safetensors, or torch's weights-only format)."
+                ) from error
+        else:
+            found = from_hub(f"the joint space {self.name}", load)
+        module, self.transform, self._tokenizer, config = found
+        self.module = module.to(device).eval().requires_grad_(False)
+        self.dimensions: int = config["embed_dim"]
+        self._config = json.dumps(config, sort_keys=True, default=str)
+        row = joint_spaces().get(self.name)
+        short = Path(tag).name if schema or Path(tag).is_file() else tag
+        self.title: str = row["title"] if row else (
+            f"CLIP ({short})" if schema else f"CLIP {architecture} ({short})"
+        )
+        self.note: str = row["note"] if row else (
+            f"A joint space of the paper's kind, from the checkpoint {model}; the paper's own is "
+            f"CLIP ViT-L/14."
+        )
+        self.cache = Path(cache) if cache is not None else None
+        self._texts: dict[str, torch.Tensor] = {}
+
+    def __repr__(self) -> str:
+        return f"OpenClipSpace({self.name!r}, dimensions={self.dimensions})"
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of what a text embedding depends on besides the text."""
+        what = (fingerprint({"clip": self.module}), self._config, self.precision)
+        return hashlib.sha256(repr(what).encode()).hexdigest()[:16]
+
+    @torch.no_grad()
+    def encode_images(self, batch: torch.Tensor, normalise: bool = True) -> torch.Tensor:
+        """Embeddings of pictures.
+
+        Parameters
+        ----------
+        batch : torch.Tensor
+            (n, 3, h, w), transformed with ``self.transform``.
+        normalise : bool
+            Whether to return unit vectors. A picture is drawn from an embedding at its own length
+            (:mod:`sing_nb.render`).
+
+        Returns
+        -------
+        torch.Tensor
+            (n, d), float32, on the CPU.
+        """
+        return self._run(self.module.encode_image, batch, normalise)
+
+    @torch.no_grad()
+    def encode_text(self, texts: str | Sequence[str]) -> torch.Tensor:
+        """Unit embeddings (n, d) of texts, float32, on the CPU.
+
+        Raises
+        ------
+        SingError
+            If a text is empty.
+        """
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        _check_texts(texts)
+        fresh = []
+        for text in dict.fromkeys(texts):
+            if text not in self._texts:
+                stored = self._stored(text)
+                if stored is None:
+                    fresh.append(text)
+                else:
+                    self._texts[text] = stored
+        long = len(fresh) > 4 * TEXTS
+        for start in tqdm(
+            range(0, len(fresh), TEXTS), desc=f"prompts of {self.title}", unit="batch",
+            disable=None if long else True,
+        ):
+            part = fresh[start : start + TEXTS]
+            for text, row in zip(part, self._run(self.module.encode_text, self._tokenizer(part))):
+                self._texts[text] = row.clone()
+                if self.cache is not None:
+                    content = safetensors.torch.save({"embedding": row.clone()}, {"text": text})
+                    write_atomic(self._file(text), content)
+        found = [self._texts[text] for text in texts]
+        return torch.stack(found) if found else torch.empty(0, self.dimensions)
+
+    def _run(
+        self, encode: Callable, batch: torch.Tensor, normalise: bool = True
+    ) -> torch.Tensor:
+        device = next(self.module.parameters()).device
+        mixed = nullcontext() if self.precision == "float32" else torch.autocast(
+            device.type, dtype=getattr(torch, self.precision)
+        )
+        with mixed:
+            found = encode(batch.to(device))
+        found = found.float()
+        return (normalize(found, dim=-1) if normalise else found).cpu()
+
+    def _file(self, text: str) -> Path:
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        return self.cache / self.key / f"{digest[:32]}.safetensors"
+
+    def _stored(self, text: str) -> torch.Tensor | None:
+        """A text's embedding from the cache folder, or None; a damaged file counts as missing."""
+        if self.cache is None:
+            return None
+        try:
+            found = safetensors.torch.load(self._file(text).read_bytes()).get("embedding")
+        except (FileNotFoundError, safetensors.SafetensorError):
+            return None
+        whole = found is not None and found.shape == (self.dimensions,) and bool(
+            (found.float().norm() - 1).abs() < 1e-3
+        )
+        return found if whole else None
+
+
+@contextmanager
+def _raised_not_logged() -> Iterator[None]:
+    """Without open_clip's error messages in the log: each is raised as well."""
+    def other(record: logging.LogRecord) -> bool:
+        return record.levelno < logging.ERROR or "open_clip" not in record.pathname
+
+    logging.root.addFilter(other)
+    try:
+        yield
+    finally:
+        logging.root.removeFilter(other)
+
+
+def _check_texts(texts: Sequence[str]) -> None:
+    if any(not text.strip() for text in texts):
+        raise SingError("A prompt is empty; give a few words, such as 'an image of a camel'.")
+
+
+def _check_tag(architecture: str, tag: str) -> None:
+    """Refuse what open_clip does not know, before any network is asked."""
+    import open_clip
+
+    known = open_clip.list_models()
+    if architecture not in known:
+        close = difflib.get_close_matches(architecture, known, n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(close)}? " if close else ""
+        raise SingError(
+            f"open_clip knows no model {architecture!r}; {hint}open_clip.list_models() lists all."
+        )
+    if Path(tag).is_file():
+        if Path(tag).suffix not in WEIGHTS:
+            raise SingError(
+                f"{tag} is no file of weights; expected one that ends in {', '.join(WEIGHTS)}."
+            )
+        return
+    about = open_clip.get_pretrained_cfg(architecture, tag)
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    if not about:
+        close = difflib.get_close_matches(tag, tags, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise SingError(
+            f"open_clip/{architecture} has no weights {tag!r}; {hint}Its tags: "
+            f"{', '.join(tags) or 'none'}; or give a weights file that exists."
+        )
+    config = open_clip.get_model_config(architecture)
+    if bool(about.get("quick_gelu")) != bool(config.get("quick_gelu")):
+        # With the wrong one of the two activations every embedding is a little off.
+        stem = architecture.removesuffix("-quickgelu")
+        other = stem if stem != architecture else f"{stem}-quickgelu"
+        advice = f"Take open_clip/{other}:{tag}." if other in known else "Take other weights."
+        raise SingError(
+            f"The weights {tag} were trained {'with' if about.get('quick_gelu') else 'without'} "
+            f"QuickGELU and the model {architecture} runs "
+            f"{'with' if config.get('quick_gelu') else 'without'} it. {advice}"
+        )
+
+
+def _check_folder(folder: Path) -> None:
+    if not (folder / "open_clip_config.json").is_file():
+        raise SingError(
+            f"{folder} is no folder of an open_clip model: it has no open_clip_config.json. Such "
+            f"a folder is what a hub repository of open_clip holds."
+        )
+    if not any(path.suffix in WEIGHTS for path in folder.iterdir()):
+        raise SingError(
+            f"{folder} holds no weights; expected open_clip_model.safetensors beside its "
+            f"open_clip_config.json."
+        )
 
 
 def load_joint_space(
-    name: str, *, tower: str = "lite2", top: int = 75, temperature: float | None = None
+    name: str, *, tower: str = "lite2", top: int = 75, temperature: float | None = None,
+    device: str | torch.device = "cpu", precision: str = "float32", cache: Path | None = None,
 ) -> ConseSpace | OpenClipSpace:
     """Load a joint image-text space.
 
     Parameters
     ----------
     name : str
-        ``"conse"`` (offline) or ``"open_clip/<model>:<tag>"``.
+        ``"conse"`` (offline), ``"open_clip/<model>:<tag>"``, ``"open_clip/<model>:<file>"`` or
+        ``"open_clip/local-dir:<folder>"``; :func:`joint_spaces` lists what the profiles use.
     tower, top, temperature
         Of the ConSE space; see :class:`ConseSpace`.
+    device, precision, cache
+        Of an open_clip space; see :class:`OpenClipSpace`.
 
     Returns
     -------
@@ -197,7 +493,10 @@ def load_joint_space(
     if name == "conse":
         return ConseSpace(load_classifier(tower), SentenceEncoder(), top, temperature)
     if name.startswith("open_clip/") and ":" in name:
-        return OpenClipSpace(*name.removeprefix("open_clip/").split(":", 1))
+        return OpenClipSpace(
+            name.removeprefix("open_clip/"), device=device, precision=precision, cache=cache
+        )
     raise SingError(
-        f"Unknown joint space {name!r}; expected 'conse' or 'open_clip/<model>:<tag>'."
+        f"Unknown joint space {name!r}; expected 'conse' or 'open_clip/<model>:<tag>', for "
+        f"example {' or '.join(key for key in joint_spaces() if key != 'conse')}."
     )

@@ -1,16 +1,20 @@
 from __future__ import annotations
 
 import hashlib
+import json
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
+from miniatures import CLIP_MEAN, CLIP_STD, clip_config, small_open_clip
+from PIL import Image
 from torch import nn
 
 from sing_nb.errors import SingError
 from sing_nb.heads import wrap_classifier
 from sing_nb.images import open_picture, photos
-from sing_nb.joint import ConseSpace, load_joint_space
+from sing_nb.joint import ConseSpace, fingerprint, joint_spaces, load_joint_space
 
 NAMES = ["ant", "bee", "cat", "dog", "elk", "fox", "gnu", "hen"]
 PROMPTS = [f"an image of {'an' if name[0] in 'ae' else 'a'} {name}" for name in NAMES]
@@ -152,3 +156,206 @@ def test_real_photos_lie_near_their_class_names(smoke):
     text = space.encode_text([f"an image of {word}" for word in words]).numpy()
     animals = table["class_index"].to_numpy() < 398  # ImageNet counts its animals first
     assert ((z[animals] @ text.T).argmax(1) == 0).mean() > 0.8
+
+
+def test_the_space_says_what_it_stands_for(tower):
+    space = ConseSpace(tower, encoder, 3)
+    assert (space.name, space.title) == ("conse", "ConSE over tiny")
+    assert "stands in for CLIP" in space.note
+    assert "tiny" in space.note
+
+
+# --- open_clip ----------------------------------------------------------------------------------
+
+WORDS = ["an image of a camel", "snow", "an image of a red car", "a kitchen", "two dogs"]
+
+
+@pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clip")
+    small_open_clip(folder)
+    return folder
+
+
+@pytest.fixture
+def clip(clip_folder):
+    return load_joint_space(f"open_clip/local-dir:{clip_folder}")
+
+
+@pytest.fixture(scope="module")
+def bare(clip_folder):
+    """The same model without our loader: open_clip's class and the file's weights."""
+    import open_clip
+
+    model = open_clip.CLIP(**clip_config())
+    model.load_state_dict(safetensors.torch.load_file(clip_folder / "open_clip_model.safetensors"))
+    return model.eval().requires_grad_(False)
+
+
+@pytest.fixture
+def pixels():
+    return torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+
+
+def test_texts_are_embedded_by_the_model_and_its_tokens(clip, bare):
+    from open_clip.tokenizer import SimpleTokenizer
+
+    raw = bare.encode_text(SimpleTokenizer(context_length=77)(WORDS)).numpy()
+    found = clip.encode_text(WORDS)
+    np.testing.assert_allclose(found, unit(raw), atol=1e-6)
+    assert found.dtype == torch.float32
+    assert found.shape == (5, clip.dimensions) == (5, 32)
+    assert clip.encode_text([]).shape == (0, 32)
+
+
+def test_pictures_are_embedded_at_their_length_or_at_one(clip, bare, pixels):
+    raw = bare.encode_image(pixels).numpy()
+    np.testing.assert_allclose(clip.encode_images(pixels, normalise=False), raw, rtol=1e-4)
+    np.testing.assert_allclose(clip.encode_images(pixels), unit(raw), atol=1e-6)
+    assert np.ptp(np.linalg.norm(raw, axis=1)) > 0.01  # lengths are something to keep
+
+
+def test_pictures_are_transformed_as_the_checkpoint_says(clip):
+    picture = Image.fromarray(
+        np.random.default_rng(0).integers(0, 255, (32, 48, 3), dtype=np.uint8), "RGB"
+    )
+    middle = np.asarray(picture)[:, 8:40].transpose(2, 0, 1) / 255  # shorter side fits already
+    expected = (middle - np.array(CLIP_MEAN)[:, None, None]) / np.array(CLIP_STD)[:, None, None]
+    np.testing.assert_allclose(clip.transform(picture), expected, atol=1e-5)
+
+
+def test_prompts_in_batches_are_the_same_prompts(clip, clip_folder, monkeypatch):
+    whole = clip.encode_text(WORDS)
+    monkeypatch.setattr("sing_nb.joint.TEXTS", 2)
+    parts = load_joint_space(clip.name).encode_text([*WORDS, WORDS[0]])
+    np.testing.assert_allclose(parts[:5], whole, atol=1e-6)
+    assert torch.equal(parts[5], parts[0])
+
+
+def test_texts_are_kept_on_disk_for_the_same_weights_only(clip_folder, tmp_path):
+    def load(folder=clip_folder, **more):
+        return load_joint_space(f"open_clip/local-dir:{folder}", cache=tmp_path / "texts", **more)
+
+    first = load().encode_text(WORDS)
+    files = sorted((tmp_path / "texts").rglob("*.safetensors"))
+    assert len(files) == len(WORDS)
+    again = load()
+    assert again.key == files[0].parent.name
+    again.module.token_embedding.weight.zero_()  # whatever it said now would be another thing
+    assert torch.equal(again.encode_text(WORDS), first)
+    # One file is cut short, one holds something else: both are made again.
+    files[0].write_bytes(files[0].read_bytes()[:-20])
+    files[1].write_bytes(safetensors.torch.save({"embedding": torch.ones(3)}))
+    np.testing.assert_allclose(load().encode_text(WORDS), first, atol=1e-6)
+    again = load()
+    assert again.key
+    again.module.token_embedding.weight.zero_()
+    np.testing.assert_allclose(again.encode_text(WORDS), first, atol=1e-6)
+    # Other weights and another precision have embeddings of their own.
+    small_open_clip(tmp_path / "other", seed=1)
+    other = load(tmp_path / "other").encode_text(WORDS)
+    assert not torch.allclose(other, first, atol=0.1)
+    load(precision="bfloat16").encode_text(WORDS[:1])
+    assert len(list((tmp_path / "texts").iterdir())) == 3
+
+
+def test_the_fingerprint_follows_every_weight():
+    def build():
+        return nn.Linear(2, 2, dtype=torch.bfloat16)
+
+    torch.manual_seed(0)
+    one = build()
+    two = build()
+    two.load_state_dict(one.state_dict())
+    assert fingerprint({"a": one}) == fingerprint({"a": two}) != fingerprint({"b": one})
+    two.bias.data[1] += 1
+    assert fingerprint({"a": one}) != fingerprint({"a": two})
+
+
+def test_half_precision_gives_nearly_the_same_embeddings(clip, pixels):
+    low = load_joint_space(clip.name, precision="bfloat16")
+    for found, exact in (
+        (low.encode_images(pixels), clip.encode_images(pixels)),
+        (low.encode_text(WORDS), clip.encode_text(WORDS)),
+    ):
+        assert found.dtype == torch.float32
+        cosine = (found * exact).sum(1)
+        assert 0.999 < cosine.min() < 1 - 1e-7
+        np.testing.assert_allclose(found.norm(dim=1), 1, rtol=1e-5)
+
+
+def test_a_weights_file_is_loaded_by_its_path(clip, clip_folder, pixels, tmp_path):
+    import open_clip
+
+    (tmp_path / "sing-small.json").write_text(json.dumps(clip_config()))
+    open_clip.add_model_config(tmp_path / "sing-small.json")
+    weights = clip_folder / "open_clip_model.safetensors"
+    space = load_joint_space(f"open_clip/sing-small:{weights}")
+    assert torch.equal(space.encode_images(pixels), clip.encode_images(pixels))
+    assert space.title == "CLIP sing-small (open_clip_model.safetensors)"
+    with pytest.raises(SingError, match=r"could not be read: .* a state dict of this arch"):
+        load_joint_space(f"open_clip/ViT-B-32:{weights}")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("ViT-L-14:openai", "QuickGELU .* Take open_clip/ViT-L-14-quickgelu:openai"),
+        ("ViT-B-32-quickgelu:laion2b_s34b_b79k", r"no weights .* Its tags: openai"),
+        ("ViTL-14:openai", "no model 'ViTL-14'; did you mean ViT-L-14"),
+        ("EVA02-L-14:merged2b", "did you mean merged2b_s4b_b131k"),
+        ("ViT-L-14:missing/weights.pt", "or give a weights file that exists"),
+        ("ViT-L-14:{notes}", "no file of weights; expected one that ends in .safetensors"),
+        ("local-dir:{folder}", "it has no open_clip_config.json"),
+        ("local-dir:{empty}", "holds no weights; expected open_clip_model.safetensors"),
+    ],
+)
+def test_what_cannot_be_right_is_refused_before_a_network_is_asked(
+    name, message, tmp_path, monkeypatch
+):
+    def asked(*arguments, **keywords):
+        pytest.fail("the hub was asked")
+
+    monkeypatch.setattr("sing_nb.joint.from_hub", asked)
+    (tmp_path / "notes.txt").write_text("notes")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "open_clip_config.json").write_text("{}")
+    name = name.format(notes=tmp_path / "notes.txt", folder=tmp_path, empty=tmp_path / "empty")
+    with pytest.raises(SingError, match=message):
+        load_joint_space(f"open_clip/{name}")
+
+
+def test_an_unknown_precision_is_refused(clip_folder):
+    with pytest.raises(SingError, match="Unknown precision 'half'; expected one of float32"):
+        load_joint_space(f"open_clip/local-dir:{clip_folder}", precision="half")
+
+
+@pytest.mark.parametrize("texts", ["", ["snow", "  "]])
+def test_open_clip_refuses_an_empty_prompt(clip, texts):
+    with pytest.raises(SingError, match="prompt is empty"):
+        clip.encode_text(texts)
+
+
+def test_without_a_hub_one_message_says_what_was_wanted(monkeypatch, tmp_path, caplog, capfd):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr("sing_nb.hub.hub_reachable", lambda url=None: False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(SingError, match=r"joint space open_clip/EVA02-L-14:merged2b_s4b_b131k"):
+        load_joint_space("open_clip/EVA02-L-14:merged2b_s4b_b131k")
+    assert not caplog.records
+    assert "".join(capfd.readouterr()) == ""
+
+
+def test_the_listed_spaces_are_open_clips(monkeypatch):
+    import open_clip
+
+    rows = joint_spaces()
+    assert len(rows) >= 4
+    for name, row in rows.items():
+        assert {"title", "dimensions", "role", "note"} == set(row)
+        if name != "conse":
+            architecture, tag = name.removeprefix("open_clip/").split(":")
+            assert (architecture, tag) in open_clip.list_pretrained()
+            config = open_clip.get_model_config(architecture)
+            assert config["embed_dim"] == row["dimensions"]
