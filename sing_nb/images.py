@@ -6,7 +6,8 @@ Every picture is one row of a pandas table:
 column          meaning
 ==============  ==================================================================================
 ``picture``     unique name; equal names mean equal pixels
-``source``      ``stamp`` (photo cut-out), ``clipart`` (drawing), ``photo`` (whole photograph)
+``source``      ``stamp`` (photo cut-out), ``clipart`` (drawing), ``photo`` (whole photograph),
+                ``folder`` (whole photograph of a folder or data set, see :mod:`sing_nb.folders`)
 ``path``        file the picture is made from
 ``subject``     what is kept together when pictures are split; views of one subject never part
 ``label``       name that completes the prompt "an image of a ..."; empty where none is known
@@ -38,7 +39,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from tqdm.auto import tqdm
 
 from .errors import SingError
@@ -46,12 +47,15 @@ from .fetch import SOURCES, fetch, read_manifest, write_atomic
 from .prompts import imagenet_names
 
 __all__ = [
+    "SCORED",
     "SIDE",
+    "WHOLE",
     "clipart",
     "open_picture",
     "photos",
     "picture_table",
     "render_view",
+    "stamp_labels",
     "stamps",
     "store_pictures",
     "thumbnail",
@@ -59,6 +63,9 @@ __all__ = [
 
 SIDE = 320
 """Side of a generated picture in pixels; a little more than the largest classifier reads."""
+
+WHOLE = ("photo", "folder")
+"""Sources whose pictures are the files themselves: nothing is drawn or stored for them."""
 
 BACKGROUNDS = ("plain", "gradient", "noise")
 MAX_PIXELS = 40_000_000
@@ -68,16 +75,23 @@ RENDERING = 1  # part of every picture's name: raise it when render_view draws o
 # A subject stays inside the central square that the classifiers' own transforms keep.
 _MARGIN = 0.06
 
+SCORED = ("stamp", "folder")
+"""Sources whose pictures are fitted on and scored; drawings are fitted on, photographs neither."""
 
-def open_picture(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+
+def open_picture(
+    path: str | os.PathLike | io.BytesIO, *, max_pixels: int = MAX_PIXELS, name: str | None = None
+) -> Image.Image:
     """Open a picture after a look at its header, before any pixel is decoded.
 
     Parameters
     ----------
-    path : path-like
-        File to open.
+    path : path-like or io.BytesIO
+        File to open, or its content.
     max_pixels : int
         Largest width x height that is accepted.
+    name : str, optional
+        What messages call it; the path by default.
 
     Returns
     -------
@@ -89,22 +103,25 @@ def open_picture(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> Im
     SingError
         If the file is no picture, of another format, or larger than `max_pixels`.
     """
+    name = name or str(path)
     try:
         with warnings.catch_warnings():
             # Pillow's own limit is higher; ours, below, says what to do.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             picture = Image.open(path)
     except Image.DecompressionBombError as error:
-        raise SingError(f"{path}: {error} Make it smaller first.") from error
+        raise SingError(f"{name}: {error} Make it smaller first.") from error
     except (OSError, SyntaxError) as error:
+        # Pillow's message on an unknown format only repeats what it was given.
+        why = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
         raise SingError(
-            f"{path} is not a picture that can be read ({error}); remove it or replace it."
+            f"{name} is not a picture that can be read{why}; remove it or replace it."
         ) from error
     if picture.format not in FORMATS:
-        raise SingError(f"{path} is {picture.format}; expected one of {sorted(FORMATS)}.")
+        raise SingError(f"{name} is {picture.format}; expected one of {sorted(FORMATS)}.")
     if picture.width * picture.height > max_pixels:
         raise SingError(
-            f"{path} has {picture.width} x {picture.height} pixels, more than {max_pixels:,}; "
+            f"{name} has {picture.width} x {picture.height} pixels, more than {max_pixels:,}; "
             f"make it smaller first."
         )
     return picture
@@ -131,6 +148,12 @@ def stamps(views: int = 12, seed: int = 0, limit: int | None = None) -> pd.DataF
         One row a view; see the module's table.
     """
     return _views("stamps", views, seed, limit)
+
+
+def stamp_labels() -> dict[str, int]:
+    """Labels of all photo stamps with their ImageNet-1k index (-1 for none); nothing is fetched."""
+    rows = read_manifest(SOURCES["stamps"].manifest)
+    return {row["label"]: int(row["imagenet"] or -1) for row in rows}
 
 
 def clipart(views: int = 1, seed: int = 0, limit: int | None = None) -> pd.DataFrame:
@@ -269,7 +292,7 @@ def render_view(row: pd.Series | dict) -> Image.Image:
     PIL.Image.Image
         RGB; SIDE x SIDE for generated views, the photograph itself otherwise.
     """
-    if row["source"] == "photo":
+    if row["source"] in WHOLE:
         return open_picture(row["path"]).convert("RGB")
     canvas = _background(row)
     subject = _cutout(row["path"])
@@ -303,7 +326,7 @@ def _background(row: pd.Series | dict) -> Image.Image:
 
 def picture_file(row: pd.Series | dict, folder: Path) -> Path:
     """Where the drawn picture of a row lies (photographs stay where they are)."""
-    if row["source"] == "photo":
+    if row["source"] in WHOLE:
         return Path(row["path"])
     return Path(folder) / f"{row['picture']}.jpg"
 
@@ -331,7 +354,7 @@ def store_pictures(
     have = {path.name for path in folder.iterdir()}
     todo = [
         rows.to_dict("records")
-        for _, rows in table[table["source"] != "photo"].groupby("path", sort=False)
+        for _, rows in table[~table["source"].isin(WHOLE)].groupby("path", sort=False)
         if any(f"{name}.jpg" not in have for name in rows["picture"])
     ]
 

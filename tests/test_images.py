@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 from sing_nb.errors import SingError
 from sing_nb.images import (
     SIDE,
+    WHOLE,
     clipart,
     open_picture,
     photos,
@@ -235,6 +236,13 @@ def test_files_that_are_no_pictures_are_refused(tmp_path):
         open_picture(tmp_path / "odd.png")
 
 
+def test_contents_are_opened_under_the_name_they_are_given():
+    with pytest.raises(SingError, match=r"^row 3 is not a picture that can be read; remove"):
+        open_picture(io.BytesIO(b"hello"), name="row 3")
+    with pytest.raises(SingError, match=r"^row 4 has 8000 x 8000 pixels"):
+        open_picture(io.BytesIO(png_header(8_000, 8_000)), name="row 4")
+
+
 def state(folder):
     return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.iterdir()}
 
@@ -260,11 +268,14 @@ def test_stored_pictures_are_the_drawn_ones(table, tmp_path):
     assert np.abs(stored - pixels(row)).mean() < 4  # what JPEG at 92 loses
 
 
-def test_photographs_stay_where_they_are(tmp_path):
-    table = photos().head(1)
+@pytest.mark.parametrize("source", WHOLE)
+def test_photographs_stay_where_they_are(tmp_path, source):
+    table = photos().head(1).assign(source=source)
     store_pictures(table, tmp_path, progress=False)
     assert not list(tmp_path.iterdir())
     assert str(picture_file(table.iloc[0], tmp_path)) == table["path"][0]
+    whole = np.asarray(Image.open(table["path"][0]).convert("RGB"))
+    np.testing.assert_array_equal(np.asarray(render_view(table.iloc[0])), whole)
 
 
 def test_a_thumbnail_is_a_small_jpeg_in_an_address():
