@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from .errors import SingError
-from .fetch import data_dir
+from .fetch import data_dir, slug
 
 if TYPE_CHECKING:
     from .profile import Profile
@@ -29,8 +29,8 @@ def main(argv: list[str] | None = None) -> int:
         ("features", "features of one classifier", ("model",)),
         ("translator", "fit one classifier's translators", ("model",)),
         (
-            "tables", "score tables of one classifier, in another tower's space, or across all",
-            ("model?", "tower?"),
+            "tables", "score tables of one classifier, in another joint space, or across all",
+            ("model?", "space?"),
         ),
         (
             "sweep", "train one translator of the grid with papermill, or all that are missing",
@@ -146,10 +146,10 @@ def _compute(args: argparse.Namespace, overrides: dict[str, object]) -> None:
         study.mark("fetch", {"pictures": table["source"].value_counts().to_dict()})
     elif args.stage == "features":
         shape = list(study.features(args.model).shape)
-        study.mark(f"features-{args.model}", {"shape": shape})
+        study.mark(f"features-{slug(args.model)}", {"shape": shape})
     elif args.stage == "translator":
         cards = [fitted.card for fitted in study.translators(args.model)]
-        study.mark(f"translator-{args.model}", {"translators": cards})
+        study.mark(f"translator-{slug(args.model)}", {"translators": cards})
     elif args.model:
         from .robustness import group_probabilities
         from .validation import perturbations
@@ -158,9 +158,10 @@ def _compute(args: argparse.Namespace, overrides: dict[str, object]) -> None:
             study.images(args.model), perturbations(study, args.model),
             group_probabilities(study, args.model),
         )
-        study.mark(f"tables-{args.model}", {"rows": [len(table) for table in tables]})
-    elif args.tower:
-        study.mark(f"space-{args.tower}", {"rows": len(study.with_tower(args.tower).models())})
+        study.mark(f"tables-{slug(args.model)}", {"rows": [len(table) for table in tables]})
+    elif args.space:
+        rows = len(study.in_space(args.space).models())
+        study.mark(f"space-{slug(args.space)}", {"rows": rows})
     else:
         from . import identities, towers, truncation, validation
 

@@ -23,8 +23,9 @@ from scipy.stats import skew
 from torch.nn.functional import cosine_similarity, normalize
 from tqdm.auto import tqdm
 
-from .fetch import write_atomic
+from .fetch import slug, write_atomic
 from .metrics import angle
+from .neighbours import looks
 from .networks import (
     BATCH,
     DROPOUT,
@@ -96,11 +97,11 @@ class Run(NamedTuple):
 def split(study: Study, fold: int) -> Split:
     """Which pictures are fitted on, which decide, and which test, when `fold` is tested."""
     table, c = study.pictures, study.config
-    stamp = (table["source"] == "stamp") & (table["view"] < c.sweep_views)
+    scored = study.is_scored & (table["view"] < c.sweep_views)
     drawing = (table["source"] == "clipart") & (table["view"] == 0)
-    test = stamp & (table["fold"] == fold)
-    validation = stamp & (table["fold"] == (fold + 1) % c.folds)
-    rest = (stamp & ~test & ~validation) | drawing
+    test = scored & (table["fold"] == fold)
+    validation = scored & (table["fold"] == (fold + 1) % c.folds)
+    rest = (scored & ~test & ~validation) | drawing
     return Split(*(np.flatnonzero(part) for part in (rest, validation, test)))
 
 
@@ -111,15 +112,15 @@ def run_folder(study: Study, architecture: str, loss: str) -> Path:
         names = [f"{one} {other}" for one, other in c.sweep]
         raise unknown("cell of the grid", f"{architecture} {loss}", names)
     what = (
-        METHOD, architecture, loss, study.feature_key(c.sweep_model), study.feature_key(c.tower),
-        c.joint_space, c.top_classes, c.temperature, c.seed, c.folds, c.sweep_folds,
+        METHOD, architecture, loss, study.feature_key(c.sweep_model), study.embedding_key,
+        c.seed, c.folds, c.sweep_folds,
         c.sweep_views,
         c.lambdas if architecture == "ridge" else (
             c.sweep_hidden, c.sweep_epochs, PATIENCE, BATCH, DROPOUT, LEARNING_RATE, WEIGHT_DECAY,
         ),
     )
     key = hashlib.sha256(repr(what).encode()).hexdigest()[:12]
-    name = f"{c.sweep_model.replace('/', '-')}-{architecture}-{loss}-{key}"
+    name = f"{slug(c.sweep_model)}-{architecture}-{loss}-{key}"
     return study.folder / "sweeps" / name
 
 
@@ -576,8 +577,7 @@ def readings(
         }
         z = torch.cat(list(states.values()))
         itself = pd.DataFrame([{"row": 0, "place": "photo", "picture": picture, "label": label}])
-        near = study.nearest(z, k, exclude=subject)
-        near["place"] = near.pop("rank").astype(str)
+        near = looks(study, z, k, exclude=subject)
         said = study.words(z, k)
         for part, parts in ((pd.concat([itself, near]), pictures), (said, words)):
             part["state"] = np.array(list(states))[part.pop("row").to_numpy(dtype=int)]

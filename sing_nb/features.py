@@ -1,4 +1,4 @@
-"""Pictures to features, once per model: kept on disk in shards, resumable."""
+"""Pictures to features and joint embeddings, once per network: on disk in shards, resumable."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import hashlib
 import inspect
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from itertools import chain, islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 import safetensors.torch
@@ -17,14 +19,40 @@ import torch
 from tqdm.auto import tqdm
 
 from .errors import SingError
-from .fetch import write_atomic
+from .fetch import slug, write_atomic
 from .heads import Classifier
 from .images import open_picture, picture_file, store_pictures
 
-__all__ = ["FeatureSet", "compute_features", "feature_key"]
+if TYPE_CHECKING:
+    from .joint import OpenClipSpace
+
+__all__ = [
+    "FeatureSet", "Running", "compute_embeddings", "compute_features", "feature_key", "run_device",
+]
 
 SHARD = 512  # pictures that a killed run loses at most
-BATCH = 64
+
+
+class Running(NamedTuple):
+    """How networks are run; the results are the same within rounding.
+
+    Attributes
+    ----------
+    device : str
+        ``auto``: a GPU if there is one. Otherwise a device of torch.
+    precision : str
+        ``float32``; or ``bfloat16`` or ``float16`` by torch's autocast, for which features agree
+        with those of float32 to about 2 % of their length (float16: 0.5 %).
+    workers : int
+        Processes that decode and transform pictures; 0 for one thread beside the network.
+    batch : int
+        Pictures at a time.
+    """
+
+    device: str = "auto"
+    precision: str = "float32"
+    workers: int = 0
+    batch: int = 64
 
 
 class FeatureSet(NamedTuple):
@@ -35,33 +63,62 @@ class FeatureSet(NamedTuple):
     features : torch.Tensor
         (n, m), float32, in the order of the table.
     logits : torch.Tensor
-        (n, c), float32, the model's own.
+        (n, c), float32: the model's own, or with mixed precision W f + b of these features.
     """
 
     features: torch.Tensor
     logits: torch.Tensor
 
 
-def feature_key(classifier: Classifier, table: pd.DataFrame) -> str:
+def run_device(name: str) -> torch.device:
+    """The device that a name means here.
+
+    Parameters
+    ----------
+    name : str
+        ``auto`` or a device of torch.
+
+    Raises
+    ------
+    SingError
+        If this machine has no such device.
+    """
+    if name == "auto":
+        return torch.device(
+            "cuda" if torch.cuda.is_available()
+            else "mps" if torch.backends.mps.is_available() else "cpu"
+        )
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise SingError(
+            f"The device {name!r} cannot be used here ({str(error).splitlines()[0]}); expected "
+            f"auto, cpu, cuda or mps. device=auto takes a GPU if there is one."
+        ) from error
+    return device
+
+
+def feature_key(network: Classifier | OpenClipSpace, table: pd.DataFrame) -> str:
     """Short hash of everything that the features depend on: weights, transform, pictures."""
     digest = hashlib.sha256()
-    for name, tensor in classifier.module.state_dict().items():
+    for name, tensor in network.module.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.contiguous().cpu().view(-1).view(torch.uint8).numpy().tobytes())
-    digest.update(_description(classifier.transform).encode())
+    digest.update(_description(network.transform).encode())
     digest.update("\n".join(table["picture"]).encode())
     return digest.hexdigest()[:12]
 
 
 def compute_features(
     classifier: Classifier, table: pd.DataFrame, pictures: Path, folder: Path, *,
-    progress: bool = True,
+    running: Running | None = None, key: str | None = None, progress: bool = True,
 ) -> FeatureSet:
     """Features and logits of every picture of a table, computed or loaded.
 
     Shards are written atomically as they are done; a run that was killed goes on after the last
-    one. Pictures are decoded and transformed in a second thread while the model runs in
-    channels-last layout with its batch norms folded.
+    one. Pictures are decoded and transformed beside the network, which runs in channels-last
+    layout, on a processor with its batch norms folded.
 
     Parameters
     ----------
@@ -73,6 +130,10 @@ def compute_features(
         Folder of drawn pictures; missing ones are drawn.
     folder : pathlib.Path
         Where shards are kept, in a folder named after the classifier and :func:`feature_key`.
+    running : Running, optional
+        Device, precision, workers and batch.
+    key : str, optional
+        :func:`feature_key`, if it is known already.
     progress : bool
         Whether to show a progress bar.
 
@@ -85,44 +146,123 @@ def compute_features(
     SingError
         If the classifier has no transform, or a feature is not finite.
     """
-    if classifier.transform is None:
+    running = running or Running()
+    exact = running.precision == "float32"
+    # Mixed precision gives other features, close as they are; they are kept apart.
+    key = (key or feature_key(classifier, table)) + ("" if exact else f"-{running.precision}")
+    found = _in_shards(
+        classifier, table, pictures, Path(folder) / f"{slug(classifier.name)}-{key}",
+        lambda device: _classifier_run(classifier, device, running.precision),
+        FeatureSet._fields, running, progress,
+    )
+    return FeatureSet(**found)
+
+
+def compute_embeddings(
+    space: OpenClipSpace, table: pd.DataFrame, pictures: Path, folder: Path, *,
+    running: Running | None = None, key: str | None = None, progress: bool = True,
+) -> torch.Tensor:
+    """Joint embeddings (n, d) of every picture of a table, unit vectors, computed or loaded.
+
+    Parameters
+    ----------
+    space : OpenClipSpace
+        It runs in its own precision.
+    table, pictures, folder, running, key, progress
+        As for :func:`compute_features`.
+
+    Raises
+    ------
+    SingError
+        If an embedding is not finite.
+    """
+    running = running or Running()
+    exact = space.precision == "float32"
+    key = (key or feature_key(space, table)) + ("" if exact else f"-{space.precision}")
+
+    def prepare(device: torch.device) -> Callable[[torch.Tensor], tuple]:
+        space.module.to(device)
+        return lambda batch: (space.encode_images(batch),)
+
+    home = Path(folder) / f"{slug(space.name)}-{key}"
+    found = _in_shards(
+        space, table, pictures, home, prepare, ("embeddings",), running, progress
+    )
+    return found["embeddings"]
+
+
+def _classifier_run(
+    classifier: Classifier, device: torch.device, precision: str
+) -> Callable[[torch.Tensor], tuple]:
+    classifier.module.to(device, memory_format=torch.channels_last)
+    exact, mixed = precision == "float32", _autocast(device, precision)
+    fast: list[Callable] = []
+
+    def run(batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        batch = batch.to(device, non_blocking=True, memory_format=torch.channels_last)
+        if exact:
+            if not fast:
+                fast.append(
+                    classifier.traced(batch) if device.type == "cpu" else classifier.run
+                )
+            return fast[0](batch)
+        with mixed:
+            features = classifier.run(batch)[0].float()
+        return features, classifier.logits(features)
+
+    return run
+
+
+def _autocast(device: torch.device, precision: str) -> AbstractContextManager:
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=getattr(torch, precision))
+
+
+def _in_shards(
+    network: Classifier | OpenClipSpace, table: pd.DataFrame, pictures: Path, home: Path,
+    prepare: Callable[[torch.device], Callable[[torch.Tensor], tuple]], fields: Sequence[str],
+    running: Running, progress: bool,
+) -> dict[str, torch.Tensor]:
+    """What `prepare`'s function gives of every picture, one tensor a field."""
+    if network.transform is None:
         raise SingError(
-            f"{classifier.name} has no transform; give wrap_classifier the function that turns a "
+            f"{network.name} has no transform; give wrap_classifier the function that turns a "
             f"PIL picture into the tensor the model reads."
         )
-    home = Path(folder) / f"{classifier.name.replace('/', '-')}-{feature_key(classifier, table)}"
     shards = [home / f"{start // SHARD:04d}.safetensors" for start in range(0, len(table), SHARD)]
-    missing = [index for index, path in enumerate(shards) if not _whole(path)]
+    missing = [index for index, path in enumerate(shards) if not _whole(path, fields)]
     if missing:
         store_pictures(table, pictures, progress=progress)
         rows = table.to_dict("records")
         files = [picture_file(row, pictures) for row in rows]
-        run = None
+        run = prepare(run_device(running.device))
         with tqdm(
             total=len(rows), initial=SHARD * (len(shards) - len(missing)), unit="picture",
-            desc=f"features of {classifier.title}", disable=None if progress else True,
+            desc=f"features of {network.title}", disable=None if progress else True,
         ) as bar:
-            classifier.module.to(memory_format=torch.channels_last)
-            for index in missing:
+            # One loader for all shards: its processes take seconds to start.
+            plan = {index: _plan(index, len(rows), running.batch) for index in missing}
+            groups = list(chain.from_iterable(plan.values()))
+            batches = _batches(files, network.transform, groups, running)
+            for index, groups in plan.items():
                 parts = []
-                for batch in _batches(files[index * SHARD : (index + 1) * SHARD], classifier):
-                    run = run or classifier.traced(batch)
-                    parts.append(run(batch))
+                for batch in islice(batches, len(groups)):
+                    parts.append([part.float().cpu() for part in run(batch)])
                     bar.update(len(batch))
-                found = FeatureSet(*(torch.cat(tensors).contiguous() for tensors in zip(*parts)))
-                if not torch.isfinite(found.features).all():
+                found = dict(zip(fields, (torch.cat(part).contiguous() for part in zip(*parts))))
+                if not torch.isfinite(found[fields[0]]).all():
                     raise SingError(
-                        f"{classifier.name} gives NaN or infinite features for a picture in rows "
-                        f"{index * SHARD} to {index * SHARD + len(found.features) - 1}; look at "
-                        f"the model's weights and at those pictures."
+                        f"{network.name} gives NaN or infinite {fields[0]} for a picture in rows "
+                        f"{index * SHARD} to {index * SHARD + len(found[fields[0]]) - 1}; look at "
+                        f"the model's weights and at those pictures"
+                        + ("." if running.precision == "float32" else ", or take "
+                           "precision=float32.")
                     )
-                write_atomic(shards[index], safetensors.torch.save(found._asdict()))
-        write_atomic(home / "card.json", json.dumps({"model": classifier.name, "rows": len(rows)}))
+                write_atomic(shards[index], safetensors.torch.save(found))
+        write_atomic(home / "card.json", json.dumps({"model": network.name, "rows": len(rows)}))
     loaded = [safetensors.torch.load_file(path) for path in shards]
-    return FeatureSet(
-        torch.cat([part["features"] for part in loaded]),
-        torch.cat([part["logits"] for part in loaded]),
-    )
+    return {name: torch.cat([part[name] for part in loaded]) for name in fields}
 
 
 def _description(transform: object) -> str:
@@ -137,29 +277,57 @@ def _description(transform: object) -> str:
     return text
 
 
-def _whole(path: Path) -> bool:
+def _whole(path: Path, fields: Sequence[str]) -> bool:
     """Whether a shard can be read; a damaged one is computed again."""
     try:
         with safetensors.safe_open(str(path), framework="pt") as file:
-            return {"features", "logits"} <= set(file.keys())
+            return set(fields) <= set(file.keys())
     except (FileNotFoundError, safetensors.SafetensorError):
         return False
 
 
-def _batches(files: Sequence[Path], classifier: Classifier) -> Iterator[torch.Tensor]:
-    """Transformed batches, the next one made while the current one is used."""
+class _Files(torch.utils.data.Dataset):
+    """Transformed pictures, for torch's own loader."""
 
-    def make(start: int) -> torch.Tensor:
-        pictures = [
-            classifier.transform(open_picture(path).convert("RGB"))
-            for path in files[start : start + BATCH]
-        ]
-        return torch.stack(pictures).contiguous(memory_format=torch.channels_last)
+    def __init__(self, files: Sequence[Path], transform: Callable) -> None:
+        self.files, self.transform = files, transform
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return self.transform(open_picture(self.files[index]).convert("RGB"))
+
+
+def _plan(shard: int, rows: int, batch: int) -> list[list[int]]:
+    """Rows of each batch of a shard."""
+    end = min((shard + 1) * SHARD, rows)
+    return [
+        list(range(start, min(start + batch, end))) for start in range(shard * SHARD, end, batch)
+    ]
+
+
+def _batches(
+    files: Sequence[Path], transform: Callable, groups: list[list[int]], running: Running
+) -> Iterator[torch.Tensor]:
+    """Transformed batches of the groups, the next ones made while the current one is used."""
+    pictures = _Files(files, transform)
+    if running.workers:
+        # Not forked: the network and its threads already run in this process.
+        yield from torch.utils.data.DataLoader(
+            pictures, batch_sampler=groups, num_workers=running.workers,
+            pin_memory=torch.cuda.is_available(), multiprocessing_context="forkserver",
+        )
+        return
+
+    def make(group: list[int]) -> torch.Tensor:
+        batch = torch.stack([pictures[index] for index in group])
+        return batch.contiguous(memory_format=torch.channels_last)
 
     with ThreadPoolExecutor(1) as pool:
-        ahead = pool.submit(make, 0)
-        for start in range(0, len(files), BATCH):
+        ahead = pool.submit(make, groups[0])
+        for following in [*groups[1:], None]:
             batch = ahead.result()
-            if start + BATCH < len(files):
-                ahead = pool.submit(make, start + BATCH)
+            if following is not None:
+                ahead = pool.submit(make, following)
             yield batch

@@ -25,7 +25,9 @@ from tqdm.auto import tqdm
 
 from .errors import SingError
 
-__all__ = ["SOURCES", "Source", "cache_dir", "data_dir", "fetch", "read_manifest", "write_atomic"]
+__all__ = [
+    "SOURCES", "Source", "cache_dir", "data_dir", "fetch", "read_manifest", "slug", "write_atomic",
+]
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,14 @@ def write_atomic(path: Path, content: bytes | str) -> Path:
         Path(name).unlink(missing_ok=True)
         raise
     return path
+
+
+def slug(name: str) -> str:
+    """A name of a classifier or joint space as part of a file name: short and unambiguous."""
+    plain = re.sub(r"[^\w.-]+", "-", name)
+    if plain == name and len(plain) <= 60:
+        return plain
+    return f"{plain[-50:].lstrip('-.')}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
 
 
 def read_manifest(name: str) -> list[dict[str, str]]:

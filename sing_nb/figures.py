@@ -30,6 +30,7 @@ __all__ = [
     "model_ratio",
     "model_scatter",
     "null_plane",
+    "null_sizes",
     "perturbation_effects",
     "perturbations",
     "photo_neighbours",
@@ -307,7 +308,7 @@ def held_out_error(table: pd.DataFrame) -> alt.LayerChart:
 def targets(table: pd.DataFrame) -> alt.LayerChart:
     """Is a joint space easy to reach, and does it still speak? One dot a space."""
     long = pd.concat([
-        table.assign(share=table["top5_tower"], what="the tower itself"),
+        table.assign(share=table["top5_own"], what="the picture itself"),
         table.assign(share=table["top5_translated"], what="translated features"),
     ])
     hover = alt.selection_point(fields=["space"], on="pointerover", empty=True, nearest=True)
@@ -316,7 +317,7 @@ def targets(table: pd.DataFrame) -> alt.LayerChart:
         y=alt.Y("share:Q", title="true name among the nearest five",
                 axis=alt.Axis(format="%"), scale=alt.Scale(domain=[0, 0.8])),
         color=alt.Color("what:N", title=None, legend=alt.Legend(orient="top", symbolOpacity=1),
-                        scale=alt.Scale(domain=["the tower itself", "translated features"],
+                        scale=alt.Scale(domain=["the picture itself", "translated features"],
                                         range=[GREY, BLUE])),
     )
     rules = base.mark_rule(opacity=0.4).encode(x="low:Q", x2="high:Q")
@@ -329,7 +330,7 @@ def targets(table: pd.DataFrame) -> alt.LayerChart:
         tooltip=[alt.Tooltip("space:N"), alt.Tooltip("what:N", title="read from"),
                  alt.Tooltip("r2:Q", title="R²", format=".3f"),
                  alt.Tooltip("share:Q", title="top five", format=".1%")])
-    names = base.transform_filter("datum.what == 'the tower itself'").mark_text(
+    names = base.transform_filter("datum.what == 'the picture itself'").mark_text(
         angle=300, align="left", dx=9, dy=-5, fontSize=11).encode(
         text="space:N", color=alt.value(GREY))
     return alt.layer(rules, names, dots.add_params(hover)).properties(height=340, **WIDE)
@@ -1478,3 +1479,36 @@ def method(table: pd.DataFrame) -> alt.LayerChart:
               "format(datum.image_score, '.1f') + '°, AS ' + "
               "format(datum.attribute_score, '+.1f') + '° towards its own name'", fontSize=14),
     ).add_params(pick, shown).properties(height=420, **WIDE)
+
+
+def null_sizes(table: pd.DataFrame) -> alt.LayerChart:
+    """How many of a head's features are principal and how many null, one row a classifier.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        title, features, null_dim.
+    """
+    table = table.assign(
+        principal=table["features"] - table["null_dim"],
+        share=table["null_dim"] / table["features"],
+    ).sort_values(["share", "features", "title"], ascending=False)
+    table["text"] = [f"{n:,} of {m:,}" for n, m in zip(table["null_dim"], table["features"])]
+    long = table.melt(
+        ["title", "features", "share", "text"], ["null_dim", "principal"], "space", "count")
+    names = {"null_dim": "null (the head cannot see it)", "principal": "principal"}
+    long["space"] = long["space"].map(names)
+    tip = ["title:N", alt.Tooltip("space:N"), alt.Tooltip("count:Q", title="dimensions"),
+           alt.Tooltip("features:Q"), alt.Tooltip("share:Q", title="null share", format=".1%")]
+    y = alt.Y("title:N", sort=table["title"].tolist(), title=None, axis=alt.Axis(labelLimit=190))
+    bars = alt.Chart(long).mark_bar().encode(
+        y=y, x=alt.X("count:Q", title="features (dimensions of the head's input)"), tooltip=tip,
+        order=alt.Order("space:N"),
+        color=alt.Color("space:N", title=None, legend=alt.Legend(orient="top", columns=1),
+                        scale=alt.Scale(domain=list(names.values()), range=[VERMILION, BLUE])))
+    # Beside the bar: a label inside would not fit a null space of 24 dimensions.
+    texts = alt.Chart(table).mark_text(align="left", dx=4).encode(
+        y=y, x="features:Q", text="text:N")
+    wide = alt.Chart(pd.DataFrame({"x": [1.3 * table["features"].max()]})).mark_point(
+        opacity=0).encode(x="x:Q")
+    return alt.layer(bars, texts, wide).properties(height=22 * len(table) + 10, **WIDE)

@@ -1,15 +1,19 @@
-"""The method on one page, with the numbers of real photos. Figure 2's place."""
+"""The method on one page, with the numbers of real photos (figure 2's place); a run in words."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import pandas as pd
+import yaml
 
+from .errors import SingError
+from .fetch import data_dir
 from .metrics import attribute_score, image_score
+from .profile import unknown
 from .study import Study
 
-__all__ = ["method_steps"]
+__all__ = ["method_steps", "wording"]
 
 STATES = ("whole", "null part removed")
 
@@ -34,7 +38,7 @@ def method_steps(study: Study, model: str, pictures: Sequence[str], k: int = 2) 
     """
     rows = study.rows(pictures)
     f, spaces, clf = study.features(model)[rows], study.spaces(model), study.classifier(model)
-    labels = study.pictures["label"].to_numpy()[rows]
+    labels, names = study.pictures["label"].to_numpy()[rows], study.class_names(model)
     z, text = study.translate(model, f, rows), study.text(labels)
     tables = []
     for state, feature in zip(STATES, (f, spaces.remove_null(f))):
@@ -48,7 +52,7 @@ def method_steps(study: Study, model: str, pictures: Sequence[str], k: int = 2) 
                     "picture": list(pictures), "name": labels, "state": state,
                     "null_share": spaces.null_share(f).numpy(),
                     "logits": [
-                        ", ".join(f"{clf.class_names[i]} {v:.2f}" for i, v in zip(index, value))
+                        ", ".join(f"{names[i]} {v:.2f}" for i, v in zip(index, value))
                         for index, value in zip(top.indices.tolist(), top.values.tolist())
                     ],
                     "words": near.groupby("row")["said"].agg(", ".join).to_numpy(),
@@ -58,3 +62,64 @@ def method_steps(study: Study, model: str, pictures: Sequence[str], k: int = 2) 
             )
         )
     return pd.concat(tables, ignore_index=True)
+
+
+def wording(study: Study, **asked: str) -> dict[str, str]:
+    """Sentences of ``data/wording.yaml`` in the form that is true of this study.
+
+    Parameters
+    ----------
+    study : Study
+    **asked : str
+        Name of the sentence in the chapter, and its entry in the file: ``fit_space="space"``.
+
+    Returns
+    -------
+    dict
+        One text for each name, for ``Gallery.tell``.
+
+    Raises
+    ------
+    SingError
+        If the file has no such entry, or no text for this study.
+    """
+    path, c = data_dir() / "wording.yaml", study.config
+    entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+    cases = {
+        "conse" if c.tower else "clip", "stamps" if c.pictures == "stamps" else "folder",
+        c.renderer.split("/")[0],
+    }
+    facts = _facts(study)
+    found = {}
+    for name, entry in asked.items():
+        if entry not in entries:
+            raise unknown("wording", entry, entries)
+        texts = [text for case, text in entries[entry].items() if case in cases]
+        if len(texts) != 1:
+            raise SingError(
+                f"{entry} in {path} needs one text for this study ({', '.join(sorted(cases))}); "
+                f"it has {len(texts)} among {', '.join(entries[entry])}."
+            )
+        found[name] = texts[0].format(**facts)
+    return found
+
+
+def _facts(study: Study) -> dict[str, str]:
+    """What the sentences may mention, as text."""
+    c, subjects = study.config, study.subjects
+    source, _, name = c.pictures.partition(":")
+    facts = {
+        "models": ", ".join(study.title(name) for name in c.everyone),
+        "compared": ", ".join(study.classifier(name).title for name in c.models),
+        "subjects": f"{len(subjects):,}", "labels": f"{len(study.labels):,}", "seed": str(c.seed),
+        "known": str((subjects["class_index"] >= 0).sum()),
+        "photos": str((study.pictures["source"] == "photo").sum()),
+        "source": name.rsplit("/", 1)[-1].lstrip("$") if source == "folder" else
+        {"imagenet": "ImageNet-1k", "imagenette": "Imagenette"}.get(source, name),
+        "space": study.space_title(c.spaces[-1 if c.tower else 0]),
+        "dimensions": str(study.embeddings.shape[1]),
+    }
+    if c.tower:
+        tower = study.classifier(c.tower)
+        facts |= {"tower": tower.title, "tower_classes": str(len(tower.head.weight))}
+    return facts

@@ -39,7 +39,7 @@ def mistakes(study: Study, model: str, count: int) -> list[str]:
     Returns
     -------
     list of str
-        Names of labelled photographs, then of stamps of a true class.
+        Names of labelled photographs, then of scored pictures of a true class.
     """
     table = study.images(model)
     wrong = table[table["correct"].eq(False)]
@@ -48,8 +48,8 @@ def mistakes(study: Study, model: str, count: int) -> list[str]:
     wrong = wrong.assign(sure=sure).sort_values("sure", ascending=False, kind="stable")
     wrong = wrong.drop_duplicates("label")
     whole = wrong.loc[wrong["source"] == "photo", "picture"].tolist()[: (count + 1) // 2]
-    stamps = wrong.loc[wrong["source"] == "stamp", "picture"].tolist()
-    return [*whole, *stamps[: count - len(whole)]]
+    others = wrong.loc[wrong["source"] != "photo", "picture"].tolist()
+    return [*whole, *others[: count - len(whole)]]
 
 
 def top_classes(study: Study, model: str, pictures: Sequence[str], k: int = 5) -> pd.DataFrame:
@@ -67,7 +67,7 @@ def top_classes(study: Study, model: str, pictures: Sequence[str], k: int = 5) -
     states = {
         "translated": f, "null part removed": removed, "random part removed": random[0]
     }
-    best = clf.logits(f).topk(k, dim=1).indices
+    best, names = clf.logits(f).topk(k, dim=1).indices, study.class_names(model)
     tables = []
     for state, moved in states.items():
         logits = clf.logits(moved).double()
@@ -75,7 +75,7 @@ def top_classes(study: Study, model: str, pictures: Sequence[str], k: int = 5) -
             pd.DataFrame(
                 {
                     "picture": np.repeat(pictures, k), "name": np.repeat(study.names(pictures), k),
-                    "state": state, "class": [clf.class_names[i] for i in best.flatten()],
+                    "state": state, "class": [names[i] for i in best.flatten()],
                     "rank": np.tile(np.arange(1, k + 1), len(pictures)),
                     "logit": logits.gather(1, best).flatten().numpy(),
                     "probability": torch.softmax(logits, 1).gather(1, best).flatten().numpy(),

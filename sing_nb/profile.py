@@ -20,6 +20,8 @@ __all__ = ["Profile", "build_dir", "cast", "load_profile", "profile_names", "unk
 
 SWEEP_ARCHITECTURES = ("ridge", "linear", "mlp3", "mlp4", "residual")
 SWEEP_LOSSES = ("mse", "cosine", "both")
+PRECISIONS = ("float32", "bfloat16", "float16")
+COSTS = ("hours", "memory_gb", "gpu_gb", "disk_gb", "download_gb", "machine")
 
 
 def _lambdas() -> list[float]:
@@ -36,14 +38,29 @@ class Profile:
         File name in ``data/profiles`` without its ending.
     models : list of str
         Classifiers that are compared (names for ``load_classifier``).
-    tower : str
-        Classifier that builds the ConSE space; it is shown as a control and never ranked.
+    tower : str or None
+        Classifier that builds the ConSE space; it is shown as a control and never ranked. None for
+        every other joint space, which needs no tower.
     joint_space : str
         Name for ``load_joint_space``.
+    other_spaces : list of str
+        Joint spaces that the comparison of classifiers is repeated in; for ConSE, whose other
+        towers are the classifiers themselves, none.
+    pictures : str
+        ``stamps`` (photo stamps and clip art) or what ``folders.source_pictures`` takes:
+        ``imagenette``, ``imagenet:<folder>``, ``folder:<path>``, ``huggingface:<name>``.
+    picture_split : str or None
+        Part of that source, ``train`` or ``val`` for ImageNet and Imagenette.
+    picture_mapping : str or None
+        File that says what odd folders are called.
+    total_pictures : int or None
+        So many of that source, every class its share; None means all.
     top_classes : int
         How many of the tower's largest logits speak in the ConSE space.
     temperature : float or None
         Of the tower's softmax, which replaces `top_classes` if given.
+    published_translators : str or None
+        Folder of the translators that the paper's authors published, used instead of fitting.
     views, clipart_views : int
         Views of each photo stamp and of each drawing.
     stamp_subjects, clipart_files : int or None
@@ -68,12 +85,32 @@ class Profile:
         Views of each photo stamp that it uses; of a drawing, the first.
     sweep_hidden, sweep_epochs : int
         Hidden units of its networks, and passes over the pictures at most.
+    renderer : str
+        What draws an embedding: ``nearest`` (the nearest photo) or ``unclip/<repository>``.
+    device : str
+        ``auto`` (a GPU if there is one), ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+    precision : str
+        ``float32``, or ``bfloat16`` or ``float16``, in which networks then run where it is safe
+        (autocast); features and embeddings are kept in float32.
+    workers, batch : int
+        Processes that decode pictures (0: a thread beside the network), and pictures at a time.
+    expected : dict
+        What a run costs: ``hours``, ``memory_gb``, ``gpu_gb``, ``disk_gb``, ``download_gb`` and
+        ``machine``, the machine that the hours are for.
+    about : str
+        One sentence for people.
     """
 
     name: str
     models: list[str]
-    tower: str
+    tower: str | None = None
     joint_space: str = "conse"
+    other_spaces: list[str] = field(default_factory=list)
+    pictures: str = "stamps"
+    picture_split: str | None = None
+    picture_mapping: str | None = None
+    total_pictures: int | None = None
+    published_translators: str | None = None
     top_classes: int = 75
     temperature: float | None = None
     views: int = 12
@@ -95,6 +132,13 @@ class Profile:
     sweep_views: int = field(default=6, repr=False)
     sweep_hidden: int = field(default=512, repr=False)
     sweep_epochs: int = field(default=60, repr=False)
+    renderer: str = field(default="nearest", repr=False)
+    device: str = field(default="auto", repr=False)
+    precision: str = field(default="float32", repr=False)
+    workers: int = field(default=0, repr=False)
+    batch: int = field(default=64, repr=False)
+    expected: dict = field(default_factory=dict, repr=False)
+    about: str = field(default="", repr=False)
 
     @property
     def sweep(self) -> list[tuple[str, str]]:
@@ -107,7 +151,12 @@ class Profile:
     @property
     def everyone(self) -> list[str]:
         """All classifiers of the run, the tower last."""
-        return [*dict.fromkeys([*self.models, self.tower])]
+        return [*dict.fromkeys([*self.models, *([self.tower] if self.tower else [])])]
+
+    @property
+    def spaces(self) -> list[str]:
+        """Joint spaces that classifiers are compared in: names, or in ConSE its towers."""
+        return self.everyone if self.tower else [self.joint_space, *self.other_spaces]
 
 
 _TYPES = typing.get_type_hints(Profile)
@@ -171,7 +220,7 @@ def load_profile(name: str, overrides: Mapping[str, object] | None = None) -> Pr
 def _check(profile: Profile) -> None:
     at_least_one = (
         "views", "control_draws", "bootstrap_draws", "sweep_folds", "sweep_views", "sweep_hidden",
-        "sweep_epochs",
+        "sweep_epochs", "batch",
     )
     for key in at_least_one:
         if getattr(profile, key) < 1:
@@ -198,6 +247,24 @@ def _check(profile: Profile) -> None:
     if not {"mse", "cosine"} <= set(profile.sweep_losses):
         raise SingError(
             f"sweep_losses needs mse and cosine, which are compared; got {profile.sweep_losses}."
+        )
+    if profile.precision not in PRECISIONS:
+        raise unknown("precision", profile.precision, PRECISIONS)
+    for key in profile.expected:
+        if key not in COSTS:
+            raise unknown("key of expected", key, COSTS)
+    if profile.workers < 0:
+        raise SingError(f"workers counts processes, from 0; got {profile.workers}.")
+    if (profile.joint_space == "conse") != (profile.tower is not None):
+        raise SingError(
+            f"The joint space conse is built from a tower, and no other space is; got the joint "
+            f"space {profile.joint_space} and the tower {profile.tower}. Name a tower for conse, "
+            f"or none (tower: null)."
+        )
+    if profile.other_spaces and profile.tower:
+        raise SingError(
+            "other_spaces is for joint spaces without a tower; in ConSE the classifiers take turns "
+            "as towers. Leave it empty."
         )
     if not profile.models:
         raise SingError("models is empty; name at least one classifier.")

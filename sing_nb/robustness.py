@@ -1,9 +1,9 @@
 """Do translated features still tell classes apart? The paper's check of its translators, fig. 12c.
 
 Heads are trained on principal features, and on the same features translated; accuracy is compared
-with accuracy. The classes are the groups of subjects that the photo stamps come in (mammals,
-birds, flowers, ...): most finer classes have a single stamp, and a split by subject would leave
-nothing to train on.
+with accuracy. The classes are those of the pictures' folder. Offline they are the groups that the
+photo stamps come in (mammals, birds, flowers, ...): most finer classes have a single stamp, and a
+split by subject would leave nothing to train on.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from .study import Study
 __all__ = ["accuracy_correlation", "group_accuracies", "group_probabilities", "subject_groups"]
 
 STATES = ("principal features", "translated")
+MOST_GROUPS = 10
 
 
 def subject_groups(study: Study, at_least: int = 8) -> pd.Series:
-    """Group of each stamp picture, for groups with enough subjects.
+    """Group of each scored picture, for groups with enough subjects; ten groups at most.
 
     Parameters
     ----------
@@ -37,17 +38,23 @@ def subject_groups(study: Study, at_least: int = 8) -> pd.Series:
     Returns
     -------
     pandas.Series
-        Name of the group (the folder that a stamp lies in), indexed by row of ``study.pictures``.
+        Name of the group (the folder that a stamp lies in, otherwise the class), indexed by row
+        of ``study.pictures``. Of more groups than ten, ten evenly over the list of names.
     """
-    stamps = study.pictures[study.pictures["source"] == "stamp"]
-    group = stamps["path"].str.extract(r".*/stamps/[^/]+/([^/.]+)", expand=False)
-    subjects = stamps["subject"].groupby(group).nunique().sort_values()
+    scored = study.pictures[study.is_scored]
+    group = scored["label"]
+    if study.config.pictures == "stamps":
+        group = scored["path"].str.extract(r".*/stamps/[^/]+/([^/.]+)", expand=False)
+    subjects = scored["subject"].groupby(group).nunique().sort_values()
     enough = min(at_least, subjects.iloc[-2])
-    return group[group.isin(subjects.index[subjects >= enough])].rename("group")
+    names = sorted(subjects.index[subjects >= enough])
+    if len(names) > MOST_GROUPS:  # the subsets of many groups are too many to count
+        names = [names[at] for at in np.linspace(0, len(names) - 1, MOST_GROUPS).astype(int)]
+    return group[group.isin(names)].rename("group")
 
 
 def group_probabilities(study: Study, model: str, at_least: int = 8) -> pd.DataFrame:
-    """Held-out probability of every group for every stamp view, from two kinds of features.
+    """Held-out probability of every group for every picture of one, from two kinds of features.
 
     For each fold of subjects two multinomial logistic regressions are trained on the other folds:
     on principal features, and on their translation by the translator that has not seen the fold.

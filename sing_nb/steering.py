@@ -16,6 +16,7 @@ import torch
 from torch.nn.functional import cosine_similarity, normalize
 
 from .metrics import angle, attribute_score, match_length
+from .neighbours import looks
 from .perturb import Steered, directions, move, null_direction, step_for_angle
 from .study import Study
 from .translator import Translator
@@ -52,7 +53,7 @@ def nearest_label(study: Study, label: str) -> tuple[str, float]:
     angle : float
         Between the two prompts' embeddings, degrees; 0 for the label itself.
     """
-    have = study.subjects["label"].tolist()
+    have = study.labels
     if label in have:
         return label, 0.0
     angles = angle(study.text([label]), study.text(have))
@@ -327,7 +328,7 @@ def _interval(study: Study, values: pd.Series, clusters: Sequence[str]) -> dict[
 
 
 def yardsticks(study: Study, model: str) -> pd.DataFrame:
-    """Angles to hold an Image Score against, among translated photo stamps.
+    """Angles to hold an Image Score against, among translated pictures that are scored.
 
     Each pair shares a translator, the one that never saw its subjects.
 
@@ -335,9 +336,12 @@ def yardsticks(study: Study, model: str) -> pd.DataFrame:
     -------
     pandas.DataFrame
         ``what`` (two views of one subject, two subjects, null part removed), value, low, high:
-        the median over subjects of each subject's median angle, degrees, 95 % over subjects.
+        the median over subjects of each subject's median angle, degrees, 95 % over subjects. Where
+        every subject is a single photo, the pictures of one class count as its views.
     """
-    table = study.pictures[study.pictures["source"] == "stamp"]
+    table = study.pictures[study.is_scored]
+    if not table["subject"].duplicated().any():
+        table = table.assign(subject=table["label"])
     angles: dict[str, list[float]] = {"two views of one subject": [], "two subjects": []}
     for number, group in table.groupby("fold"):
         f = study.features(model)[group.index.tolist()].double()
@@ -348,9 +352,10 @@ def yardsticks(study: Study, model: str) -> pd.DataFrame:
         for subject in np.unique(subjects):
             mine = subjects == subject
             pairs = between[np.ix_(mine, mine)][np.triu_indices(mine.sum(), 1)]
-            angles["two views of one subject"].append(np.median(pairs))
+            if len(pairs):
+                angles["two views of one subject"].append(np.median(pairs))
             angles["two subjects"].append(np.median(between[np.ix_(mine, ~mine)]))
-    removed = study.images(model).query("source == 'stamp'").groupby("subject")["image_score"]
+    removed = study.images(model).query("source != 'photo'").groupby("subject")["image_score"]
     angles["null part removed"] = removed.median().tolist()
     records = []
     for what, values in angles.items():
@@ -420,10 +425,10 @@ def _near(
                 for push in _each(study, model, np.array([row]), prompts, angles, 1)
             ]
         )
-        near = study.nearest(z, k, exclude=own["subject"]).rename(columns={"rank": "place"})
+        near = looks(study, z, k, exclude=own["subject"])
         itself = pd.DataFrame({"row": range(len(z)), "place": "photo", "angle": np.nan})
         near = pd.concat([itself.assign(picture=own["picture"], label=own["label"]),
-                          near.astype({"place": str})])
+                          near])
         scored = pushes(study, model, [picture], prompts, angles).drop(
             columns=["picture", "label", "photo"])
         table = near.merge(scored, left_on="row", right_index=True).assign(name=own["label"])

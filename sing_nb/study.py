@@ -24,22 +24,39 @@ import yaml
 from torch.nn.functional import cosine_similarity, normalize
 
 from .errors import SingError
-from .features import FeatureSet, compute_features, feature_key
-from .fetch import data_dir, write_atomic
+from .features import (
+    FeatureSet,
+    Running,
+    compute_embeddings,
+    compute_features,
+    feature_key,
+    run_device,
+)
+from .fetch import cache_dir, data_dir, slug, write_atomic
+from .folders import source_pictures
 from .heads import Classifier, load_classifier
-from .images import picture_file, picture_table, stamps, store_pictures, thumbnail
-from .joint import ConseSpace, load_joint_space
+from .images import (
+    SCORED,
+    photos,
+    picture_file,
+    picture_table,
+    stamp_labels,
+    store_pictures,
+    thumbnail,
+)
+from .joint import ConseSpace, OpenClipSpace, load_joint_space
 from .metrics import angle, attribute_score, image_score
 from .nullspace import HeadSpaces
 from .perturb import matched_removal
 from .profile import build_dir, load_profile, unknown
 from .prompts import class_aliases, imagenet_names, prompt
+from .published import import_translator
 from .stats import cluster_bootstrap, random_basis
 from .translator import RidgeFitter, Translator, grouped_cv, nested_cv
 
 __all__ = ["Study"]
 
-METHOD = 5  # part of every stored table's name: raise it when a table's meaning changes
+METHOD = 6  # part of every stored table's name: raise it when a table's meaning changes
 TOP = 5
 
 
@@ -64,11 +81,6 @@ class Study:
 
     def __init__(self, profile: str = "offline", *, progress: bool = True, **overrides) -> None:
         self.config = load_profile(profile, overrides)
-        if self.config.joint_space != "conse":
-            raise SingError(
-                f"A study needs the joint space 'conse' for now; got "
-                f"{self.config.joint_space!r}. load_joint_space loads open_clip spaces by hand."
-            )
         self.folder = build_dir(profile)
         self.progress = progress
         self._classifiers: dict[str, Classifier] = {}
@@ -77,6 +89,8 @@ class Study:
         self._keys: dict[str, str] = {}
         self._tables: dict[str, pd.DataFrame] = {}
         self._fits: dict[str, list[Translator]] = {}
+        self._published: dict[str, Translator] = {}
+        self._others: dict[str, Study] = {}
 
     # --- pictures, classifiers, features --------------------------------------------------------
 
@@ -87,20 +101,31 @@ class Study:
         ``fold`` is -1 for what is fitted on in every fold (clip art) or never (photographs).
         """
         c = self.config
-        table = picture_table(
-            views=c.views, clipart_views=c.clipart_views, seed=c.seed,
-            stamp_subjects=c.stamp_subjects, clipart_files=c.clipart_files,
-        )
-        subjects = sorted(table.loc[table["source"] == "stamp", "subject"].unique())
+        if c.pictures == "stamps":
+            table = picture_table(
+                views=c.views, clipart_views=c.clipart_views, seed=c.seed,
+                stamp_subjects=c.stamp_subjects, clipart_files=c.clipart_files,
+            )
+        else:
+            found = source_pictures(
+                c.pictures, total=c.total_pictures, seed=c.seed, split=c.picture_split,
+                mapping=c.picture_mapping, progress=self.progress,
+            )
+            table = pd.concat([found, photos()], ignore_index=True)
+        scored = table["source"].isin(SCORED)
+        subjects = table[scored].drop_duplicates("subject").sort_values("subject")
         if len(subjects) < 2 * c.folds:
             raise SingError(
                 f"{len(subjects)} subjects are too few for {c.folds} folds; take at least "
                 f"{2 * c.folds} subjects or fewer folds."
             )
-        shuffled = np.random.default_rng(c.seed).permutation(len(subjects))
-        fold = dict(zip(subjects, shuffled % c.folds, strict=True))
-        stamp = table["source"] == "stamp"
-        table["fold"] = table["subject"].where(stamp).map(fold).fillna(-1).astype(int)
+        place = np.random.default_rng(c.seed).permutation(len(subjects))
+        if c.pictures != "stamps":
+            # Every photo is its own subject: a fold gets its share of each class.
+            order = subjects.assign(place=place).sort_values(["label", "place"]).index
+            place = pd.Series(np.arange(len(order)), order).loc[subjects.index].to_numpy()
+        fold = dict(zip(subjects["subject"], place % c.folds, strict=True))
+        table["fold"] = table["subject"].where(scored).map(fold).fillna(-1).astype(int)
         return table
 
     @property
@@ -114,7 +139,9 @@ class Study:
         return self.pictures
 
     def picture_path(self, picture: str) -> Path:
-        """File of one picture, drawn if it is missing."""
+        """File of one picture, drawn if it is missing, or of a painted one (``renderings/...``)."""
+        if picture.startswith("renderings/"):
+            return self.folder / picture
         found = self.pictures[self.pictures["picture"] == picture]
         if found.empty:
             raise unknown("picture", picture, self.pictures["picture"])
@@ -127,17 +154,18 @@ class Study:
         return table.assign(image=table["picture"].map(drawn))
 
     def examples(self, labels: Sequence[str]) -> list[str]:
-        """Names of one picture for each label: the view in which the subject is largest."""
-        stamps = self.pictures[self.pictures["source"] == "stamp"]
-        stamps = stamps.sort_values("scale", ascending=False, kind="stable")
-        stamps = stamps.drop_duplicates("label").set_index("label")["picture"]
+        """Names of one picture for each label: a stamp's view in which it is largest."""
+        found = self.pictures[self.is_scored]
+        if "scale" in found:
+            found = found.sort_values("scale", ascending=False, kind="stable")
+        found = found.drop_duplicates("label").set_index("label")["picture"]
         for label in labels:
-            if label not in stamps:
-                raise unknown("label", label, stamps.index)
-        return [stamps[label] for label in labels]
+            if label not in found:
+                raise unknown("label", label, found.index)
+        return [found[label] for label in labels]
 
     def label(self, name: str) -> str:
-        """The label of the photo stamps that a name means, in this profile or in another.
+        """The label that a name means, in this profile or in another.
 
         Parameters
         ----------
@@ -147,27 +175,35 @@ class Study:
         Raises
         ------
         SingError
-            If no stamp is called so, with the nearest name that would do.
+            If nothing is called so, with the nearest name that would do.
         """
         labels = self._labels
         if name.lower() not in labels:
             near = get_close_matches(name.lower(), labels, n=1)
             other = name.lower() in class_aliases()
-            advice = " It is an ImageNet class, but no photo stamp shows it." if other else ""
-            raise unknown("class", name, {*near, *self.subjects["label"]}, advice)
+            advice = " It is an ImageNet class, but no picture shows it." if other else ""
+            raise unknown("class", name, {*near, *self.labels}, advice)
         return labels[name.lower()]
 
     @cached_property
     def _labels(self) -> dict[str, str]:
-        """Every usual name of a stamp, in lower case, with its label."""
-        every = dict(stamps(views=1)[["class_index", "label"]].itertuples(index=False))
+        """Every usual name of a label, in lower case; those of the stamps are known everywhere."""
+        stamps = stamp_labels()
+        every = {index: label for label, index in stamps.items()}
+        if self.config.pictures != "stamps":
+            every = dict(enumerate(imagenet_names())) | every
         # Where several labels share a class, one that this profile shows comes first.
         every |= dict(self.subjects[["class_index", "label"]].itertuples(index=False))
         names = {
             alias: every[index] for alias, indices in class_aliases().items()
             for index in sorted(indices) if index in every
         }
-        return names | {label.lower(): label for label in stamps(views=1)["label"]}
+        own = {label.lower(): label for label in self.labels}
+        known = {
+            label.lower(): every.get(index, label) if index >= 0 else label
+            for label, index in stamps.items()
+        }
+        return names | known | own
 
     def known(self, labels: Sequence[str], at_least: int = 2) -> list[str]:
         """Those of the labels that this profile has, filled up from its classes.
@@ -177,37 +213,68 @@ class Study:
         SingError
             If a label is none in any profile (see :meth:`label`).
         """
-        have = self.subjects.sort_values("class_index", ascending=False)["label"]
+        have = self.subjects.sort_values("class_index", ascending=False)["label"].unique()
         named = dict.fromkeys(self.label(label) for label in labels)
         chosen = [label for label in named if label in set(have)]
         rest = [label for label in have if label not in chosen]
         return chosen + rest[: max(0, at_least - len(chosen))]
 
-    def with_tower(self, tower: str) -> Study:
-        """The same pictures and classifiers in the joint space of another tower.
+    def in_space(self, space: str) -> Study:
+        """The same pictures and classifiers in another joint space.
 
         Parameters
         ----------
-        tower : str
-            One of this study's classifiers; the others are compared.
+        space : str
+            One of the profile's ``spaces``: in ConSE a tower, one of this study's classifiers
+            (the others are compared); otherwise the name of a joint space.
         """
-        if tower == self.config.tower:
+        c = self.config
+        if space not in c.spaces:
+            raise unknown("joint space of this study", space, c.spaces)
+        if space == c.spaces[-1 if c.tower else 0]:
             return self
-        settings = dataclasses.asdict(self.config) | {
-            "tower": tower, "models": [name for name in self.config.everyone if name != tower]
-        }
+        settings = dataclasses.asdict(c)
+        if c.tower:
+            settings |= {"tower": space, "models": [name for name in c.everyone if name != space]}
+        else:
+            others = [name for name in c.spaces if name != space]
+            settings |= {"joint_space": space, "other_spaces": others}
+        if space in self._others:
+            return self._others[space]
         name = settings.pop("name")
-        other = Study(name, progress=self.progress, **settings)
-        # What does not depend on the tower is shared: it is large, and the same.
+        other = self._others[space] = Study(name, progress=self.progress, **settings)
+        # What does not depend on the space is shared: it is large, and the same.
         other._classifiers, other._spaces = self._classifiers, self._spaces
         other._features, other._keys = self._features, self._keys
+        other.__dict__["pictures"] = self.pictures
         return other
+
+    def space_title(self, space: str) -> str:
+        """Name for people of one of the profile's ``spaces``."""
+        if self.config.tower:
+            return self.classifier(space).title
+        return self.in_space(space).space.title
 
     def classifier(self, model: str) -> Classifier:
         """A classifier of this study, or any other that can be loaded."""
         if model not in self._classifiers:
             self._classifiers[model] = load_classifier(model)
         return self._classifiers[model]
+
+    def class_names(self, model: str) -> list[str]:
+        """Names of a classifier's logits, numbers where it brings none."""
+        clf = self.classifier(model)
+        return clf.class_names or [f"class {index}" for index in range(len(clf.head.weight))]
+
+    def truth(self, model: str) -> np.ndarray:
+        """Which logit of a classifier is right, for every picture; -1 where none is.
+
+        ImageNet's 1000 classes are known by their order, others by their names.
+        """
+        if len(self.classifier(model).head.weight) == len(imagenet_names()):
+            return self.pictures["class_index"].to_numpy()
+        index = {name.lower(): i for i, name in enumerate(self.class_names(model))}
+        return self.pictures["label"].str.lower().map(index).fillna(-1).astype(int).to_numpy()
 
     def title(self, model: str) -> str:
         """A classifier's name for people; the tower is marked, for it is never ranked."""
@@ -217,7 +284,16 @@ class Study:
     def spaces(self, model: str) -> HeadSpaces:
         """Principal and null space of a classifier's head."""
         if model not in self._spaces:
-            self._spaces[model] = HeadSpaces.from_weight(self.classifier(model).head.weight)
+            spaces = HeadSpaces.from_weight(self.classifier(model).head.weight.cpu())
+            if spaces.null_dim == 0:
+                raise SingError(
+                    f"{model} has an empty null space: its head reads all {spaces.features} "
+                    f"features with {len(self.classifier(model).head.weight)} classes (rank "
+                    f"{spaces.rank}), so that there is nothing to remove. Take it off the models. "
+                    f"`spaces.near_null(energy=0.01)` of a HeadSpaces gives the directions that "
+                    f"carry 1 % of the head's energy, which are weak and not null."
+                )
+            self._spaces[model] = spaces
         return self._spaces[model]
 
     def features(self, model: str) -> torch.Tensor:
@@ -232,9 +308,16 @@ class Study:
         if model not in self._features:
             self._features[model] = compute_features(
                 self.classifier(model), self.pictures, self.picture_folder,
-                self.folder / "features", progress=self.progress,
+                self.folder / "features", running=self.running, key=self.feature_key(model),
+                progress=self.progress,
             )
         return self._features[model]
+
+    @property
+    def running(self) -> Running:
+        """Device, precision, workers and batch."""
+        c = self.config
+        return Running(c.device, c.precision, c.workers, c.batch)
 
     def feature_key(self, model: str) -> str:
         """Short hash of a classifier's weights and transform, and of the pictures."""
@@ -245,32 +328,64 @@ class Study:
     # --- joint space ----------------------------------------------------------------------------
 
     @cached_property
-    def space(self) -> ConseSpace:
+    def space(self) -> ConseSpace | OpenClipSpace:
         """The joint image-text space."""
         c = self.config
+        if c.tower:
+            return load_joint_space(
+                c.joint_space, tower=c.tower, top=c.top_classes, temperature=c.temperature
+            )
         return load_joint_space(
-            c.joint_space, tower=c.tower, top=c.top_classes, temperature=c.temperature
+            c.joint_space, device=run_device(c.device), precision=c.precision,
+            cache=cache_dir() / "texts",
         )
 
     @cached_property
     def embeddings(self) -> torch.Tensor:
-        """Joint embeddings (n, d) of all pictures, from the tower's logits."""
-        # Kept on disk: without them, whoever needs no text would load the sentence encoder.
+        """Joint embeddings (n, d) of all pictures, unit vectors."""
         c = self.config
-        what = (self.feature_key(c.tower), c.joint_space, c.top_classes, c.temperature)
-        key = hashlib.sha256(repr(what).encode()).hexdigest()[:12]
-        path = self.folder / "features" / f"embeddings-{c.tower}-{key}.safetensors"
+        if not c.tower:
+            return compute_embeddings(
+                self.space, self.pictures, self.picture_folder, self.folder / "features",
+                running=self.running, key=self.embedding_key, progress=self.progress,
+            )
+        # Kept on disk: without them, whoever needs no text would load the sentence encoder.
+        path = self.folder / "features" / (
+            f"embeddings-{slug(c.tower)}-{self.embedding_key}.safetensors"
+        )
         if not path.is_file():
             found = self.space.encode_logits(self.logits(c.tower)).contiguous()
             write_atomic(path, safetensors.torch.save({"embeddings": found}))
         return safetensors.torch.load_file(path)["embeddings"]
 
     @cached_property
+    def embedding_key(self) -> str:
+        """Short hash of everything that :attr:`embeddings` depend on."""
+        c = self.config
+        if not c.tower:
+            return feature_key(self.space, self.pictures)
+        what = (self.feature_key(c.tower), c.joint_space, c.top_classes, c.temperature)
+        return hashlib.sha256(repr(what).encode()).hexdigest()[:12]
+
+    @cached_property
     def subjects(self) -> pd.DataFrame:
-        """One row a stamp subject: subject, label, class_index, fold."""
-        stamps = self.pictures[self.pictures["source"] == "stamp"]
+        """One row a subject that is scored: subject, label, class_index, fold."""
+        found = self.pictures[self.is_scored]
         columns = ["subject", "label", "class_index", "fold"]
-        return stamps[columns].drop_duplicates("subject").reset_index(drop=True)
+        return found[columns].drop_duplicates("subject").reset_index(drop=True)
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """Labels of the subjects, each once."""
+        return list(dict.fromkeys(self.subjects["label"]))
+
+    @cached_property
+    def is_scored(self) -> np.ndarray:
+        """Which :attr:`pictures` are fitted on and scored: stamp views, pictures of a folder.
+
+        Clip art is only fitted on, the labelled photographs are never fitted on.
+        """
+        return self.pictures["source"].isin(SCORED).to_numpy()
 
     @cached_property
     def concepts(self) -> list[str]:
@@ -281,7 +396,7 @@ class Study:
     @cached_property
     def vocabulary(self) -> list[str]:
         """Words that embeddings are read in: class names, subjects and concepts."""
-        words = [*imagenet_names(), *self.subjects["label"], *self.concepts]
+        words = [*imagenet_names(), *self.labels, *self.concepts]
         return list({word.lower(): word for word in reversed(words)}.values())[::-1]
 
     def text(self, labels: Sequence[str]) -> torch.Tensor:
@@ -316,17 +431,39 @@ class Study:
     # --- translators ----------------------------------------------------------------------------
 
     def translators(self, model: str) -> list[Translator]:
+        """The translator of every fold, and last the one for pictures from elsewhere.
+
+        They are those of :meth:`fitted`, or all the one that the paper's authors published, if the
+        profile names their folder. That one was not fitted here: no subject is held out, and its
+        card has no lambda.
+        """
+        folder = self.config.published_translators
+        if folder is None:
+            return self.fitted(model)
+        if model not in self._published:
+            found = import_translator(Path(folder).expanduser(), self.classifier(model))
+            if found.weight.shape[0] != self.space.dimensions:
+                raise SingError(
+                    f"The published translators write {found.weight.shape[0]} dimensions, those of "
+                    f"CLIP ViT-L/14; {self.space.title} has {self.space.dimensions}. Take the "
+                    f"joint space open_clip/ViT-L-14-quickgelu:openai."
+                )
+            found.card.update({"lambda": np.nan, "pictures": 0, "held_out_r2": np.nan})
+            self._published[model] = found
+        return [self._published[model]] * (self.config.folds + 1)
+
+    def fitted(self, model: str) -> list[Translator]:
         """One translator a fold, fitted without its subjects; last, one fitted on all subjects.
 
         Lambda is chosen by cross-validation grouped by subject, for each fold among the other
         folds only, so that held-out scores have seen neither weights nor lambda.
         """
         if model not in self._fits:
-            key = self._hash("translator", self.feature_key(model), self._embedding_key())
+            key = self._hash("translator", self.feature_key(model), self.embedding_key)
             count = self.config.folds + 1
             names = [*(str(fold) for fold in range(count - 1)), "all"]
             home = self.folder / "translators"
-            files = [home / f"{model.replace('/', '-')}-{key}-{name}.safetensors" for name in names]
+            files = [home / f"{slug(model)}-{key}-{name}.safetensors" for name in names]
             if not all(path.is_file() for path in files):
                 for path, fitted in zip(files, self._fit(model), strict=True):
                     fitted.save(path)
@@ -334,12 +471,8 @@ class Study:
         return self._fits[model]
 
     def translator(self, model: str) -> Translator:
-        """The translator fitted on all subjects, for pictures from elsewhere."""
+        """The translator for pictures from elsewhere, fitted on all subjects."""
         return self.translators(model)[-1]
-
-    def _embedding_key(self) -> str:
-        c = self.config
-        return self._hash(self.feature_key(c.tower), c.top_classes, c.temperature)
 
     def _fold_fitters(
         self, model: str, z: torch.Tensor | None = None
@@ -410,7 +543,7 @@ class Study:
     # --- tables ---------------------------------------------------------------------------------
 
     def images(self, model: str) -> pd.DataFrame:
-        """One row a stamp view or photograph: scores of its null-removed equivalent.
+        """One row a scored picture or photograph: scores of its null-removed equivalent.
 
         Returns
         -------
@@ -444,9 +577,10 @@ class Study:
         control = self.controls(model).groupby("picture", sort=False)
         for name in ("image_score", "attribute_score", "logit_change"):
             table[f"{name}_control"] = control[name].mean().loc[table["picture"]].to_numpy()
-        winner = before.argmax(1).numpy()
-        table["predicted"] = [clf.class_names[i] for i in winner]
-        table["correct"] = (winner == table["class_index"]).where(table["class_index"] >= 0)
+        winner, truth = before.argmax(1).numpy(), self.truth(model)[rows]
+        names = self.class_names(model)
+        table["predicted"] = [names[i] for i in winner]
+        table["correct"] = pd.Series(winner == truth).where(truth >= 0)
         return table
 
     def controls(self, model: str) -> pd.DataFrame:
@@ -490,7 +624,7 @@ class Study:
     def models(self) -> pd.DataFrame:
         """One row a classifier: medians of AS and IS with intervals and controls.
 
-        Only pictures whose subject is an ImageNet class count. The tower is the last row and is
+        Only pictures of :meth:`scored` count. The tower, if there is one, is the last row and is
         marked in ``role``: it is measured in the space built from itself.
 
         Returns
@@ -568,12 +702,13 @@ class Study:
         )
 
     def scored(self, model: str, draw: int | None = None) -> pd.DataFrame:
-        """Rows of :meth:`images` that are stamps of a true ImageNet class.
+        """Rows of :meth:`images` that count: stamps of a true ImageNet class, folder pictures.
 
         With `draw`, the columns with ``_control`` are of that random draw and not the mean.
         """
         table = self.images(model)
-        table = table[(table["source"] == "stamp") & (table["class_index"] >= 0)]
+        stamp = (table["source"] == "stamp") & (table["class_index"] >= 0)
+        table = table[stamp | (table["source"] == "folder")]
         if draw is None:
             return table
         one = self.controls(model).query("draw == @draw").set_index("picture")
@@ -635,11 +770,10 @@ class Study:
         control : numpy.ndarray
             (draws, views, concepts), after removal of random subspaces of the same size and energy.
         """
-        label, known = self.label(label), set(self.subjects["label"])
+        label, known = self.label(label), set(self.labels)
         if label not in known:
             raise unknown("class", label, known)
-        rows = np.flatnonzero((self.pictures["label"] == label).to_numpy()
-                              & (self.pictures["source"] == "stamp").to_numpy())
+        rows = np.flatnonzero((self.pictures["label"] == label).to_numpy() & self.is_scored)
         f, text = self.features(model)[rows], self.text(concepts)[None]
 
         def angles(features: torch.Tensor) -> np.ndarray:
@@ -693,7 +827,7 @@ class Study:
         return table.sort_values("before").reset_index(drop=True)
 
     def accuracy(self) -> pd.DataFrame:
-        """Each classifier on the 20 labelled ImageNet photos: right, of, and the rank of its head.
+        """Each classifier on the 20 labelled photos: right, of, and the rank of its head.
 
         Returns
         -------
@@ -704,17 +838,18 @@ class Study:
         return self.stored("accuracy", self._accuracy, *self.config.everyone)
 
     def _accuracy(self) -> pd.DataFrame:
-        photo = torch.tensor((self.pictures["source"] == "photo").to_numpy())
-        truth = torch.tensor(self.pictures["class_index"].to_numpy())[photo]
         records = []
         for model in self.config.everyone:
+            truth = self.truth(model)
+            photo = (self.pictures["source"] == "photo").to_numpy() & (truth >= 0)
+            right = self.logits(model)[photo].argmax(1).numpy() == truth[photo]
             clf, spaces = self.classifier(model), self.spaces(model)
             f = self.features(model)
             change = (clf.logits(spaces.remove_null(f)) - clf.logits(f)).abs().max()
             records.append(
                 {
                     "model": model, "title": clf.title,
-                    "right": int((self.logits(model)[photo].argmax(1) == truth).sum()),
+                    "right": int(right.sum()),
                     "photos": int(photo.sum()), "classes": len(clf.head.weight),
                     "features": spaces.features, "rank": spaces.rank,
                     "null_dim": spaces.null_dim, "largest_logit_change": float(change),
@@ -746,12 +881,12 @@ class Study:
             model, title, fold, lambda, pictures (fitted on), r2, cosine, angle (degrees, mean),
             ``constant_cosine`` (of the training mean, which knows nothing of the picture), and
             how often the true name is among the nearest five of all subjects' names:
-            ``top5_tower`` for the picture's own embedding, ``top5_translated``, and ``chance``.
+            ``top5_own`` for the picture's own embedding, ``top5_translated``, and ``chance``.
         """
         return self.stored("fit", self._fit_report, *self.config.everyone)
 
     def _fit_report(self) -> pd.DataFrame:
-        labels = self.subjects["label"].tolist()
+        labels = self.labels
         text = self.text(labels).double()
         fold_of = self.pictures["fold"].to_numpy()
         number = self.pictures["label"].map({name: i for i, name in enumerate(labels)})
@@ -771,7 +906,7 @@ class Study:
                         "cosine": float(cosine_similarity(found, target).mean()),
                         "angle": float(angle(found, target).mean()),
                         "constant_cosine": float(cosine_similarity(constant, target).mean()),
-                        "top5_tower": _top(target, text, truth),
+                        "top5_own": _top(target, text, truth),
                         "top5_translated": _top(found, text, truth),
                         "chance": TOP / len(labels),
                     }
@@ -804,15 +939,26 @@ class Study:
         -------
         pandas.DataFrame
             One row a space: ``space``, ``used`` (whether this study uses it), ``r2`` with ``low``
-            and ``high`` (smallest and largest fold), ``top5_translated``, ``top5_tower``.
+            and ``high`` (smallest and largest fold), ``top5_translated``, ``top5_own``. In ConSE
+            they are other ways to let the tower speak, otherwise the profile's ``spaces``.
         """
         return self.stored(f"targets-{model}", lambda: self._targets(model), model)
 
     def _targets(self, model: str) -> pd.DataFrame:
+        if not self.config.tower:
+            tables = []
+            for space in self.config.spaces:
+                fits = self.in_space(space).fit_report().query("model == @model")
+                scores = fits[["r2", "top5_translated", "top5_own"]].mean().to_dict()
+                tables.append(
+                    {"space": self.space_title(space), "used": space == self.config.joint_space,
+                     "low": fits["r2"].min(), "high": fits["r2"].max()} | scores
+                )
+            return pd.DataFrame(tables)
         tower, encoder = self.space.tower, self.space.encoder
         choices = [(top, None) for top in (20, 50, 75, 100, 200)]
         choices += [(75, temperature) for temperature in (1.0, 2.0, 3.0)]
-        labels = self.subjects["label"].tolist()
+        labels = self.labels
         fold_of = self.pictures["fold"].to_numpy()
         number = self.pictures["label"].map({name: i for i, name in enumerate(labels)})
         spaces = [ConseSpace(tower, encoder, *choice) for choice in choices]
@@ -837,7 +983,7 @@ class Study:
                     {
                         "choice": choice, "r2": float(1 - (answer - goal).square().sum() / energy),
                         "top5_translated": _top(answer, text, truth),
-                        "top5_tower": _top(goal, text, truth),
+                        "top5_own": _top(goal, text, truth),
                     }
                 )
         rows = []
@@ -851,7 +997,7 @@ class Study:
                     == (self.config.top_classes, self.config.temperature),
                     "r2": group["r2"].mean(), "low": group["r2"].min(), "high": group["r2"].max(),
                     "top5_translated": group["top5_translated"].mean(),
-                    "top5_tower": group["top5_tower"].mean(),
+                    "top5_own": group["top5_own"].mean(),
                 }
             )
         return pd.DataFrame(rows)
@@ -898,7 +1044,8 @@ class Study:
         """
         rows = self.rows(pictures)
         f, spaces = self.features(model)[rows], self.spaces(model)
-        index = self.subjects.set_index("label")["class_index"]
+        table = self.pictures.assign(truth=self.truth(model))[self.is_scored]
+        index = table.drop_duplicates("label").set_index("label")["truth"]
         logits = self.classifier(model).logits(f)
         part = spaces.null(f).double() / f.double().norm(dim=1, keepdim=True)
         centred = part - part.mean(0)
@@ -1072,46 +1219,6 @@ class Study:
                     )
         return pd.DataFrame(records)
 
-    def neighbours(
-        self, model: str, pictures: Sequence[str], states: Sequence[str], k: int = 4
-    ) -> pd.DataFrame:
-        """:meth:`around` for pictures in several of their :meth:`states`."""
-        found = self.states(model, pictures)
-        return self.around(pictures, {state: found[state] for state in states}, k)
-
-    def around(
-        self, pictures: Sequence[str], embeddings: dict[str, torch.Tensor], k: int = 4
-    ) -> pd.DataFrame:
-        """Pictures nearest to pictures in several states, one a subject, never their own.
-
-        Parameters
-        ----------
-        pictures : sequence of str
-        embeddings : dict of torch.Tensor
-            For each state (n, d), a row a picture.
-        k : int
-            Neighbours for each.
-
-        Returns
-        -------
-        pandas.DataFrame
-            picture (the neighbour), name (of the picture asked about), state, place (``photo``
-            or the rank), label, angle (degrees; nan for the photo itself).
-        """
-        tables = []
-        for number, (row, name) in enumerate(zip(self.rows(pictures), self.names(pictures))):
-            own = self.pictures.iloc[row]
-            itself = pd.DataFrame(
-                [{"picture": own["picture"], "label": own["label"], "angle": np.nan,
-                  "place": "photo"}]
-            )
-            for state, z in embeddings.items():
-                near = self.nearest(z[[number]], k, exclude=own["subject"])
-                near["place"] = near["rank"].astype(str)
-                both = pd.concat([itself, near.drop(columns=["row", "rank"])])
-                tables.append(both.assign(name=name, state=state))
-        return pd.concat(tables, ignore_index=True)
-
     def names(self, pictures: Sequence[str]) -> list[str]:
         """Labels for people, numbered where one comes twice."""
         labels = self.pictures["label"].iloc[self.rows(pictures)].tolist()
@@ -1141,10 +1248,12 @@ class Study:
         *models : str
             Classifiers whose features it depends on.
         """
-        name = name.replace("/", "-")
+        name = slug(name)
         if name not in self._tables:
             keys = [self.feature_key(model) for model in models]
-            key = self._hash(name, self._embedding_key(), *keys, self.subjects["label"].tolist())
+            if self.config.published_translators:
+                keys += [self.translator(model).card["sha256"] for model in models]
+            key = self._hash(name, self.embedding_key, *keys, self.subjects["label"].tolist())
             path = self.folder / "tables" / f"{name}-{key}.parquet"
             if not path.is_file():
                 buffer = io.BytesIO()

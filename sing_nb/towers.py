@@ -1,7 +1,8 @@
-"""Does the comparison of models survive a change of joint space? Figure 12a's question, offline.
+"""Does the comparison of models survive a change of joint space? Figure 12a's question.
 
-Every classifier of a study takes its turn as the tower that builds the ConSE space. A classifier
-in its own space is a control and is never ranked.
+In ConSE every classifier of a study takes its turn as the tower that builds the space; a
+classifier in its own space is a control and is never ranked. Otherwise the spaces are those of
+the profile, as the paper's CLIP and EVA02.
 """
 
 from __future__ import annotations
@@ -21,19 +22,19 @@ def space_table(study: Study) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        Rows of ``Study.models`` with ``tower``, ``space`` (its title) and ``circular`` (the
-        classifier built this space itself).
+        Rows of ``Study.models`` with ``joint`` (the space), ``space`` (its title) and
+        ``circular`` (the classifier built this space itself).
     """
     return study.stored("space-table", lambda: _space_table(study), *study.config.everyone)
 
 
 def _space_table(study: Study) -> pd.DataFrame:
     tables = []
-    for tower in study.config.everyone:
-        table = study.with_tower(tower).models()
-        table["tower"], table["space"] = tower, study.classifier(tower).title
+    for joint in study.config.spaces:
+        table = study.in_space(joint).models()
+        table["joint"], table["space"] = joint, study.space_title(joint)
         table["title"] = table["model"].map(lambda name: study.classifier(name).title)
-        tables.append(table.assign(circular=table["model"] == tower))
+        tables.append(table.assign(circular=table["model"] == joint))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -43,7 +44,7 @@ def pair_table(study: Study) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        tower, space, first, second (titles), value, low, high (second minus first; 95 %, cluster
+        joint, space, first, second (titles), value, low, high (second minus first; 95 %, cluster
         bootstrap over subjects), and ``neutral`` (neither of the two built the space).
     """
     return study.stored("pair-table", lambda: _pair_table(study), *study.config.everyone)
@@ -52,14 +53,14 @@ def pair_table(study: Study) -> pd.DataFrame:
 def _pair_table(study: Study) -> pd.DataFrame:
     title = {name: study.classifier(name).title for name in study.config.everyone}
     records = []
-    for tower in study.config.everyone:
-        space = study.with_tower(tower)
+    for joint in study.config.spaces:
+        space = study.in_space(joint)
         for first, second in combinations(study.config.everyone, 2):
             records.append(
                 {
-                    "tower": tower, "space": title[tower], "first": title[first],
+                    "joint": joint, "space": study.space_title(joint), "first": title[first],
                     "second": title[second], **space.model_difference(first, second),
-                    "neutral": tower not in (first, second),
+                    "neutral": joint not in (first, second),
                 }
             )
     return pd.DataFrame(records)
@@ -68,5 +69,5 @@ def _pair_table(study: Study) -> pd.DataFrame:
 def same_order(table: pd.DataFrame) -> bool:
     """Whether IS/|AS| puts the classifiers of :func:`space_table` in one order in every space."""
     ratio = table[(table["quantity"] == "ratio") & (table["kind"] == "null space removed")]
-    places = ratio.pivot_table("value", "title", "tower").rank()
+    places = ratio.pivot_table("value", "title", "joint").rank()
     return bool(places.nunique(axis=1).eq(1).all())

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 
 from .metrics import attribute_score, image_score
+from .neighbours import around
 from .nullspace import HeadSpaces
 from .perturb import logit_distance, matched_perturbations
 from .study import Study
@@ -140,7 +141,7 @@ def perturbed_neighbours(
             kind: study.translate(model, (f.double() + pushes[kind]).to(f.dtype), rows)
             for kind in kinds
         }
-        near = study.around(pictures, states, k)
+        near = around(study, pictures, states, k)
         tables.append(near.assign(name=near["name"] + f", seed {seed}"))
     return pd.concat(tables, ignore_index=True)
 
@@ -170,7 +171,7 @@ def neighbours_kept(study: Study, model: str, kinds: Sequence[str], k: int = 3) 
 
 def _kept(study: Study, model: str, kinds: Sequence[str], k: int) -> pd.DataFrame:
     table = study.pictures
-    rows = study.rows(study.examples(study.subjects["label"].unique()))
+    rows = study.rows(study.examples(study.labels))
     f = study.features(model)[rows]
     pushes = _pushes(study, model, rows, study.config.seed)
     states = {"translated": f} | {kind: (f.double() + pushes[kind]).to(f.dtype) for kind in kinds}

@@ -97,6 +97,30 @@ def lite0():
 
 
 @pytest.fixture(scope="session")
+def mini_paper(tmp_path_factory):
+    """Overrides of the profile ``paper`` with small random networks and generated pictures."""
+    from miniatures import paper_like
+
+    return paper_like(tmp_path_factory.mktemp("paper-like"))
+
+
+@pytest.fixture(scope="session")
+def mini_build(tmp_path_factory):
+    """Build folder of everything that is computed from them."""
+    return tmp_path_factory.mktemp("build")
+
+
+@pytest.fixture(scope="session")
+def mini(mini_paper, mini_build):
+    """The study of that miniature: timm, open_clip, an ImageNet folder, Karlo."""
+    import sing_nb
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SING_BUILD", str(mini_build))
+        return sing_nb.Study("paper", progress=False, **mini_paper)
+
+
+@pytest.fixture(scope="session")
 def smoke_book():
     """Folder of the rendered smoke book, built as a reader would build it."""
     from sing_nb.profile import build_dir

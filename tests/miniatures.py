@@ -145,7 +145,9 @@ def paper_like(folder: Path) -> dict[str, object]:
     and random, and an ImageNet folder of generated pictures: the same classes, the same path.
     """
     folder = Path(folder).resolve()
-    resnet = small_timm(folder / "small-resnet", "resnet50", layers=(1, 1, 1, 1))
+    resnet = small_timm(
+        folder / "small-resnet", "resnet50", layers=(1, 1, 1, 1), channels=(16, 32, 64, 288)
+    )
     vit = small_timm(folder / "small-vit", "vit_large_patch16_224", depth=1, img_size=64)
     wnids = ("n02391049", "n02437312", "n04285008", "n01910747", "n02056570", "n03345487")
     imagenet_folder(folder / "imagenet", classes=wnids, per_class=10)

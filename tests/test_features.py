@@ -9,7 +9,7 @@ from torchvision import transforms
 
 import sing_nb.features as module
 from sing_nb.errors import SingError
-from sing_nb.features import compute_features, feature_key
+from sing_nb.features import Running, compute_features, feature_key, run_device
 from sing_nb.heads import wrap_classifier
 from sing_nb.images import photos
 
@@ -47,8 +47,11 @@ def plain_loop(table, model):
     return tuple(np.array(part) for part in zip(*rows))
 
 
-def compute(model, table, folder):
-    return compute_features(model, table, folder / "pictures", folder / "kept", progress=False)
+def compute(model, table, folder, **running):
+    return compute_features(
+        model, table, folder / "pictures", folder / "kept", running=Running(**running),
+        progress=False,
+    )
 
 
 def shards(folder):
@@ -76,8 +79,7 @@ def test_features_are_those_of_a_plain_loop(table, tmp_path):
 def test_batches_and_shards_do_not_show(table, tmp_path, small_shards, monkeypatch):
     whole = compute(classifier(), table, tmp_path / "one")
     monkeypatch.setattr(module, "SHARD", 2)
-    monkeypatch.setattr(module, "BATCH", 1)
-    found = compute(classifier(), table, tmp_path / "two")
+    found = compute(classifier(), table, tmp_path / "two", batch=1)
     assert [len(shards(tmp_path / name)) for name in ("one", "two")] == [3, 2]
     assert_close(found, [part.numpy() for part in whole])
 
@@ -149,3 +151,31 @@ def test_a_classifier_without_transform_is_refused(table, tmp_path):
     model.transform = None
     with pytest.raises(SingError, match="has no transform"):
         compute(model, table, tmp_path)
+
+
+def test_worker_processes_give_the_same_pictures_in_the_same_order(table, tmp_path, small_shards):
+    alone = compute(classifier(), table, tmp_path / "one")
+    found = compute(classifier(), table, tmp_path / "two", workers=2, batch=2)
+    assert_close(found, [part.numpy() for part in alone])
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("bfloat16", 0.02), ("float16", 0.005)])
+def test_mixed_precision_agrees_with_float32_and_is_kept_apart(
+    table, tmp_path, precision, tolerance
+):
+    exact = compute(classifier(), table, tmp_path)
+    mixed = compute(classifier(), table, tmp_path, precision=precision)
+    assert mixed.features.dtype == torch.float32
+    error = (mixed.features - exact.features).norm() / exact.features.norm()
+    assert 0 < error < tolerance
+    # The logits are those of the head in float32, whatever the network ran in.
+    weight, bias = classifier().head
+    again = mixed.features.numpy() @ weight.numpy().T + bias.numpy()
+    assert np.allclose(mixed.logits.numpy(), again, atol=1e-5)
+    assert len(list((tmp_path / "kept").iterdir())) == 2
+
+
+def test_a_device_that_is_not_here_is_refused():
+    assert run_device("cpu") == torch.device("cpu")
+    with pytest.raises(SingError, match="device=auto takes a GPU if there is one"):
+        run_device("a toaster")

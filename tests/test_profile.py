@@ -97,3 +97,39 @@ def test_results_lie_under_build_or_where_one_says(monkeypatch):
     assert build_dir("smoke") == ROOT / "_build" / "smoke"
     monkeypatch.setenv("SING_BUILD", "/elsewhere")
     assert build_dir("smoke") == Path("/elsewhere/smoke")
+
+
+def test_a_tower_is_for_conse_and_for_nothing_else():
+    with pytest.raises(SingError, match=r"Name a tower for conse, or none"):
+        load_profile("smoke", {"joint_space": "open_clip/ViT-B-32-quickgelu:openai"})
+    with pytest.raises(SingError, match=r"Name a tower for conse, or none"):
+        load_profile("smoke", {"tower": None})
+    with pytest.raises(SingError, match="the classifiers take turns as towers"):
+        load_profile("smoke", {"other_spaces": ["open_clip/ViT-B-32-quickgelu:openai"]})
+
+
+def test_the_spaces_of_a_comparison_are_towers_or_joint_spaces():
+    assert load_profile("smoke").spaces == ["lite0", "lite1", "lite2"]
+    paper = load_profile("paper")
+    assert paper.everyone == paper.models
+    assert paper.spaces == [paper.joint_space, *paper.other_spaces]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"precision": "float8"}, "Unknown precision 'float8'"),
+        ({"expected": {"hour": 3}}, "did you mean 'hours'"),
+        ({"workers": -1}, "counts processes, from 0"),
+        ({"batch": 0}, "batch must be at least 1"),
+    ],
+)
+def test_how_a_run_is_run_is_checked(overrides, message):
+    with pytest.raises(SingError, match=message):
+        load_profile("paper", overrides)
+
+
+def test_how_a_run_is_run_does_not_rename_its_tables():
+    other = {"device": "cpu", "workers": 2, "batch": 7, "renderer": "nearest"}
+    assert repr(load_profile("paper", other)) == repr(load_profile("paper"))
+    assert repr(load_profile("paper", {"total_pictures": 9})) != repr(load_profile("paper"))

@@ -152,7 +152,7 @@ def test_the_report_repeats_the_cards(smoke):
         row = report.loc[("lite1", fold)]
         assert (row["lambda"], row["r2"]) == (card["lambda"], pytest.approx(card["held_out_r2"]))
     assert (report["chance"] == 5 / 8).all()
-    shares = report[["top5_tower", "top5_translated"]].to_numpy()
+    shares = report[["top5_own", "top5_translated"]].to_numpy()
     assert ((shares >= 0) & (shares <= 1)).all()
 
 
@@ -409,7 +409,7 @@ def test_the_slide_passes_through_the_removal_and_the_original(smoke, images):
 
 @pytest.fixture(scope="module")
 def other(smoke):
-    return smoke.with_tower("lite0")
+    return smoke.in_space("lite0")
 
 
 def test_another_tower_shares_pictures_features_and_heads(smoke, other):
@@ -429,7 +429,7 @@ def test_another_tower_shares_pictures_features_and_heads(smoke, other):
 
 
 def test_the_own_tower_is_the_study_itself(smoke):
-    assert smoke.with_tower("lite2") is smoke
+    assert smoke.in_space("lite2") is smoke
 
 
 def test_embeddings_of_another_tower_are_its_logits_in_words(smoke, other):
@@ -510,8 +510,6 @@ def test_overrides_give_other_results_in_other_files(smoke, images):
 def test_wrong_overrides_are_refused():
     with pytest.raises(SingError, match="did you mean 'views'"):
         sing_nb.Study("smoke", vews=3)
-    with pytest.raises(SingError, match="needs the joint space 'conse'"):
-        sing_nb.Study("smoke", joint_space="open_clip/ViT-B-32:openai")
     with pytest.raises(SingError, match="8 subjects are too few for 5 folds"):
         _ = sing_nb.Study("smoke", folds=5).pictures
 

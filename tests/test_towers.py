@@ -28,14 +28,14 @@ def ratio(study, model):
 
 
 def test_every_classifier_stands_in_every_space(spaces):
-    cells = spaces[["tower", "model"]].drop_duplicates()
+    cells = spaces[["joint", "model"]].drop_duplicates()
     assert sorted(map(tuple, cells.to_numpy())) == [(a, b) for a in ALL for b in ALL]
-    assert not spaces.duplicated(["tower", "model", "quantity", "kind"]).any()
+    assert not spaces.duplicated(["joint", "model", "quantity", "kind"]).any()
     assert np.isfinite(spaces[["value", "low", "high"]]).all(axis=None)
 
 
 def test_a_classifier_in_its_own_space_is_marked(spaces):
-    marked = spaces.loc[spaces["circular"], ["tower", "model"]]
+    marked = spaces.loc[spaces["circular"], ["joint", "model"]]
     assert sorted(set(map(tuple, marked.to_numpy()))) == [(name, name) for name in ALL]
     assert (spaces["circular"] == (spaces["role"] == "control: the tower itself")).all()
 
@@ -43,20 +43,20 @@ def test_a_classifier_in_its_own_space_is_marked(spaces):
 def test_titles_do_not_depend_on_the_space(spaces):
     titles = {name: f"EfficientNet-L{name[1:]}" for name in ALL}
     assert spaces["title"].tolist() == spaces["model"].map(titles).tolist()
-    assert spaces["space"].tolist() == spaces["tower"].map(titles).tolist()
+    assert spaces["space"].tolist() == spaces["joint"].map(titles).tolist()
 
 
 def test_the_own_space_of_the_study_is_one_of_them(spaces, smoke):
-    own = spaces[spaces["tower"] == "lite2"].reset_index(drop=True)
+    own = spaces[spaces["joint"] == "lite2"].reset_index(drop=True)
     columns = ["model", "role", "quantity", "kind", "value", "low", "high"]
     pd.testing.assert_frame_equal(own[columns], smoke.models()[columns])
 
 
 def test_scores_are_of_the_space_and_the_classifier_that_they_stand_for(spaces, smoke):
     ratios = spaces[(spaces["quantity"] == "ratio") & (spaces["kind"] == "null space removed")]
-    ratios = ratios.set_index(["tower", "model"])["value"]
+    ratios = ratios.set_index(["joint", "model"])["value"]
     for tower in ALL:
-        space = smoke.with_tower(tower)
+        space = smoke.in_space(tower)
         for model in ALL:
             assert ratios[tower, model] == pytest.approx(ratio(space, model))
     assert ratios.nunique() == 9
@@ -67,7 +67,7 @@ def test_scores_are_of_the_space_and_the_classifier_that_they_stand_for(spaces, 
 
 def test_every_pair_is_compared_in_every_space(pairs):
     assert len(pairs) == 9
-    assert not pairs.duplicated(["tower", "first", "second"]).any()
+    assert not pairs.duplicated(["joint", "first", "second"]).any()
     assert (pairs["first"] < pairs["second"]).all()
 
 
@@ -79,14 +79,14 @@ def test_a_pair_is_neutral_where_neither_built_the_space(pairs):
 
 def test_differences_are_second_minus_first_in_the_pairs_space(pairs, smoke):
     for row in pairs.to_dict("records"):
-        space = smoke.with_tower(row["tower"])
+        space = smoke.in_space(row["joint"])
         first, second = (row[k].replace("EfficientNet-L", "l") for k in ("first", "second"))
         assert row["value"] == pytest.approx(ratio(space, second) - ratio(space, first))
         assert row["low"] <= row["value"] <= row["high"]
 
 
 def test_intervals_are_paired_over_subjects(pairs, smoke):
-    space = smoke.with_tower("lite0")
+    space = smoke.in_space("lite0")
     one, two = (space.scored(name).sort_values("picture") for name in ("lite1", "lite2"))
     assert one["picture"].tolist() == two["picture"].tolist()
     names, subjects = sorted(set(one["subject"])), one["subject"].to_numpy()
@@ -99,7 +99,7 @@ def test_intervals_are_paired_over_subjects(pairs, smoke):
             for t in (one, two)
         ]
         found.append(ratios[1] - ratios[0])
-    row = pairs[(pairs["tower"] == "lite0") & pairs["neutral"]].iloc[0]
+    row = pairs[(pairs["joint"] == "lite0") & pairs["neutral"]].iloc[0]
     assert (row["low"], row["high"]) == pytest.approx(tuple(np.percentile(found, [2.5, 97.5])))
 
 
@@ -111,7 +111,7 @@ def planted(ratios):
     rows = []
     for tower, models in ratios.items():
         for title, ratio in models.items():
-            row = {"tower": tower, "title": title, "kind": "null space removed"}
+            row = {"joint": tower, "title": title, "kind": "null space removed"}
             other = -9 * ratio if tower == "x" else 9 * ratio  # in another order
             rows += [
                 row | {"quantity": "ratio", "value": ratio},
@@ -143,6 +143,6 @@ def test_the_order_is_the_same_only_if_every_space_agrees(ratios, same):
 def test_the_order_on_real_spaces_is_that_of_the_sorted_ratios(spaces):
     ratios = spaces[(spaces["quantity"] == "ratio") & (spaces["kind"] == "null space removed")]
     orders = {
-        tuple(group.sort_values("value")["model"]) for _, group in ratios.groupby("tower")
+        tuple(group.sort_values("value")["model"]) for _, group in ratios.groupby("joint")
     }
     assert same_order(spaces) == (len(orders) == 1)

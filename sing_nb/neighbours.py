@@ -1,0 +1,109 @@
+"""What embeddings look like: the nearest photos and, where the profile has a decoder, unCLIP's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+import torch
+
+from .render import Renderer, embedding_length, load_renderer
+from .study import Study
+
+__all__ = ["PAINTED", "around", "looks", "neighbours", "painter"]
+
+PAINTED = "unCLIP"
+"""Place of a painted picture among the nearest photos."""
+
+
+@lru_cache(maxsize=4)  # a decoder is large and slow to load
+def painter(study: Study) -> Renderer | None:
+    """The decoder of the study's profile, or None where the nearest photos stand in.
+
+    Embeddings are painted at the median length of the joint space's own (equation 19).
+    """
+    name = study.config.renderer
+    if name == "nearest":
+        return None
+    photos = study.pictures["picture"][study.is_scored]
+    norm = embedding_length(study.space, [study.picture_path(photo) for photo in photos])
+    return load_renderer(name, norm=norm, seed=study.config.seed, device=study.config.device)
+
+
+def looks(
+    study: Study, z: torch.Tensor, k: int = 4, exclude: str | None = None
+) -> pd.DataFrame:
+    """Nearest photos of embeddings, and their painted pictures where the profile has a decoder.
+
+    Parameters
+    ----------
+    study : Study
+    z : torch.Tensor
+        (n, d).
+    k : int
+        Photos for each embedding.
+    exclude : str, optional
+        A subject whose photos are left out.
+
+    Returns
+    -------
+    pandas.DataFrame
+        row, place (the rank from 1 as text, or ``unCLIP``), picture, label (empty for a painted
+        picture), angle (degrees; nan for a painted picture).
+    """
+    near = study.nearest(z, k, exclude)
+    near["place"] = near.pop("rank").astype(str)
+    if (decoder := painter(study)) is None:
+        return near
+    folder = study.folder / "renderings"
+    paths = decoder.render_to(folder, z.float(), progress=study.progress)
+    painted = pd.DataFrame(
+        {
+            "row": range(len(z)), "place": PAINTED, "label": "", "angle": np.nan,
+            "picture": [str(path.relative_to(study.folder)) for path in paths],
+        }
+    )
+    return pd.concat([painted, near], ignore_index=True)
+
+
+def around(
+    study: Study, pictures: Sequence[str], embeddings: dict[str, torch.Tensor], k: int = 4
+) -> pd.DataFrame:
+    """What pictures look like in several states: nearest photos, one a subject, never their own.
+
+    Parameters
+    ----------
+    study : Study
+    pictures : sequence of str
+    embeddings : dict of torch.Tensor
+        For each state (n, d), a row a picture.
+    k : int
+        Neighbours for each.
+
+    Returns
+    -------
+    pandas.DataFrame
+        picture (the neighbour), name (of the picture asked about), state, place (``photo``, then
+        as in :func:`looks`), label, angle (degrees; nan for the photo itself).
+    """
+    tables = []
+    for number, (row, name) in enumerate(zip(study.rows(pictures), study.names(pictures))):
+        own = study.pictures.iloc[row]
+        itself = pd.DataFrame(
+            [{"picture": own["picture"], "label": own["label"], "angle": np.nan, "place": "photo"}]
+        )
+        for state, z in embeddings.items():
+            near = looks(study, z[[number]], k, exclude=own["subject"])
+            both = pd.concat([itself, near.drop(columns="row")])
+            tables.append(both.assign(name=name, state=state))
+    return pd.concat(tables, ignore_index=True)
+
+
+def neighbours(
+    study: Study, model: str, pictures: Sequence[str], states: Sequence[str], k: int = 4
+) -> pd.DataFrame:
+    """:func:`around` for pictures in several of their :meth:`Study.states`."""
+    found = study.states(model, pictures)
+    return around(study, pictures, {state: found[state] for state in states}, k)
