@@ -49,13 +49,59 @@ def main(argv: list[str] | None = None) -> int:
         stage.add_argument("--threads", type=int, help="processor threads to use")
         for option in options:
             stage.add_argument(f"--{option.rstrip('?')}", required=not option.endswith("?"))
+    _doctor_options(stages)
     args = parser.parse_args(argv)
     try:
+        if args.stage == "doctor":
+            return _doctor(args)
         _run(args)
     except SingError as error:
         print(f"sing {args.stage}: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _doctor_options(stages: argparse._SubParsersAction) -> None:
+    text = "say which profiles can run here, and why not"
+    stage = stages.add_parser("doctor", help=text, description=(
+        f"{text}. Exits with 0 if the profile asked for (offline, if none is) can run, slowly or "
+        "not, and with 1 otherwise. Nothing is downloaded."
+    ))
+    stage.add_argument("--profile", help="only this file in data/profiles; all by default")
+    stage.add_argument("--json", action="store_true", help="every finding, for programs")
+    stage.add_argument(
+        "--measure", type=int, metavar="N",
+        help="also run the profile's networks, randomly weighted, on N generated pictures and "
+        "extrapolate (takes minutes)",
+    )
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    """Print the diagnosis; 0 if the profile asked for, or else offline, can run."""
+    import json
+
+    from .doctor import can_run, diagnose, report
+
+    findings = diagnose(args.profile)
+    measured = None
+    if args.measure is not None:
+        from .costs import measure
+        from .profile import load_profile
+
+        measured = measure(load_profile(args.profile or "offline"), args.measure, progress=True)
+    if args.json:
+        content = {"findings": findings.to_dict("records")}
+        if measured is not None:
+            table = measured.astype(object).where(measured.notna(), None)
+            content["measured"] = table.to_dict("records")
+        print(json.dumps(content, indent=1))
+    else:
+        print(report(findings))
+        if measured is not None:
+            print("\nA small run with random weights, extrapolated to all pictures:")
+            print(measured.round(3).to_string(index=False))
+            print(measured.attrs["networks"].round(3).to_string(index=False))
+    return 0 if can_run(findings, args.profile or "offline") else 1
 
 
 def _run(args: argparse.Namespace) -> None:

@@ -1,8 +1,9 @@
 """Class level: how unevenly classes leak, whether classifiers agree on them, and which concepts a
 class is tied to.
 
-Most classes are one or two photo stamps, so nothing here is an interval for *a* class. Intervals
-across classes draw whole classes; intervals of a class's concepts draw its views.
+Offline, most classes are one or two photo stamps, so nothing there is an interval for *a* class.
+Intervals across classes draw whole classes; intervals of a class's concepts draw its pictures:
+views of a stamp, or photos.
 """
 
 from __future__ import annotations
@@ -185,7 +186,7 @@ def concept_summary(
     Returns
     -------
     pandas.DataFrame
-        ``quantity``, ``value``, ``low``, ``high``. Over views, 95 %: ``strength`` (median over
+        ``quantity``, ``value``, ``low``, ``high``. Over pictures, 95 %: ``strength`` (median over
         concepts of |AS|, degrees), ``strength_control`` (mean over random subspaces),
         ``strength_excess`` (their difference) and ``lead`` (mean angle of `place` minus that of
         the nearest other concept, degrees: negative = it is the nearest; left out where it was
@@ -238,8 +239,8 @@ def concept_difference(
     -------
     dict
         ``value``, ``low``, ``high``: ``strength`` of the second minus that of the first (see
-        :func:`concept_summary`), degrees; 95 %, views drawn within each class; nan where a class
-        has one view only.
+        :func:`concept_summary`), degrees; 95 %, pictures drawn within each class; nan where a
+        class has one only.
     """
     shifts = []
     for label in (first, second):

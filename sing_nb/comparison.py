@@ -23,6 +23,7 @@ from scipy.stats import skew
 from torch.nn.functional import cosine_similarity, normalize
 from tqdm.auto import tqdm
 
+from .errors import SingError
 from .fetch import slug, write_atomic
 from .metrics import angle
 from .neighbours import looks
@@ -95,13 +96,24 @@ class Run(NamedTuple):
 
 
 def split(study: Study, fold: int) -> Split:
-    """Which pictures are fitted on, which decide, and which test, when `fold` is tested."""
+    """Which pictures are fitted on, which decide, and which test, when `fold` is tested.
+
+    Raises
+    ------
+    SingError
+        If nothing is left to fit on.
+    """
     table, c = study.pictures, study.config
     scored = study.is_scored & (table["view"] < c.sweep_views)
     drawing = (table["source"] == "clipart") & (table["view"] == 0)
     test = scored & (table["fold"] == fold)
     validation = scored & (table["fold"] == (fold + 1) % c.folds)
     rest = (scored & ~test & ~validation) | drawing
+    if not rest.any():
+        raise SingError(
+            f"One fold tests a translator and one decides when its training stops; of {c.folds} "
+            f"none is left to fit on. Take at least 3: folds=3."
+        )
     return Split(*(np.flatnonzero(part) for part in (rest, validation, test)))
 
 
@@ -527,7 +539,7 @@ def agreement(study: Study, found: Sequence[Run]) -> pd.DataFrame:
 
 
 def _nearest(study: Study, one: Run) -> pd.Series:
-    """Name of the stamp view or photograph of another subject nearest to each translation."""
+    """Name of the picture of another subject, clip art apart, nearest to each translation."""
     table = study.pictures[study.pictures["source"] != "clipart"]
     near = normalize(one.embeddings, dim=1) @ normalize(study.embeddings[table.index], dim=1).T
     own = one.pictures["subject"].to_numpy()[:, None] == table["subject"].to_numpy()[None]
@@ -559,7 +571,8 @@ def readings(
     -------
     pictures : pandas.DataFrame
         name (label of the photo), state (``own embedding`` or an architecture's title), place
-        (rank from 1; ``photo`` for the photo itself), picture, label, angle (degrees).
+        (``photo`` for the photo itself, otherwise as in :func:`~sing_nb.neighbours.looks`),
+        picture, label, angle (degrees).
     words : pandas.DataFrame
         name, state, rank, word, angle.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -44,7 +45,8 @@ class Running(NamedTuple):
         ``float32``; or ``bfloat16`` or ``float16`` by torch's autocast, for which features agree
         with those of float32 to about 2 % of their length (float16: 0.5 %).
     workers : int
-        Processes that decode and transform pictures; 0 for one thread beside the network.
+        Processes that decode and transform pictures, at most one a processor; 0 for one thread
+        beside the network.
     batch : int
         Pictures at a time.
     """
@@ -315,7 +317,7 @@ def _batches(
     if running.workers:
         # Not forked: the network and its threads already run in this process.
         yield from torch.utils.data.DataLoader(
-            pictures, batch_sampler=groups, num_workers=running.workers,
+            pictures, batch_sampler=groups, num_workers=min(running.workers, os.cpu_count() or 1),
             pin_memory=torch.cuda.is_available(), multiprocessing_context="forkserver",
         )
         return

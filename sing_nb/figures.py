@@ -7,6 +7,7 @@ apart. Text and axis colours are left to the page, which knows whether it is dar
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 
@@ -63,12 +64,14 @@ WIDE = {"width": "container"}
 
 
 def _model_colour(table: pd.DataFrame, title: str = "Classifier") -> alt.Color:
-    """One colour a classifier, in the order of the table; the tower (last) is grey."""
+    """One colour a classifier, in the order of the table; a tower is grey, as controls are."""
     names = list(dict.fromkeys(table["title"]))
+    compared = [name for name in names if not name.endswith("(tower)")]
+    colour = dict(zip(compared, itertools.cycle(MODELS)))
     return alt.Color(
         "title:N", title=title,
         legend=alt.Legend(orient="top", columns=3, symbolOpacity=1, symbolStrokeWidth=2),
-        scale=alt.Scale(domain=names, range=[*MODELS[: len(names) - 1], GREY]),
+        scale=alt.Scale(domain=names, range=[colour.get(name, GREY) for name in names]),
     )
 
 
@@ -121,45 +124,68 @@ def null_plane(table: pd.DataFrame, first: str, second: str) -> alt.LayerChart:
     return alt.layer(tracks, zero, pictures).add_params(keep).properties(height=380, **WIDE)
 
 
-def views(table: pd.DataFrame) -> alt.LayerChart:
-    """Views of stamps with their known factors: one row a subject, one column a view."""
+def views(table: pd.DataFrame) -> alt.Chart:
+    """Pictures of a few classes, one row a class; a view shows its known factors as well.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        Rows of ``Study.pictures`` with thumbnails; ``view`` is the place in the row. Where a
+        background is known, a menu picks a kind.
+    """
     labels = list(dict.fromkeys(table["label"]))
+    views = "background" in table and bool(table["background"].fillna("").ne("").any())
+    factors = [
+        alt.Tooltip("background:N"), alt.Tooltip("hue:Q", title="hue (degrees)", format=".0f"),
+        alt.Tooltip("lightness:Q", title="lightness (0 to 1)", format=".2f"),
+        alt.Tooltip("scale:Q", title="scale (share of side)", format=".2f"),
+        alt.Tooltip("x:Q", format=".2f"), alt.Tooltip("y:Q", format=".2f"),
+        alt.Tooltip("flip:N", title="mirrored"),
+    ]
     base = alt.Chart(table).encode(
-        x=alt.X("view:O", title="view", axis=alt.Axis(labelAngle=0, ticks=False, domain=False)),
+        x=alt.X("view:O", title="view" if views else "picture",
+                axis=alt.Axis(labelAngle=0, ticks=False, domain=False)),
         y=alt.Y("label:N", sort=labels, title=None, axis=alt.Axis(ticks=False, domain=False)),
-        tooltip=[
-            alt.Tooltip("label:N"), alt.Tooltip("background:N"),
-            alt.Tooltip("hue:Q", title="hue (degrees)", format=".0f"),
-            alt.Tooltip("lightness:Q", title="lightness (0 to 1)", format=".2f"),
-            alt.Tooltip("scale:Q", title="scale (share of side)", format=".2f"),
-            alt.Tooltip("x:Q", format=".2f"), alt.Tooltip("y:Q", format=".2f"),
-            alt.Tooltip("flip:N", title="mirrored"),
-        ],
+        tooltip=[alt.Tooltip("label:N"), *(factors if views else [])],
     )
+    size = {"height": 92 * len(labels), **WIDE}
+    pictures = base.mark_image(width=84, height=84).encode(url="image:N")
+    if not views:
+        return pictures.properties(**size)
     kind = _dropdown("kind", ["all", "plain", "gradient", "noise"], "background ")
     return (
-        base.mark_image(width=84, height=84)
-        .encode(
-            url="image:N",
+        pictures.encode(
             opacity=alt.condition(
                 "kind == 'all' || datum.background == kind", alt.value(1), alt.value(0.15)
             ),
         )
         .add_params(kind)
-        .properties(height=92 * len(labels), **WIDE)
+        .properties(**size)
     )
 
 
-def spectrum(table: pd.DataFrame, features: int, rank: int) -> alt.LayerChart:
+def _null_bands(heads: pd.DataFrame) -> alt.Chart:
+    """A band from rank to last direction for each size of head; those of several sizes overlap."""
+    sizes = heads[["rank", "features", "null_dim"]].drop_duplicates()
+    return alt.Chart(sizes).mark_rect(
+        color=VERMILION, opacity=0.2 if len(sizes) == 1 else 0.13).encode(
+        x="rank:Q", x2="features:Q",
+        tooltip=[alt.Tooltip("null_dim:Q", title="null directions"),
+                 alt.Tooltip("features:Q", title="of")])
+
+
+def spectrum(table: pd.DataFrame, heads: pd.DataFrame) -> alt.LayerChart:
     """Singular values of the heads on a log axis, with the null space marked.
 
     Parameters
     ----------
     table : pandas.DataFrame
         ``Study.spectrum``.
-    features, rank : int
-        Width of a feature and rank, for the band that marks the null space.
+    heads : pandas.DataFrame
+        ``Study.accuracy``: sizes of the heads, for the bands that mark null spaces.
     """
+    rank, features = int(heads["rank"].min()), int(heads["features"].max())
+    null = " to ".join(dict.fromkeys(map(str, (heads["null_dim"].min(), heads["null_dim"].max()))))
     hover = alt.selection_point(fields=["title"], bind="legend")
     line = (
         alt.Chart(table)
@@ -176,20 +202,27 @@ def spectrum(table: pd.DataFrame, features: int, rank: int) -> alt.LayerChart:
         )
         .add_params(hover)
     )
-    band = alt.Chart(pd.DataFrame({"from": [rank], "to": [features]})).mark_rect(
-        color=VERMILION, opacity=0.2).encode(x="from:Q", x2="to:Q")
     label = alt.Chart(
-        pd.DataFrame({"x": [(rank + features) / 2], "t": [f"null space: {features - rank}"]})
+        pd.DataFrame({"x": [(rank + features) / 2], "t": [f"null space: {null}"]})
     ).mark_text(color=VERMILION, angle=270, fontSize=13, fontWeight="bold").encode(
         x="x:Q", text="t:N")
-    return alt.layer(band, line, label).properties(height=320, **WIDE)
+    return alt.layer(_null_bands(heads), line, label).properties(height=320, **WIDE)
 
 
-def energy(table: pd.DataFrame, rank: int) -> alt.LayerChart:
-    """Cumulative share of real features' energy along the singular directions of each head."""
+def energy(table: pd.DataFrame, heads: pd.DataFrame) -> alt.LayerChart:
+    """Cumulative share of real features' energy along the singular directions of each head.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        ``Study.energy``.
+    heads : pandas.DataFrame
+        ``Study.accuracy``: sizes of the heads.
+    """
     total = int(table["direction"].max())
+    edges = {1, *heads["rank"], *heads["features"]}
     hover = alt.selection_point(fields=["title"], bind="legend")
-    thin = table[(table["direction"] % 4 == 0) | (table["direction"].isin([1, rank, total]))]
+    thin = table[(table["direction"] % 4 == 0) | table["direction"].isin(edges)]
     line = (
         alt.Chart(thin)
         .mark_line(strokeWidth=2)
@@ -205,13 +238,13 @@ def energy(table: pd.DataFrame, rank: int) -> alt.LayerChart:
         )
         .add_params(hover)
     )
-    even = alt.Chart(pd.DataFrame({"x": [0, total], "y": [0, 1]})).mark_line(
-        color=GREY, strokeDash=[4, 4]).encode(x="x:Q", y="y:Q")
+    even = alt.Chart(pd.DataFrame(
+        [{"x": share * size, "y": share, "size": size}
+         for size in heads["features"].unique() for share in (0, 1)])).mark_line(
+        color=GREY, strokeDash=[4, 4]).encode(x="x:Q", y="y:Q", detail="size:N")
     note = alt.Chart(pd.DataFrame({"x": [0.52 * total], "y": [0.46], "t": ["evenly spread"]})
                      ).mark_text(color=GREY, align="left").encode(x="x:Q", y="y:Q", text="t:N")
-    band = alt.Chart(pd.DataFrame({"from": [rank], "to": [total]})).mark_rect(
-        color=VERMILION, opacity=0.2).encode(x="from:Q", x2="to:Q")
-    return alt.layer(band, even, note, line).properties(height=320, **WIDE)
+    return alt.layer(_null_bands(heads), even, note, line).properties(height=320, **WIDE)
 
 
 def logit_change(table: pd.DataFrame) -> alt.LayerChart:
@@ -232,6 +265,7 @@ def logit_change(table: pd.DataFrame) -> alt.LayerChart:
     long["bin"] = (np.log10(long["change"].clip(lower=1e-9)) * 10).round() / 10
     counts = long.groupby(["title", "kind", "bin"]).size().rename("pictures").reset_index()
     counts["low"], counts["high"] = 10 ** (counts["bin"] - 0.05), 10 ** (counts["bin"] + 0.05)
+    ends = [min(1e-7, float(counts["low"].min())), max(30.0, float(counts["high"].max()))]
     titles = list(dict.fromkeys(table["title"]))
     pick = _dropdown("classifier", titles, "classifier ")
     return (
@@ -240,8 +274,8 @@ def logit_change(table: pd.DataFrame) -> alt.LayerChart:
         .transform_calculate(zero="0")
         .encode(
             x=alt.X("low:Q", title="largest change of any logit (log scale)",
-                    scale=alt.Scale(type="log", domain=[1e-7, 30], nice=False),
-                    axis=alt.Axis(format="~e", values=[1e-7, 1e-5, 1e-3, 1e-1, 10])),
+                    scale=alt.Scale(type="log", domain=ends, nice=False),
+                    axis=alt.Axis(format="~e", values=[1e-9, 1e-7, 1e-5, 1e-3, 1e-1, 10, 1000])),
             x2="high:Q",
             y=alt.Y("pictures:Q", title="pictures", scale=alt.Scale(zero=True)),
             y2="zero:Q",
@@ -282,13 +316,15 @@ def lambda_path(table: pd.DataFrame, chosen: float) -> alt.LayerChart:
     return alt.layer(band, rule, line.add_params(hover)).properties(height=320, **WIDE)
 
 
-def held_out_error(table: pd.DataFrame) -> alt.LayerChart:
-    """Held-out angle of the translator, one dot a subject, by classifier.
+def held_out_error(table: pd.DataFrame, what: str = "subjects") -> alt.LayerChart:
+    """Held-out angle of the translator, one tick a label, by classifier.
 
     Parameters
     ----------
     table : pandas.DataFrame
-        title, label, angle (degrees, mean over the subject's views), image.
+        title, label, angle (degrees, mean over the label's pictures), image.
+    what : str
+        What a label names.
     """
     titles = list(dict.fromkeys(table["title"]))
     pick = _dropdown("classifier", titles, "classifier ")
@@ -296,11 +332,11 @@ def held_out_error(table: pd.DataFrame) -> alt.LayerChart:
     bars = base.mark_bar(color=BLUE, opacity=0.8).encode(
         x=alt.X("angle:Q", bin=alt.Bin(step=2.5), axis=alt.Axis(values=list(range(0, 181, 10))),
                 title="angle between translated and true embedding (degrees)"),
-        y=alt.Y("count():Q", title="held-out subjects"),
-        tooltip=[alt.Tooltip("count():Q", title="subjects")])
+        y=alt.Y("count():Q", title=f"held-out {what}"),
+        tooltip=[alt.Tooltip("count():Q", title=what)])
     ticks = base.mark_tick(thickness=2, color=VERMILION, opacity=0.8, size=14).encode(
         x="angle:Q", y=alt.value(10),
-        tooltip=[alt.Tooltip("image:N", title="image"), alt.Tooltip("label:N", title="subject"),
+        tooltip=[alt.Tooltip("image:N", title="image"), alt.Tooltip("label:N"),
                  alt.Tooltip("angle:Q", title="degrees", format=".1f")])
     return alt.layer(bars, ticks).add_params(pick).properties(height=280, **WIDE)
 
@@ -312,10 +348,15 @@ def targets(table: pd.DataFrame) -> alt.LayerChart:
         table.assign(share=table["top5_translated"], what="translated features"),
     ])
     hover = alt.selection_point(fields=["space"], on="pointerover", empty=True, nearest=True)
+    # Few classes are easily named: then the axis goes on to 100 %. Few spaces have room for a name.
+    top = 0.8 if long["share"].max() < 0.75 else 1.1
+    few = table["space"].nunique() < 4
     base = alt.Chart(long).encode(
-        x=alt.X("r2:Q", title="held-out R² of the translator", scale=alt.Scale(zero=False)),
+        x=alt.X("r2:Q", title="held-out R² of the translator",
+                scale=alt.Scale(zero=False, padding=60) if few else alt.Scale(zero=False)),
         y=alt.Y("share:Q", title="true name among the nearest five",
-                axis=alt.Axis(format="%"), scale=alt.Scale(domain=[0, 0.8])),
+                axis=alt.Axis(format="%", values=[share / 10 for share in range(11)]),
+                scale=alt.Scale(domain=[0, top])),
         color=alt.Color("what:N", title=None, legend=alt.Legend(orient="top", symbolOpacity=1),
                         scale=alt.Scale(domain=["the picture itself", "translated features"],
                                         range=[GREY, BLUE])),
@@ -331,8 +372,8 @@ def targets(table: pd.DataFrame) -> alt.LayerChart:
                  alt.Tooltip("r2:Q", title="R²", format=".3f"),
                  alt.Tooltip("share:Q", title="top five", format=".1%")])
     names = base.transform_filter("datum.what == 'the picture itself'").mark_text(
-        angle=300, align="left", dx=9, dy=-5, fontSize=11).encode(
-        text="space:N", color=alt.value(GREY))
+        fontSize=11, **({"dy": -15} if few else {"angle": 300, "align": "left", "dx": 9, "dy": -5})
+    ).encode(text="space:N", color=alt.value(GREY))
     return alt.layer(rules, names, dots.add_params(hover)).properties(height=340, **WIDE)
 
 
@@ -351,7 +392,7 @@ def score_geometry(label_angle: float) -> alt.LayerChart:
         min=0, max=80, step=1, name="Image Score: how far (degrees) "))
     course = alt.param(name="course", value=60, bind=alt.binding_range(
         min=0, max=180, step=5, name="course: 0 = towards the text, 180 = away (degrees) "))
-    side = 90
+    side = max(90.0, label_angle + 8)
     rings = pd.DataFrame(
         [{"ring": r, "x": r * np.cos(t), "y": r * np.sin(t), "order": i}
          for r in (20, 40, 60, 80) for i, t in enumerate(np.linspace(0, 2 * np.pi, 61))])
@@ -435,12 +476,12 @@ def slide(table: pd.DataFrame) -> alt.LayerChart:
 
 
 def model_scatter(tables: dict[str, pd.DataFrame], level: float = 0.5) -> alt.LayerChart:
-    """AS against IS, one dot a subject, with ellipses, for classifiers and their controls.
+    """AS against IS, one dot a label, with ellipses, for classifiers and their controls.
 
     Parameters
     ----------
     tables : dict
-        For each classifier's title: subject, label, image, and medians over views of
+        For each classifier's title: label, image, and medians over the label's pictures of
         image_score, attribute_score and the same with ``_control``.
     level : float
         Share of a normal cloud inside the ellipse.
@@ -515,13 +556,15 @@ def model_ratio(table: pd.DataFrame) -> alt.LayerChart:
                  alt.Tooltip("low:Q", format=".2f"), alt.Tooltip("high:Q", format=".2f")])
     whiskers = base.mark_rule(strokeWidth=2.5).encode(
         x="low:Q", x2="high:Q", color=alt.value("#5b6470"))
-    return alt.layer(bars, whiskers).add_params(pick).properties(height=220, **WIDE)
+    return alt.layer(bars, whiskers).add_params(pick).properties(
+        height=round(220 / 3 * len(order)), **WIDE)
 
 
 def class_violins(
-    tables: dict[str, pd.DataFrame], shown: int | None = None, row: int = 26
+    tables: dict[str, pd.DataFrame], shown: int | None = None, row: int = 26,
+    most: int | None = None,
 ) -> alt.LayerChart:
-    """Distribution of AS over the views of each class, sorted by each classifier's own medians.
+    """Distribution of AS over the pictures of each class, sorted by each classifier's medians.
 
     Parameters
     ----------
@@ -531,12 +574,16 @@ def class_violins(
         Classes at each end of the order, parted by a dashed line; all classes by default.
     row : int
         Height of a class, pixels.
+    most : int, optional
+        Of more classes, this many evenly over the order.
     """
     shapes, middles, names = [], [], []
     for number, table in enumerate(tables.values()):
         order = table.groupby("label")["attribute_score"].median().sort_values().index.tolist()
         if shown is not None:
             order = list(dict.fromkeys([*order[:shown], *order[-shown:]]))
+        elif most is not None and len(order) > most:
+            order = [order[at] for at in np.linspace(0, len(order) - 1, most).astype(int)]
         names.append(order)
         for place, label in enumerate(order):
             own = table[table["label"] == label]
@@ -553,7 +600,7 @@ def class_violins(
             shapes.append(pd.DataFrame(
                 {"t": number, "p": place, "a": grid, "h": 0.45 * density / density.max()}))
     # Short names and three digits: the page carries a few thousand of these rows.
-    few = pd.DataFrame(columns=["t", "p", "a", "h"], dtype=float)  # too few views for a shape
+    few = pd.DataFrame(columns=["t", "p", "a", "h"], dtype=float)  # too few pictures for a shape
     shapes = (pd.concat(shapes) if shapes else few).round(3)
     middles = pd.DataFrame(middles).round(3)
     points = np.concatenate([shapes["a"], middles["m"], middles["c"]])
@@ -575,10 +622,11 @@ def class_violins(
         y=alt.Y("p:Q", **y),
         tooltip=[alt.Tooltip("label:N", title="class"),
                  alt.Tooltip("m:Q", title="median AS (degrees)", format="+.2f"),
-                 alt.Tooltip("low:Q", title="middle half of the views from", format="+.2f"),
+                 alt.Tooltip("low:Q", title="middle half of the pictures from", format="+.2f"),
                  alt.Tooltip("high:Q", title="to", format="+.2f"),
                  alt.Tooltip("c:Q", title="control (degrees)", format="+.2f"),
-                 "views:Q", "stamps:Q"])
+                 alt.Tooltip("views:Q", title="pictures"),
+                 alt.Tooltip("stamps:Q", title="different photos")])
     size = row * 1.8
     dots = base.mark_point(filled=True, size=size, color="#222", stroke="#fff", opacity=1).encode(
         x=alt.X("m:Q"))
@@ -626,7 +674,7 @@ def string_graph(table: pd.DataFrame, extremes: int | None = None) -> alt.LayerC
         tooltip=["concept:N", alt.Tooltip("before:Q", title="before (degrees)", format=".1f"),
                  alt.Tooltip("after:Q", title="after (degrees)", format=".1f"),
                  alt.Tooltip("attribute_score:Q", title="AS (degrees)", format="+.2f"),
-                 alt.Tooltip("low:Q", title="95 % over views from", format="+.2f"),
+                 alt.Tooltip("low:Q", title="95 % over pictures from", format="+.2f"),
                  alt.Tooltip("high:Q", title="to", format="+.2f"),
                  alt.Tooltip("attribute_score_control:Q", title="control", format="+.2f"),
                  alt.Tooltip("control_low:Q", title="smallest control", format="+.2f"),
@@ -677,8 +725,12 @@ def class_ranks(table: pd.DataFrame, first: str, second: str) -> alt.LayerChart:
         options=["null space removed", "random control"], name="show "))
     top = float(table[["x", "y"]].to_numpy().max()) * 1.05
     scale = alt.Scale(domain=[0, top], nice=False)
-    dots = alt.Chart(table).transform_filter("datum.kind == shown").mark_circle(
-        size=70, opacity=0.75).encode(
+    # Both kinds show the same photos: the page carries each once.
+    images = table.drop_duplicates("label")[["label", "image"]]
+    slim = table[["label", "kind", "x", "y"]].round(4)
+    dots = alt.Chart(slim).transform_filter("datum.kind == shown").transform_lookup(
+        "label", alt.LookupData(images, "label", ["image"])
+    ).mark_circle(size=70, opacity=0.75).encode(
         x=alt.X("x:Q", title=f"median |AS| under {first} (degrees)", scale=scale),
         y=alt.Y("y:Q", title=f"median |AS| under {second} (degrees)", scale=scale),
         color=alt.Color("kind:N", scale=KINDS, legend=None),
@@ -817,13 +869,14 @@ def _corner_photo(table: pd.DataFrame, side: str, down: int) -> alt.Chart:
     ).encode(x=alt.value("width" if right else 0), y=alt.value(0), url="image:N")
 
 
-def _captioned(base: alt.Chart, side: int) -> tuple[alt.Chart, alt.Chart]:
-    """Pictures of a grid, and below each its label and angle."""
+def _captioned(base: alt.Chart, side: int, columns: int) -> tuple[alt.Chart, alt.Chart]:
+    """Pictures of a grid, and below each its label and angle, cut where the column ends."""
     pictures = base.mark_image(width=side, height=side, yOffset=-10).encode(url="image:N")
     names = base.transform_calculate(
         caption="isValid(datum.angle) ? datum.label + ' ' + format(datum.angle, '.0f') + '°'"
-                " : datum.label").mark_text(dy=side / 2, fontSize=11, limit=104).encode(
-        text="caption:N")
+                " : datum.label").mark_text(
+        dy=side / 2, fontSize=11, limit=alt.expr(f"min(104, width / {columns} - 4)")
+    ).encode(text="caption:N")
     return pictures, names
 
 
@@ -833,7 +886,7 @@ def photo_neighbours(table: pd.DataFrame, label: str = "photo ") -> alt.LayerCha
     Parameters
     ----------
     table : pandas.DataFrame
-        ``Study.neighbours`` with thumbnails.
+        ``neighbours.neighbours`` with thumbnails.
     label : str
         Of the menu.
     """
@@ -849,7 +902,7 @@ def photo_neighbours(table: pd.DataFrame, label: str = "photo ") -> alt.LayerCha
                 scale=alt.Scale(domain=places),
                 axis=alt.Axis(domain=False, ticks=False)),
         tooltip=[alt.Tooltip("label:N"), alt.Tooltip("angle:Q", title="degrees", format=".1f")])
-    return alt.layer(*_captioned(base, 62)).add_params(pick).properties(
+    return alt.layer(*_captioned(base, 62, len(states))).add_params(pick).properties(
         height=92 * len(places), **WIDE)
 
 
@@ -1301,16 +1354,18 @@ def translator_photos(table: pd.DataFrame, label: str = "photo ") -> alt.LayerCh
     """
     table = table.assign(state=table["state"].where(table["place"] != "photo", "the photo"))
     table["place"] = table["place"].replace("photo", "1")
+    places = sorted(set(table["place"]), key=lambda place: (place.isdigit(), place))
     states = ["the photo", *(s for s in dict.fromkeys(table["state"]) if s != "the photo")]
     pick = _dropdown("chosen", list(dict.fromkeys(table["name"])), label)
     base = alt.Chart(table).transform_filter("datum.name == chosen").encode(
         x=alt.X("place:N", title="rank in the joint space (1 = nearest)",
+                scale=alt.Scale(domain=places),
                 axis=alt.Axis(orient="top", labelAngle=0, domain=False, ticks=False)),
         y=alt.Y("state:N", sort=states, title=None, scale=alt.Scale(domain=states),
                 axis=alt.Axis(domain=False, ticks=False, labelLimit=90,
                               labelExpr="split(datum.label, ' ')")),
         tooltip=[alt.Tooltip("label:N"), alt.Tooltip("angle:Q", title="degrees", format=".1f")])
-    return alt.layer(*_captioned(base, 56)).add_params(pick).properties(
+    return alt.layer(*_captioned(base, 56, len(places))).add_params(pick).properties(
         height=82 * len(states), **WIDE)
 
 
@@ -1325,19 +1380,22 @@ def space_ratio(table: pd.DataFrame) -> alt.LayerChart:
     table = table[table["quantity"].isin(QUANTITIES)].copy()
     table["name"] = table["quantity"].map(QUANTITIES)
     table["own"] = np.where(table["circular"], "in the space it built (control)", "in another's")
-    spaces = list(dict.fromkeys(table["space"]))
+    spaces, titles = (list(dict.fromkeys(table[column])) for column in ("space", "title"))
+    about, parts = "joint space", "' '"
+    if table["circular"].any():  # a space is called by the classifier that built it
+        titles, about, parts = spaces, "joint space built from", "'-'"
     pick = _dropdown("quantity", [QUANTITIES[q] for q in ("ratio", "image_score",
                                                           "attribute_score")], "quantity ")
     kind = alt.param(name="shown", value="null space removed", bind=alt.binding_radio(
         options=["null space removed", "random control"], name="show "))
     base = alt.Chart(table).transform_filter(
         "datum.name == quantity && datum.kind == shown").encode(
-        y=alt.Y("space:N", sort=spaces, title="joint space built from",
-                axis=alt.Axis(labelExpr="split(datum.label, '-')", labelLimit=120)),
-        yOffset=alt.YOffset("title:N", sort=spaces),
-        color=alt.Color("title:N", title="classifier", sort=spaces,
+        y=alt.Y("space:N", sort=spaces, title=about,
+                axis=alt.Axis(labelExpr=f"split(datum.label, {parts})", labelLimit=120)),
+        yOffset=alt.YOffset("title:N", sort=titles),
+        color=alt.Color("title:N", title="classifier", sort=titles,
                         legend=alt.Legend(orient="top", columns=2),
-                        scale=alt.Scale(domain=spaces, range=MODELS[: len(spaces)])))
+                        scale=alt.Scale(domain=titles, range=MODELS)))
     rules = base.mark_rule(strokeWidth=3).encode(
         x=alt.X("low:Q", title="median, 95 % interval over subjects",
                 scale=alt.Scale(zero=True)), x2="high:Q")
@@ -1350,7 +1408,7 @@ def space_ratio(table: pd.DataFrame) -> alt.LayerChart:
                  alt.Tooltip("low:Q", title="95 % from", format=".2f"),
                  alt.Tooltip("high:Q", title="to", format=".2f")])
     return alt.layer(rules, dots).add_params(pick, kind).properties(
-        height=84 * len(spaces), **WIDE)
+        height=28 * len(titles) * len(spaces), **WIDE)
 
 
 def truncated_heads(table: pd.DataFrame) -> alt.LayerChart:

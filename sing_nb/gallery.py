@@ -14,7 +14,7 @@ import vl_convert
 from .errors import SingError
 from .fetch import write_atomic
 
-__all__ = ["Gallery", "merge_parts", "power", "span", "verdict"]
+__all__ = ["Gallery", "between", "merge_parts", "power", "span", "verdict"]
 
 # Sizes that read at a phone's width too; colours are the page's business.
 TYPE = {
@@ -114,6 +114,19 @@ def span(row: Mapping[str, float], unit: str = "°", digits: int = 1) -> str:
     """
     value, low, high = (f"{row[key]:.{digits}f}" for key in ("value", "low", "high"))
     return f"{value}{unit} ({low} to {high})"
+
+
+def between(values: Iterable[float], form: str = "") -> str:
+    """What several numbers share, as text: ``1000`` if they are equal, else ``24 to 1048``.
+
+    Parameters
+    ----------
+    values : iterable of float
+    form : str
+        Format of a number, as in ``.0%``.
+    """
+    values = list(values)
+    return " to ".join(dict.fromkeys(format(value, form) for value in (min(values), max(values))))
 
 
 def power(value: float) -> str:

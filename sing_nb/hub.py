@@ -29,7 +29,7 @@ def hub_caches() -> dict[str, Path]:
         ``huggingface_hub`` (timm, open_clip, transformers, diffusers, datasets) and ``torch``
         (torchvision).
     """
-    import huggingface_hub
+    import huggingface_hub.constants
     import torch
 
     return {
@@ -51,7 +51,7 @@ def hub_reachable(url: str | None = None) -> bool:
     bool
         False too if ``HF_HUB_OFFLINE`` is set, for the Hugging Face hub.
     """
-    import huggingface_hub
+    import huggingface_hub.constants
 
     if url is None:
         if huggingface_hub.constants.HF_HUB_OFFLINE:
@@ -138,7 +138,7 @@ def from_hub(
 @contextmanager
 def _offline() -> Iterator[None]:
     """The Hugging Face client in offline mode."""
-    import huggingface_hub
+    import huggingface_hub.constants
 
     constants = huggingface_hub.constants
     before, variable = constants.HF_HUB_OFFLINE, os.environ.get("HF_HUB_OFFLINE")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 import yaml
@@ -64,12 +64,16 @@ def method_steps(study: Study, model: str, pictures: Sequence[str], k: int = 2) 
     return pd.concat(tables, ignore_index=True)
 
 
-def wording(study: Study, **asked: str) -> dict[str, str]:
+def wording(
+    study: Study, facts: Mapping[str, str] | None = None, /, **asked: str
+) -> dict[str, str]:
     """Sentences of ``data/wording.yaml`` in the form that is true of this study.
 
     Parameters
     ----------
     study : Study
+    facts : mapping, optional
+        What only the chapter knows, for the braces of its sentences.
     **asked : str
         Name of the sentence in the chapter, and its entry in the file: ``fit_space="space"``.
 
@@ -87,9 +91,9 @@ def wording(study: Study, **asked: str) -> dict[str, str]:
     entries = yaml.safe_load(path.read_text(encoding="utf-8"))
     cases = {
         "conse" if c.tower else "clip", "stamps" if c.pictures == "stamps" else "folder",
-        c.renderer.split("/")[0],
+        c.renderer.split("/")[0], "published" if c.published_translators else "fitted",
     }
-    facts = _facts(study)
+    facts = {**_facts(study), **(facts or {})}
     found = {}
     for name, entry in asked.items():
         if entry not in entries:
@@ -108,6 +112,10 @@ def _facts(study: Study) -> dict[str, str]:
     """What the sentences may mention, as text."""
     c, subjects = study.config, study.subjects
     source, _, name = c.pictures.partition(":")
+    counts = (study.pictures["class_index"] >= 0) | (c.pictures != "stamps")  # Study.scored
+    known = study.pictures[study.is_scored & counts]
+    photos = known.groupby("label")["path"].nunique()
+    few, many = photos.min(), photos.max()
     facts = {
         "models": ", ".join(study.title(name) for name in c.everyone),
         "compared": ", ".join(study.classifier(name).title for name in c.models),
@@ -118,6 +126,9 @@ def _facts(study: Study) -> dict[str, str]:
         {"imagenet": "ImageNet-1k", "imagenette": "Imagenette"}.get(source, name),
         "space": study.space_title(c.spaces[-1 if c.tower else 0]),
         "dimensions": str(study.embeddings.shape[1]),
+        "known_labels": f"{len(photos):,}", "single": str((photos == 1).sum()),
+        "each": f"{few}" if few == many else f"{few} to {many}",
+        "sweep_views": str(c.sweep_views), "decoder": c.renderer.rsplit("/", 1)[-1],
     }
     if c.tower:
         tower = study.classifier(c.tower)

@@ -162,7 +162,7 @@ def photo_cards(study: Study, model: str, pictures: Sequence[str]) -> pd.DataFra
 def mistake_differences(study: Study, model: str) -> pd.DataFrame:
     """Do mistakes have a larger null share or Image Score than what is classified correctly?
 
-    Only stamps of a true ImageNet class count.
+    Only pictures of :meth:`Study.scored` count.
 
     Parameters
     ----------
@@ -173,11 +173,13 @@ def mistake_differences(study: Study, model: str) -> pd.DataFrame:
     -------
     pandas.DataFrame
         ``quantity`` (``null_share``, 0 to 1, or ``image_score``, degrees), ``over`` (``all
-        views``: median of the wrong views minus median of the right ones; ``same subject``: the
-        mean of that difference over the subjects that have both), ``kind`` (null space removed;
-        random control, the mean over subspaces of the same size, for the Image Score also of the
-        same energy; difference of the two), ``value``, ``low``, ``high`` (95 %, whole subjects
-        drawn), ``wrong`` (views) and ``subjects``.
+        pictures``: median of the wrong ones minus median of the right ones; ``same subject``, or
+        ``same class`` where every subject is a single photo: the mean of that difference over
+        those that have both), ``kind`` (null space removed; random control, the mean over
+        subspaces of the same size, for the Image Score also of the same energy; difference of the
+        two), ``value``, ``low``, ``high`` (95 %, whole subjects or classes drawn), ``wrong``
+        (pictures) and ``drawn`` (how many subjects or classes). Nan where no picture is wrong, or
+        every one.
     """
     table = study.scored(model)
     f, spaces = study.features(model), study.spaces(model)
@@ -195,23 +197,28 @@ def mistake_differences(study: Study, model: str) -> pd.DataFrame:
         "null space removed": lambda gap: gap[0], "random control": lambda gap: gap[1],
         "difference": lambda gap: gap[0] - gap[1],
     }
+    groups, within = subjects, "same subject"
+    if table["subject"].is_unique:
+        groups, within = table["label"].to_numpy(), "same class"
     records = []
     for quantity in ("null_share", "image_score"):
         values = np.column_stack([table[[quantity, f"{quantity}_control"]], wrong])
-        own = {subject: _gap(values[subjects == subject]) for subject in np.unique(subjects)}
-        both = {subject: gap for subject, gap in own.items() if np.isfinite(gap).all()}
-        ways = {"all views": (values, subjects, _gap)}
+        own = {name: _gap(values[groups == name]) for name in np.unique(groups)}
+        both = {name: gap for name, gap in own.items() if np.isfinite(gap).all()}
+        ways = {"all pictures": (values, subjects, _gap)}
         if both:
             mean = (np.array(list(both.values())), list(both), lambda v: v.mean(0))
-            ways["same subject"] = mean
+            ways[within] = mean
         for over, (rows, clusters, gap) in ways.items():
             for kind, part in kinds.items():
-                interval = study.interval(
-                    rows, clusters, lambda v, gap=gap, part=part: part(gap(v))
-                )
+                interval = dict.fromkeys(("value", "low", "high"), np.nan)
+                if np.isfinite(gap(rows)).all():
+                    interval = study.interval(
+                        rows, clusters, lambda v, gap=gap, part=part: part(gap(v))
+                    )
                 records.append(
                     {"quantity": quantity, "over": over, "kind": kind, **interval,
-                     "wrong": int(wrong.sum()), "subjects": len(set(clusters))}
+                     "wrong": int(wrong.sum()), "drawn": len(set(clusters))}
                 )
     return pd.DataFrame(records)
 

@@ -236,7 +236,7 @@ def scores(
         there = group[group["reachable"]]
         values = there["attribute_score"].abs() if size else there["attribute_score"]
         records.append(
-            dict(zip(by, names, strict=True)) | _interval(study, values, there["label"])
+            dict(zip(by, names, strict=True)) | _interval(study, values, there)
             | {
                 "sd": values.std(), "pictures": group["picture"].nunique(),
                 "unreached": group.loc[~group["reachable"], "picture"].nunique(),
@@ -279,10 +279,10 @@ def contrasts(study: Study, pushed: pd.DataFrame) -> pd.DataFrame:
     records = []
     for contrast, model, values in pairs:
         values = values.dropna()
+        rows = values.index.to_frame()
         records.append(
             {"contrast": contrast, "model": model, "title": titles[model]}
-            | _interval(study, values, values.index.get_level_values("label"))
-            | {"pictures": values.index.get_level_values("picture").nunique()}
+            | _interval(study, values, rows) | {"pictures": rows["picture"].nunique()}
         )
     return pd.DataFrame(records)
 
@@ -290,7 +290,7 @@ def contrasts(study: Study, pushed: pd.DataFrame) -> pd.DataFrame:
 def changes(study: Study, pushed: pd.DataFrame) -> pd.DataFrame:
     """How many pushed pictures are read differently: another nearest word, another photo.
 
-    Photos are told apart by subject: another view of the same subject is no change.
+    Photos are told apart by label: another picture with the same label is no change.
 
     Parameters
     ----------
@@ -314,16 +314,19 @@ def changes(study: Study, pushed: pd.DataFrame) -> pd.DataFrame:
             changed = (there[column] != there[f"{column}_before"]).astype(float)
             records.append(
                 dict(zip(("model", "title", "kind", "target"), names, strict=True))
-                | {"reading": reading} | _interval(study, changed, there["label"])
+                | {"reading": reading} | _interval(study, changed, there)
                 | {"reached": group["reachable"].mean()}
             )
     return pd.DataFrame(records)
 
 
-def _interval(study: Study, values: pd.Series, clusters: Sequence[str]) -> dict[str, float]:
-    """Mean with its interval over subjects; nan where there is nothing."""
+def _interval(study: Study, values: pd.Series, rows: pd.DataFrame) -> dict[str, float]:
+    """Mean with its interval over the rows' subjects; nan where there is nothing."""
     if len(values) == 0:
         return dict.fromkeys(("value", "low", "high"), np.nan)
+    clusters = rows["label"]
+    if not study.subjects["label"].is_unique:  # a class of several photos, each a subject
+        clusters = study.pictures["subject"].to_numpy()[study.rows(rows["picture"])]
     return study.interval(values, clusters)
 
 
@@ -335,14 +338,17 @@ def yardsticks(study: Study, model: str) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        ``what`` (two views of one subject, two subjects, null part removed), value, low, high:
-        the median over subjects of each subject's median angle, degrees, 95 % over subjects. Where
-        every subject is a single photo, the pictures of one class count as its views.
+        ``what``, value, low, high: the median over subjects of each subject's median angle,
+        degrees, 95 % over subjects. Rows: between two views of one subject, two subjects, and a
+        picture and itself with its null part removed. Where every subject is a single photo, the
+        first two are between two photos of one class, and two classes, over classes.
     """
     table = study.pictures[study.is_scored]
+    views, others = "two views of one subject", "two subjects"
     if not table["subject"].duplicated().any():
         table = table.assign(subject=table["label"])
-    angles: dict[str, list[float]] = {"two views of one subject": [], "two subjects": []}
+        views, others = "two photos of one class", "two classes"
+    angles: dict[str, list[float]] = {views: [], others: []}
     for number, group in table.groupby("fold"):
         f = study.features(model)[group.index.tolist()].double()
         u = normalize(study.translators(model)[number](f), dim=1)
@@ -353,8 +359,8 @@ def yardsticks(study: Study, model: str) -> pd.DataFrame:
             mine = subjects == subject
             pairs = between[np.ix_(mine, mine)][np.triu_indices(mine.sum(), 1)]
             if len(pairs):
-                angles["two views of one subject"].append(np.median(pairs))
-            angles["two subjects"].append(np.median(between[np.ix_(mine, ~mine)]))
+                angles[views].append(np.median(pairs))
+            angles[others].append(np.median(between[np.ix_(mine, ~mine)]))
     removed = study.images(model).query("source != 'photo'").groupby("subject")["image_score"]
     angles["null part removed"] = removed.median().tolist()
     records = []
@@ -403,8 +409,9 @@ def ladder_photos(
         One row a neighbour: name (label of the picture), ``kind`` of direction, ``state`` (the
         Image Score as text), target, reachable, attribute_score (towards the prompt), own_score
         (towards the picture's label; degrees), logit_change, length, word (the nearest), place
-        (``1`` to k, and ``photo``: the picture itself, once, at 0 degrees), picture and label (of
-        the neighbour, never of the own subject), angle (degrees; nan for the picture itself).
+        (as in :func:`~sing_nb.neighbours.looks`, and ``photo``: the picture itself, once, at 0
+        degrees), picture and label (of the neighbour, never of the own subject), angle (degrees;
+        nan for the picture itself and for a painted one).
     """
     found = _near(study, model, pictures, [prompt], angles, k)
     return found.assign(state=found["target"].map("IS {:g}°".format))

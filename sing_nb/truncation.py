@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from .errors import SingError
 from .metrics import attribute_score, image_score
 from .nullspace import HeadSpaces
 from .perturb import matched_removal
@@ -36,10 +37,15 @@ def truncated_heads(study: Study, ranks: Sequence[int] = RANKS) -> pd.DataFrame:
     -------
     pandas.DataFrame
         model, title, rank, null_dim, ``null_share`` (median share of the feature's squared length
-        that this head does not see), ``accuracy`` (of the views of true classes) and ``agreement``
-        (share of views that keep the full head's class), both 0 to 1; ``kind``, ``quantity``
-        (image_score, attribute_score [absolute], ratio), value, low, high (medians over views;
-        95 %, cluster bootstrap over subjects).
+        that this head does not see), ``accuracy`` (of the pictures whose class it knows) and
+        ``agreement`` (share of pictures that keep the full head's class), both 0 to 1; ``kind``,
+        ``quantity`` (image_score, attribute_score [absolute], ratio), value, low, high (medians
+        over pictures; 95 %, cluster bootstrap over subjects).
+
+    Raises
+    ------
+    SingError
+        If no rank is below that of some head.
     """
     name = f"truncated-{'-'.join(map(str, ranks))}"
     return study.stored(name, lambda: _truncated(study, ranks), *study.config.everyone)
@@ -51,6 +57,11 @@ def _truncated(study: Study, ranks: Sequence[int]) -> pd.DataFrame:
         weight = study.classifier(model).head.weight.double()
         _, values, right = torch.linalg.svd(weight, full_matrices=True)
         full = study.spaces(model).rank
+        if all(rank >= full for rank in ranks):
+            raise SingError(
+                f"None of the ranks {', '.join(map(str, ranks))} is below that of {model}'s head, "
+                f"which is {full}: nothing is cut. Take smaller ones."
+            )
         for rank in [full, *(rank for rank in ranks if rank < full)]:
             spaces = HeadSpaces.from_svd(values, right, rank)
             if spaces.null_dim:
@@ -66,7 +77,7 @@ def _one_head(study: Study, model: str, spaces: HeadSpaces) -> pd.DataFrame:
     z = study.translate(model, f, rows)
     removed, length = spaces.remove_null(f), spaces.null(f).norm(dim=1)
     # The truncated head's logits: it reads of a feature what is left without its null part.
-    winner = clf.logits(removed).argmax(1)
+    winner, truth = clf.logits(removed).argmax(1).numpy(), study.truth(model)[rows]
     z_removed = study.translate(model, removed, rows)
     control = []
     for draw in range(study.config.control_draws):
@@ -100,6 +111,6 @@ def _one_head(study: Study, model: str, spaces: HeadSpaces) -> pd.DataFrame:
     return pd.DataFrame(records).assign(
         model=model, title=study.title(model), rank=spaces.rank, null_dim=spaces.null_dim,
         null_share=float(np.median(spaces.null_share(f))),
-        accuracy=float((winner.numpy() == scored["class_index"].to_numpy()).mean()),
-        agreement=float((winner == clf.logits(f).argmax(1)).double().mean()),
+        accuracy=float((winner == truth)[truth >= 0].mean()) if (truth >= 0).any() else np.nan,
+        agreement=float((winner == clf.logits(f).argmax(1).numpy()).mean()),
     )

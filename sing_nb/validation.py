@@ -28,7 +28,7 @@ def perturbations(study: Study, model: str) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row a stamp view or photograph and ``kind`` (see
+        One row a scored picture or photograph and ``kind`` (see
         :func:`~sing_nb.perturb.matched_perturbations`): picture, subject, label, ``length`` (of
         the push, as a share of the feature's), ``logit_change`` (equation 16, at least 0),
         ``probability_change`` (total variation, 0 to 1), ``flipped`` (another class wins),
@@ -129,8 +129,8 @@ def perturbed_neighbours(
     -------
     pandas.DataFrame
         name (label, numbered where it comes twice, and seed), ``state`` (``translated`` or a
-        kind), place (``photo`` or the rank), picture, label, angle (degrees; nan for the photo
-        itself).
+        kind), place (``photo``, or as in :func:`~sing_nb.neighbours.looks`), picture, label,
+        angle (degrees; nan for the photo itself).
     """
     rows = study.rows(pictures)
     f = study.features(model)[rows]
@@ -147,7 +147,7 @@ def perturbed_neighbours(
 
 
 def neighbours_kept(study: Study, model: str, kinds: Sequence[str], k: int = 3) -> pd.DataFrame:
-    """How many of a picture's nearest photos stay nearest after each push, one picture a subject.
+    """How many of a picture's nearest photos stay nearest after each push, one picture a label.
 
     Parameters
     ----------
@@ -175,12 +175,13 @@ def _kept(study: Study, model: str, kinds: Sequence[str], k: int) -> pd.DataFram
     f = study.features(model)[rows]
     pushes = _pushes(study, model, rows, study.config.seed)
     states = {"translated": f} | {kind: (f.double() + pushes[kind]).to(f.dtype) for kind in kinds}
+    subject = table.set_index("picture")["subject"]
     near = {state: [] for state in states}
     for state, feature in states.items():
         z = study.translate(model, feature, rows)
         for number, row in enumerate(rows):
             found = study.nearest(z[[number]], k, exclude=table["subject"].iloc[row])
-            near[state].append(set(found["label"]))
+            near[state].append(set(subject[found["picture"]]))
     kept = np.array(
         [[len(a & b) for a, b in zip(near["translated"], near[kind])] for kind in kinds]
     ).T.astype(float)

@@ -54,7 +54,7 @@ def test_a_class_is_found_by_any_usual_name(smoke, name, label):
 def test_a_wrong_name_gets_the_nearest_right_one(smoke):
     with pytest.raises(SingError, match="Unknown class 'Arabian camell'; did you mean 'arabian c"):
         smoke.label("Arabian camell")
-    with pytest.raises(SingError, match=r"'jellyfish'.* no photo stamp shows it"):
+    with pytest.raises(SingError, match=r"'jellyfish'.* ImageNet class, but no picture shows it"):
         smoke.known(["jellyfish"])
 
 
@@ -314,6 +314,14 @@ def test_violins_are_sorted_by_each_classifiers_own_medians(smoke, shown):
         for column, score in (("m", "attribute_score"), ("c", "attribute_score_control")):
             expected = groups[score].median()[own["label"]]
             np.testing.assert_allclose(own[column], expected, atol=6e-4)
+
+
+def test_of_too_many_classes_some_evenly_over_the_order_are_drawn(smoke):
+    table = smoke.scored("lite0")
+    middles = rows_with(figures.class_violins({"Lite0": table}, most=3), "label", "m", "c")
+    order = smoke.classes("lite0")["label"].tolist()
+    expected = [order[0], order[(len(order) - 1) // 2], order[-1]]
+    assert middles.sort_values("p")["label"].tolist() == expected
 
 
 def test_the_short_string_graph_shows_the_extremes_alone(smoke):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from types import SimpleNamespace
 
@@ -53,6 +54,15 @@ def test_no_subject_is_in_two_parts(warm, fold):
     assert set(stamps["subject"]) == set(warm.subjects["subject"])
     drawings = train[train["source"] == "clipart"]
     assert len(drawings) == drawings["path"].nunique() == warm.config.clipart_files
+
+
+def test_two_folds_leave_nothing_to_fit_on_without_clip_art(study):
+    study.config = dataclasses.replace(study.config, folds=2)
+    photos = study.pictures[study.is_scored]
+    study.__dict__["pictures"] = photos.assign(fold=photos["fold"] % 2).reset_index(drop=True)
+    study.__dict__["is_scored"] = np.ones(len(photos), dtype=bool)
+    with pytest.raises(SingError, match="none is left to fit on"):
+        split(study, 0)
 
 
 def test_what_is_trained_on_and_tested_keeps_apart(study, monkeypatch):

@@ -42,8 +42,8 @@ def test_every_photo_is_a_subject_and_a_fold_has_its_share_of_every_class(mini):
     assert set(table["source"]) == {"folder"}
     assert table["subject"].is_unique
     share = pd.crosstab(table["label"], table["fold"])
-    assert share.shape == (6, 2)
-    assert (share == 4).all(axis=None)
+    assert share.shape == (6, 4)
+    assert (share == 2).all(axis=None)
     apart = mini.pictures[~mini.is_scored]
     assert set(apart["source"]) == {"photo"}
     assert set(apart["fold"]) == {-1}

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
-from sing_nb.overview import method_steps
+from sing_nb.fetch import data_dir
+from sing_nb.overview import method_steps, wording
 
 STATES = ["whole", "null part removed"]
 
@@ -96,3 +99,23 @@ def test_a_picture_may_be_named_by_its_beginning(smoke, pictures, steps):
     stem = pictures[0].rsplit("-", 1)[0]
     again = method_steps(smoke, "lite0", [stem], k=3)
     assert again["words"].tolist() == steps.loc[[0, 2], "words"].tolist()
+
+
+# --- sentences ----------------------------------------------------------------------------------
+
+SENTENCES = yaml.safe_load((data_dir() / "wording.yaml").read_text(encoding="utf-8"))
+BOOK = Path(__file__).resolve().parents[1] / "book"
+
+
+def test_every_sentence_has_a_text_for_both_cases_and_a_chapter():
+    chapters = "".join(path.read_text(encoding="utf-8") for path in BOOK.glob("*.ipynb"))
+    cases = [{"conse", "clip"}, {"stamps", "folder"}, {"nearest", "unclip"}]
+    for name, texts in SENTENCES.items():
+        assert set(texts) in cases, name
+        assert f'=\\"{name}\\"' in chapters, name
+
+
+def test_sentences_can_be_said_of_the_offline_kind(smoke):
+    for name, text in wording(smoke, **{name: name for name in SENTENCES}).items():
+        assert text, name
+        assert "{" not in text, name

@@ -170,24 +170,50 @@ def test_gaps_are_medians_of_wrong_minus_right(smoke, by_hand, gaps):
     assert mixed
     for (quantity, kind), values in columns.items():
         expected = np.median(values[wrong]) - np.median(values[~wrong])
-        assert gaps.loc[(quantity, "all views", kind), "value"] == pytest.approx(expected, abs=1e-6)
+        found = gaps.loc[(quantity, "all pictures", kind), "value"]
+        assert found == pytest.approx(expected, abs=1e-6)
         expected = np.mean([
             np.median(values[wrong & (subjects == s)]) - np.median(values[~wrong & (subjects == s)])
             for s in mixed
         ])
         row = gaps.loc[(quantity, "same subject", kind)]
         assert row["value"] == pytest.approx(expected, abs=1e-6)
-        assert row["subjects"] == len(mixed)
+        assert row["drawn"] == len(mixed)
     assert (gaps["wrong"] == wrong.sum()).all()
 
 
 def test_the_difference_is_null_minus_control(gaps):
     for quantity in ("null_share", "image_score"):
-        for over in ("all views", "same subject"):
+        for over in ("all pictures", "same subject"):
             value = gaps.sort_index().loc[(quantity, over), "value"]
             expected = value["null space removed"] - value["random control"]
             assert value["difference"] == pytest.approx(expected)
     assert (gaps["low"] <= gaps["high"]).all()
+
+
+def test_where_every_photo_is_a_subject_gaps_are_within_classes(fresh, smoke):
+    table = smoke.scored("lite0")
+    table = table.assign(subject=table["picture"], correct=np.arange(len(table)) % 3 != 0)
+    found = photos.mistake_differences(fresh(scored=lambda model: table), "lite0")
+    found = found.set_index(["quantity", "over", "kind"])
+    assert set(found.index.unique("over")) == {"all pictures", "same class"}
+    expected = []
+    for _, own in table.groupby("label"):
+        wrong, right = (own.loc[own["correct"] == is_so, "image_score"] for is_so in (False, True))
+        if len(wrong) and len(right):
+            expected.append(np.median(wrong) - np.median(right))
+    row = found.loc[("image_score", "same class", "null space removed")]
+    assert row["value"] == pytest.approx(np.mean(expected))
+    assert row["drawn"] == len(expected) > 1
+    assert found.loc[("image_score", "all pictures", "difference"), "drawn"] == len(table)
+
+
+@pytest.mark.parametrize("correct", [True, False])
+def test_without_mistakes_or_without_anything_else_nothing_is_claimed(fresh, smoke, correct):
+    table = smoke.scored("lite0").assign(correct=correct)
+    found = photos.mistake_differences(fresh(scored=lambda model: table), "lite0")
+    assert set(found["over"]) == {"all pictures"}
+    assert found[["value", "low", "high"]].isna().all(axis=None)
 
 
 # --- figures ------------------------------------------------------------------------------------

@@ -31,8 +31,11 @@ M, D = 9, 4
 class Planted:
     """A study of four groups with few enough numbers to work with by hand."""
 
-    config = SimpleNamespace(seed=3, bootstrap_draws=30, everyone=["one", "two"])
+    config = SimpleNamespace(
+        seed=3, bootstrap_draws=30, everyone=["one", "two"], pictures="stamps"
+    )
     interval = Study.interval
+    is_scored = Study.is_scored
 
     def __init__(self):
         rng = np.random.default_rng(0)
@@ -101,6 +104,19 @@ def test_groups_are_folders_below_the_first_with_enough_subjects(planted):
 
 def test_two_groups_are_left_even_where_none_is_large_enough(planted):
     assert set(subject_groups(planted, at_least=100)) == {"birds", "mammals"}
+
+
+def test_groups_of_a_folder_are_its_classes_and_ten_at_most(planted, monkeypatch):
+    stamp = planted.pictures["source"] == "stamp"
+    monkeypatch.setattr(planted, "config", SimpleNamespace(pictures="imagenette"))
+    names = planted.pictures["path"].str.split("/").str[4]
+    monkeypatch.setattr(planted, "pictures", planted.pictures.assign(label=names))
+    assert set(subject_groups(planted, at_least=5)) == {"birds", "mammals"}
+    many = [f"{place % 19:02}" for place in range(len(planted.pictures))]
+    monkeypatch.setattr(planted, "pictures", planted.pictures.assign(label=many))
+    found = subject_groups(planted, at_least=1)
+    assert sorted(set(found)) == [f"{number:02}" for number in range(0, 19, 2)]
+    assert stamp[found.index].all()
 
 
 def test_groups_of_the_smoke_study(smoke):

@@ -210,6 +210,24 @@ def test_one_subject_has_a_mean_but_no_interval(smoke):
     assert found[["low", "high"]].isna().all(axis=None)
 
 
+def test_photos_of_one_class_have_an_interval_and_yardsticks(fresh, smoke):
+    # As in a folder of classes: every picture is a subject, and a label has several.
+    pictures = smoke.pictures.assign(subject=smoke.pictures["picture"])
+    scored = pictures[smoke.is_scored]
+    folder = fresh(pictures=pictures, subjects=scored)
+    own = scored.loc[scored["label"] == scored["label"].iloc[0], "picture"].tolist()
+    found = steering.pushes(smoke, "lite0", own, [JELLYFISH], [5.0])
+    (row, _) = steering.scores(folder, found).to_dict("records")
+    assert row["low"] < row["value"] < row["high"]
+    (row,) = steering.contrasts(folder, found).to_dict("records")
+    assert row["low"] < row["value"] < row["high"]
+    sticks = steering.yardsticks(folder, "lite0")
+    names = ["two photos of one class", "two classes", "null part removed"]
+    assert sticks["what"].tolist() == names
+    views = steering.yardsticks(smoke, "lite0")  # a stamp's label is its subject
+    np.testing.assert_allclose(sticks["value"][:2], views["value"][:2])
+
+
 def test_where_nobody_arrives_nothing_is_claimed(smoke, pictures):
     found = steering.pushes(smoke, "lite0", pictures, [JELLYFISH], [179.9])
     (row,) = steering.scores(smoke, found[found["kind"] == TOWARDS]).to_dict("records")
