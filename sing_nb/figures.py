@@ -371,10 +371,16 @@ def targets(table: pd.DataFrame) -> alt.LayerChart:
         tooltip=[alt.Tooltip("space:N"), alt.Tooltip("what:N", title="read from"),
                  alt.Tooltip("r2:Q", title="R²", format=".3f"),
                  alt.Tooltip("share:Q", title="top five", format=".1%")])
-    names = base.transform_filter("datum.what == 'the picture itself'").mark_text(
-        fontSize=11, **({"dy": -15} if few else {"angle": 300, "align": "left", "dx": 9, "dy": -5})
-    ).encode(text="space:N", color=alt.value(GREY))
-    return alt.layer(rules, names, dots.add_params(hover)).properties(height=340, **WIDE)
+    # On a phone two names side by side would meet: the space of this book has its name above.
+    styles = {
+        "datum.used": {"dy": -16}, "!datum.used": {"dy": 18},
+    } if few else {"true": {"angle": 300, "align": "left", "dx": 9, "dy": -5}}
+    names = [
+        base.transform_filter(f"datum.what == 'the picture itself' && {which}").mark_text(
+            fontSize=11, **style).encode(text="space:N", color=alt.value(GREY))
+        for which, style in styles.items()
+    ]
+    return alt.layer(rules, *names, dots.add_params(hover)).properties(height=340, **WIDE)
 
 
 def score_geometry(label_angle: float) -> alt.LayerChart:
@@ -869,15 +875,16 @@ def _corner_photo(table: pd.DataFrame, side: str, down: int) -> alt.Chart:
     ).encode(x=alt.value("width" if right else 0), y=alt.value(0), url="image:N")
 
 
-def _captioned(base: alt.Chart, side: int, columns: int) -> tuple[alt.Chart, alt.Chart]:
-    """Pictures of a grid, and below each its label and angle, cut where the column ends."""
-    pictures = base.mark_image(width=side, height=side, yOffset=-10).encode(url="image:N")
-    names = base.transform_calculate(
-        caption="isValid(datum.angle) ? datum.label + ' ' + format(datum.angle, '.0f') + '°'"
-                " : datum.label").mark_text(
-        dy=side / 2, fontSize=11, limit=alt.expr(f"min(104, width / {columns} - 4)")
-    ).encode(text="caption:N")
-    return pictures, names
+def _captioned(base: alt.Chart, side: int, columns: int) -> tuple[alt.Chart, ...]:
+    """Pictures of a grid, and below each its label, cut where the column ends, and its angle."""
+    pictures = base.mark_image(width=side, height=side, yOffset=-12).encode(url="image:N")
+    names = base.mark_text(
+        dy=side / 2 - 3, fontSize=11, limit=alt.expr(f"width / {columns} - 4")
+    ).encode(text="label:N")
+    angles = base.transform_filter("isValid(datum.angle)").transform_calculate(
+        caption="format(datum.angle, '.0f') + '°'").mark_text(
+        dy=side / 2 + 9, fontSize=11).encode(text="caption:N")
+    return pictures, names, angles
 
 
 def photo_neighbours(table: pd.DataFrame, label: str = "photo ") -> alt.LayerChart:
@@ -1366,7 +1373,7 @@ def translator_photos(table: pd.DataFrame, label: str = "photo ") -> alt.LayerCh
                               labelExpr="split(datum.label, ' ')")),
         tooltip=[alt.Tooltip("label:N"), alt.Tooltip("angle:Q", title="degrees", format=".1f")])
     return alt.layer(*_captioned(base, 56, len(places))).add_params(pick).properties(
-        height=82 * len(states), **WIDE)
+        height=86 * len(states), **WIDE)
 
 
 def space_ratio(table: pd.DataFrame) -> alt.LayerChart:

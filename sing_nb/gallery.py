@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import altair as alt
+import pandas as pd
 import vl_convert
 
 from .errors import SingError
 from .fetch import write_atomic
 
-__all__ = ["Gallery", "between", "merge_parts", "power", "span", "verdict"]
+if TYPE_CHECKING:
+    from IPython.display import HTML
+
+__all__ = ["Gallery", "between", "merge_parts", "power", "sentences", "span", "verdict"]
 
 # Sizes that read at a phone's width too; colours are the page's business.
 TYPE = {
@@ -101,7 +107,7 @@ class Gallery:
 
 
 def span(row: Mapping[str, float], unit: str = "°", digits: int = 1) -> str:
-    """An estimate with its interval as text: ``9.2° (8.7 to 9.9)``.
+    """An estimate with its interval as text: ``9.2° (8.7 to 9.9)``, or what of it is missing.
 
     Parameters
     ----------
@@ -112,7 +118,11 @@ def span(row: Mapping[str, float], unit: str = "°", digits: int = 1) -> str:
     digits : int
         Decimals.
     """
+    if not math.isfinite(row["value"]):
+        return "not measured"
     value, low, high = (f"{row[key]:.{digits}f}" for key in ("value", "low", "high"))
+    if not (math.isfinite(row["low"]) and math.isfinite(row["high"])):
+        return f"{value}{unit} (no interval)"
     return f"{value}{unit} ({low} to {high})"
 
 
@@ -134,6 +144,15 @@ def power(value: float) -> str:
     digit, exponent = f"{value:.0e}".split("e")
     raised = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
     return f"{digit}\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}10{raised}"
+
+
+def sentences(table: pd.DataFrame) -> HTML:
+    """A table whose cells hold text, shown whole and with line breaks; nothing reads ``–``."""
+    from IPython.display import HTML
+
+    table = table.astype(object).where(table.notna() & (table != ""), "–").rename_axis(None)
+    with pd.option_context("display.max_colwidth", None):
+        return HTML(table.to_html(classes="sentences", border=0))
 
 
 def verdict(holds: bool) -> str:

@@ -154,6 +154,22 @@ class Profile:
         return [*dict.fromkeys([*self.models, *([self.tower] if self.tower else [])])]
 
     @property
+    def pair(self) -> tuple[str, str]:
+        """The first two classifiers, which the prose compares.
+
+        Raises
+        ------
+        SingError
+            If there is but one.
+        """
+        if len(self.models) < 2:
+            raise SingError(
+                f"The chapters on models and classes compare two classifiers; models has only "
+                f"{self.models[0]}. Name one more."
+            )
+        return self.models[0], self.models[1]
+
+    @property
     def spaces(self) -> list[str]:
         """Joint spaces that classifiers are compared in: names, or in ConSE its towers."""
         return self.everyone if self.tower else [self.joint_space, *self.other_spaces]

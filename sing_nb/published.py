@@ -14,9 +14,10 @@ from .errors import SingError
 from .heads import Classifier, model_names
 from .translator import Translator
 
-__all__ = ["import_translator", "published_translators"]
+__all__ = ["PUBLISHED_SPACE", "import_translator", "published_translators"]
 
 BACKEND = "kakao_karlo_v1_alpha_image_variations"
+PUBLISHED_SPACE = "open_clip/ViT-L-14-quickgelu:openai"
 WIDTH = 768  # of CLIP ViT-L/14 image embeddings
 KEYS = {
     "model_name": str, "translator_name": str, "architecture": str, "embedding_backend": str,

@@ -42,9 +42,10 @@ def subject_groups(study: Study, at_least: int = 8) -> pd.Series:
         of ``study.pictures``. Of more groups than ten, ten evenly over the list of names.
     """
     scored = study.pictures[study.is_scored]
-    group = scored["label"]
     if study.config.pictures == "stamps":
         group = scored["path"].str.extract(r".*/stamps/[^/]+/([^/.]+)", expand=False)
+    else:
+        group = scored["label"]
     subjects = scored["subject"].groupby(group).nunique().sort_values()
     enough = min(at_least, subjects.iloc[-2])
     names = sorted(subjects.index[subjects >= enough])

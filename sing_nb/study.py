@@ -44,13 +44,13 @@ from .images import (
     store_pictures,
     thumbnail,
 )
-from .joint import ConseSpace, OpenClipSpace, load_joint_space
+from .joint import ConseSpace, OpenClipSpace, joint_spaces, load_joint_space
 from .metrics import angle, attribute_score, image_score
 from .nullspace import HeadSpaces
 from .perturb import matched_removal
 from .profile import build_dir, load_profile, unknown
 from .prompts import class_aliases, imagenet_names, prompt
-from .published import import_translator
+from .published import PUBLISHED_SPACE, import_translator
 from .stats import cluster_bootstrap, random_basis
 from .translator import RidgeFitter, Translator, grouped_cv, nested_cv
 
@@ -148,10 +148,25 @@ class Study:
         store_pictures(found, self.picture_folder, progress=False)
         return picture_file(found.iloc[0], self.picture_folder)
 
-    def with_thumbnails(self, table: pd.DataFrame, side: int = 72) -> pd.DataFrame:
-        """A table with the column ``image``: a small copy of the row's ``picture``."""
-        drawn = {name: thumbnail(self.picture_path(name), side) for name in set(table["picture"])}
-        return table.assign(image=table["picture"].map(drawn))
+    def with_thumbnails(
+        self, table: pd.DataFrame, side: int = 72, most: int | None = None
+    ) -> pd.DataFrame:
+        """A table with the column ``image``: a small copy of the row's ``picture``.
+
+        Parameters
+        ----------
+        table : pandas.DataFrame
+        side : int
+            Longer side in pixels.
+        most : int, optional
+            Of more pictures only so many, evenly over the table, get one, the others an empty
+            text: a page that carries thousands would load for minutes.
+        """
+        names = table["picture"].unique()
+        if most is not None and len(names) > most:
+            names = names[np.linspace(0, len(names) - 1, most).astype(int)]
+        drawn = {name: thumbnail(self.picture_path(name), side) for name in names}
+        return table.assign(image=table["picture"].map(drawn).fillna(""))
 
     def examples(self, labels: Sequence[str]) -> list[str]:
         """Names of one picture for each label: a stamp's view in which it is largest."""
@@ -442,11 +457,14 @@ class Study:
             return self.fitted(model)
         if model not in self._published:
             found = import_translator(Path(folder).expanduser(), self.classifier(model))
-            if found.weight.shape[0] != self.space.dimensions:
+            # A space of the data file that is not theirs may have as many dimensions all the same.
+            other = self.space.name in joint_spaces() and self.space.name != PUBLISHED_SPACE
+            if other or found.weight.shape[0] != self.space.dimensions:
                 raise SingError(
                     f"The published translators write {found.weight.shape[0]} dimensions, those of "
-                    f"CLIP ViT-L/14; {self.space.title} has {self.space.dimensions}. Take the "
-                    f"joint space open_clip/ViT-L-14-quickgelu:openai."
+                    f"CLIP ViT-L/14; {self.space.title} is another space, of "
+                    f"{self.space.dimensions}. Take the joint space {PUBLISHED_SPACE} alone "
+                    f"(other_spaces: [])."
                 )
             found.card.update({"lambda": np.nan, "pictures": 0, "held_out_r2": np.nan})
             self._published[model] = found
@@ -908,7 +926,7 @@ class Study:
                         "constant_cosine": float(cosine_similarity(constant, target).mean()),
                         "top5_own": _top(target, text, truth),
                         "top5_translated": _top(found, text, truth),
-                        "chance": TOP / len(labels),
+                        "chance": min(1.0, TOP / len(labels)),
                     }
                 )
         return pd.DataFrame(records)
@@ -948,11 +966,13 @@ class Study:
         if not self.config.tower:
             tables = []
             for space in self.config.spaces:
-                fits = self.in_space(space).fit_report().query("model == @model")
-                scores = fits[["r2", "top5_translated", "top5_own"]].mean().to_dict()
+                study = self.in_space(space)
+                fits = study.fit_report().query("model == @model")
+                scores = fits[["top5_translated", "top5_own"]].mean().to_dict()
+                r2 = [one.card["held_out_r2"] for one in study.fitted(model)[:-1]]
                 tables.append(
                     {"space": self.space_title(space), "used": space == self.config.joint_space,
-                     "low": fits["r2"].min(), "high": fits["r2"].max()} | scores
+                     "r2": np.mean(r2), "low": min(r2), "high": max(r2)} | scores
                 )
             return pd.DataFrame(tables)
         tower, encoder = self.space.tower, self.space.encoder
@@ -1046,6 +1066,12 @@ class Study:
         f, spaces = self.features(model)[rows], self.spaces(model)
         table = self.pictures.assign(truth=self.truth(model))[self.is_scored]
         index = table.drop_duplicates("label").set_index("label")["truth"]
+        for label in (first, second):
+            if index[label] < 0:
+                raise SingError(
+                    f"{label} is no class of {model}, so that no logit of it can be shown; choose "
+                    f"one of {', '.join(index.index[index >= 0][:9])}."
+                )
         logits = self.classifier(model).logits(f)
         part = spaces.null(f).double() / f.double().norm(dim=1, keepdim=True)
         centred = part - part.mean(0)

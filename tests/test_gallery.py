@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from sing_nb.errors import SingError
-from sing_nb.gallery import Gallery, merge_parts, power, span, verdict
+from sing_nb.gallery import Gallery, between, merge_parts, power, sentences, span, verdict
 
 ALT = "Three bars that grow from left to right."
 
@@ -150,6 +150,9 @@ def test_estimates_are_written_with_their_interval():
     row = {"value": 9.24, "low": 8.66, "high": 9.9}
     assert span(row) == "9.2° (8.7 to 9.9)"
     assert span(row, unit="", digits=2) == "9.24 (8.66 to 9.90)"
+    nan = float("nan")
+    assert span({"value": 9.24, "low": nan, "high": nan}) == "9.2° (no interval)"
+    assert span({"value": nan, "low": nan, "high": nan}) == "not measured"
 
 
 @pytest.mark.parametrize(
@@ -162,3 +165,21 @@ def test_small_and_large_numbers_are_powers_of_ten(value, text):
 
 def test_verdicts_are_the_words_of_the_paper_map():
     assert [verdict(True), verdict(False)] == ["holds here", "differs here"]
+
+
+@pytest.mark.parametrize(
+    ("values", "form", "text"),
+    [([1000, 1000], "", "1000"), ([1048, 24, 280], "", "24 to 1048"),
+     ([0.218, 0.222], ".0%", "22%"), ([0.51, 0.02], ".0%", "2% to 51%")],
+)
+def test_numbers_that_read_alike_are_said_once(values, form, text):
+    assert between(values, form) == text
+
+
+def test_a_table_of_sentences_is_shown_whole_and_escaped():
+    long = "word " * 40
+    shown = sentences(pd.DataFrame({"note": [long, "", "a < b"], "hours": [1.5, None, 2]})).data
+    assert long.strip() in shown
+    assert "a &lt; b" in shown
+    assert shown.count("<td>–</td>") == 2
+    assert 'class="dataframe sentences"' in shown

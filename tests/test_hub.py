@@ -47,7 +47,9 @@ def no_hub(monkeypatch):
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
 
 
-@pytest.mark.parametrize(("code", "answers"), [(200, True), (404, True), (403, False), (503, False)])
+@pytest.mark.parametrize(
+    ("code", "answers"), [(200, True), (404, True), (403, False), (503, False)]
+)
 def test_any_answer_counts_but_a_refusal_on_the_way(server, code, answers):
     assert hub_reachable(f"{server}/{code}") is answers
 

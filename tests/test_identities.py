@@ -97,7 +97,7 @@ def test_a_shifted_translator_has_a_slope_left(fresh, smoke):
     fits = smoke.translators("lite0")
     step = torch.full_like(fits[0].bias, 1e-3)
     shifted = [dataclasses.replace(fits[0], bias=fits[0].bias + step), *fits[1:]]
-    table = translator_checks(fresh(translators=lambda model: shifted))
+    table = translator_checks(fresh(fitted=lambda model: shifted))
     assert fails(table) == [4]
     # By hand: away from the minimum by a shift e, the gradient is 2 n e for the bias and
     # 2 n e mean(f)^T for the weight.
@@ -114,14 +114,14 @@ def test_a_shifted_translator_has_a_slope_left(fresh, smoke):
 def test_a_translator_of_another_lambda_has_a_slope_left(fresh, smoke):
     *folds, last = smoke.translators("lite0")
     wrong = Translator(last.weight, last.bias, last.card | {"lambda": last.card["lambda"] * 1.1})
-    assert fails(translator_checks(fresh(translators=lambda model: [*folds, wrong]))) == [4]
+    assert fails(translator_checks(fresh(fitted=lambda model: [*folds, wrong]))) == [4]
 
 
 def test_a_translator_that_saw_its_held_out_fold_has_a_slope_left(fresh, smoke):
     first, *others, last = smoke.translators("lite0")
     card = first.card | {"lambda": last.card["lambda"]}
     leaked = Translator(last.weight, last.bias, card)
-    found = translator_checks(fresh(translators=lambda model: [leaked, *others, last]))
+    found = translator_checks(fresh(fitted=lambda model: [leaked, *others, last]))
     assert fails(found) == [4]
 
 
@@ -135,7 +135,8 @@ def test_a_score_that_is_off_by_half_a_degree_shows_by_half_a_degree(
     table.loc[table.index[3], column] += 0.5
     found = score_checks(fresh(scored=lambda model: table)).set_index("equation")
     assert found.index[~found["holds"]].tolist() == [equation]
-    assert found.loc[equation, "residual"] == pytest.approx(0.5, abs=1e-6)
+    # Texts come in batches, and a batch of another size rounds otherwise.
+    assert found.loc[equation, "residual"] == pytest.approx(0.5, abs=2e-5)
 
 
 def test_scores_of_another_translator_fail(fresh, smoke):

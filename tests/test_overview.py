@@ -109,13 +109,34 @@ BOOK = Path(__file__).resolve().parents[1] / "book"
 
 def test_every_sentence_has_a_text_for_both_cases_and_a_chapter():
     chapters = "".join(path.read_text(encoding="utf-8") for path in BOOK.glob("*.ipynb"))
-    cases = [{"conse", "clip"}, {"stamps", "folder"}, {"nearest", "unclip"}]
+    cases = [
+        {"conse", "clip"}, {"stamps", "folder"}, {"nearest", "unclip"}, {"fitted", "published"},
+    ]
     for name, texts in SENTENCES.items():
         assert set(texts) in cases, name
         assert f'=\\"{name}\\"' in chapters, name
 
 
 def test_sentences_can_be_said_of_the_offline_kind(smoke):
-    for name, text in wording(smoke, **{name: name for name in SENTENCES}).items():
+    # What only a chapter knows stands in braces, too.
+    chapters = dict.fromkeys(re.findall(r"{(\w+)}", str(SENTENCES)), "said")
+    own = wording(smoke, one="classes_photos", two="sweep_same", three="pictured")
+    assert own["one"].startswith("Of the 8 classes, 8 are a single photo stamp.")
+    assert "2 views of each stamp" in own["two"]
+    assert "unCLIP was not run" in own["three"]
+    for name, text in wording(smoke, chapters, **{name: name for name in SENTENCES}).items():
         assert text, name
         assert "{" not in text, name
+
+
+def test_sentences_are_plain_text():
+    # Glue puts them on the page as they are: a reader would see the marks.
+    for name, texts in SENTENCES.items():
+        for text in texts.values():
+            assert not re.search(r"`|\*\*|{\w+:\w+}", text), name
+
+
+def test_a_chapter_may_add_what_only_it_knows(smoke):
+    said = wording(smoke, {"floor": "3.1°"}, here="floor")["here"]
+    assert said.startswith("EfficientNet-Lite2 builds the joint space")
+    assert "It is 3.1°: this is the floor" in said

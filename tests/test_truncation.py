@@ -172,3 +172,19 @@ def test_a_head_without_null_space_is_scored_only_when_cut(fresh, smoke):
 def test_a_rank_of_zero_is_refused(fresh):
     with pytest.raises(SingError, match="between 1 and 1000; got 0"):
         truncated_heads(fresh(), ranks=(0,))
+
+
+def test_ranks_that_cut_nothing_are_refused(fresh):
+    with pytest.raises(SingError, match="None of the ranks 1000, 1200 is below that of lite0's"):
+        truncated_heads(fresh(), ranks=(1000, 1200))
+
+
+def test_accuracy_goes_by_what_is_right_for_the_classifier(fresh, smoke):
+    rows = smoke.rows(smoke.scored("lite0")["picture"])
+    winner = smoke.logits("lite0").argmax(1).numpy()
+    truth = np.full(len(winner), -1)
+    truth[rows] = winner[rows]
+    truth[rows[0]], truth[rows[1]] = -1, winner[rows[1]] + 1  # one unknown, one wrong
+    table = truncated_heads(fresh(truth=lambda model: truth), ranks=(400,))
+    full = table.loc[table["rank"] == 1000, "accuracy"]
+    assert full.unique() == pytest.approx([1 - 1 / (len(rows) - 1)])
