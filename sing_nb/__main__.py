@@ -112,6 +112,16 @@ def _run(args: argparse.Namespace) -> None:
     config, overrides, parameters = resolve(args.profile, args.settings, [*chapters, SWEEP])
     folder = build_dir(args.profile)
     if args.stage == "check":
+        if config.tower is None:
+            # What lies on hubs may be missing: said at once and together, not rule by rule.
+            from .doctor import can_run, diagnose, report
+
+            findings = diagnose(args.profile, overrides)
+            if not can_run(findings, args.profile):
+                raise SingError(
+                    f"the profile {args.profile} cannot run here. The profile offline works now: "
+                    f"it needs no hub.\n\n{report(findings)}"
+                )
         return
     if args.stage == "chapter":
         notebook = BOOK / f"{args.chapter}.ipynb"

@@ -10,7 +10,7 @@ import os
 import platform
 import shutil
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -37,7 +37,9 @@ class Finding(NamedTuple):
     advice: str = ""
 
 
-def diagnose(profile: str | None = None) -> pd.DataFrame:
+def diagnose(
+    profile: str | None = None, overrides: Mapping[str, object] | None = None
+) -> pd.DataFrame:
     """Look at everything that profiles need here; nothing is downloaded or computed.
 
     Hubs are asked whether they answer, all at once and for five seconds at most.
@@ -46,6 +48,8 @@ def diagnose(profile: str | None = None) -> pd.DataFrame:
     ----------
     profile : str, optional
         A file in ``data/profiles``; all of them by default.
+    overrides : mapping, optional
+        Keys of the profile with other values.
 
     Returns
     -------
@@ -65,7 +69,7 @@ def diagnose(profile: str | None = None) -> pd.DataFrame:
     rows = []
     for name in names:
         try:
-            config = load_profile(name)
+            config = load_profile(name, overrides)
         except SingError as error:
             if profile:
                 raise
@@ -556,13 +560,13 @@ def _renderer(config: Profile) -> Finding:
     kind, _, source = config.renderer.partition("/")
     if kind == "nearest":
         return Finding("ok", "the nearest photo")
-    from .render import DRAWING
+    from .render import DRAWING, RANGE
 
     home = Path(importlib.util.find_spec("diffusers").origin).parent / "pipelines"
     if not any((home / part).is_dir() for part in ("deprecated/unclip", "unclip")):
         return Finding(
             "missing", f"diffusers {importlib.metadata.version('diffusers')} has no unCLIP",
-            "Install diffusers >=0.30,<0.43, or take --set renderer=nearest.",
+            f"Install {RANGE}, or take --set renderer=nearest.",
         )
     folder = Path(source).expanduser()
     width, wanted = _space_width(config.joint_space), 768

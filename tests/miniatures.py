@@ -157,6 +157,7 @@ def paper_like(folder: Path) -> dict[str, object]:
         "other_spaces": [small_open_clip(folder / "other-clip", seed=1)],
         "pictures": f"imagenet:{folder / 'imagenet'}", "total_pictures": 48,
         "renderer": f"unclip/{small_karlo(folder / 'small-karlo')}",
+        "expected": {},
         "precision": "float32", "workers": 0, "batch": 16, "folds": 4, "control_draws": 2,
         "bootstrap_draws": 50, "lambdas": [1.0, 10.0, 100.0],
         "sweep_architectures": ["ridge", "linear", "mlp3"], "sweep_losses": ["mse", "cosine"],

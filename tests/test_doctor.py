@@ -103,7 +103,7 @@ def test_small_models_of_ones_own_are_found(offline, tmp_path, monkeypatch):
     from miniatures import small_open_clip
 
     space, weights = small_open_clip(tmp_path / "clip"), tmp_path / "own.safetensors"
-    monkeypatch.setattr(doctor, "load_profile", lambda name: load_profile("imagenette", {
+    monkeypatch.setattr(doctor, "load_profile", lambda name, overrides=None: load_profile("imagenette", {
         "models": [f"timm/test_resnet:{weights}", "no_model", "timm/resnet50.a1_in2k"],
         "joint_space": space, "other_spaces": ["open_clip/ViT-B-32:opnai"],
     }))
@@ -126,7 +126,7 @@ def test_this_machine_is_held_against_what_is_expected(
     offline, monkeypatch, changed, check, status
 ):
     smoke = load_profile("smoke")
-    monkeypatch.setattr(doctor, "load_profile", lambda name: load_profile(
+    monkeypatch.setattr(doctor, "load_profile", lambda name, overrides=None: load_profile(
         "smoke", {"expected": smoke.expected | changed}
     ))
     assert row(diagnose("smoke"), check).status == status
@@ -187,3 +187,31 @@ def test_tables_for_the_page(offline):
     assert report(diagnose("smoke")).splitlines()[0].startswith("This machine: ")
     with pytest.raises(SingError, match="Unknown profile"):
         diagnose("none")
+
+
+def test_a_hub_profile_is_refused_before_anything_runs_and_in_one_message(offline, capsys):
+    assert main(["check", "--profile", "paper"]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("sing check: the profile paper cannot run here. The profile offline")
+    for part in ("weights of dinovit", "run `export IMAGENET=<folder>` first", "copy the cache"):
+        assert part in said.err
+    assert "Traceback" not in said.err
+
+
+def test_overrides_are_what_is_examined(offline, mini_paper):
+    assert can_run(diagnose("paper", mini_paper), "paper")
+    found = diagnose("paper", mini_paper | {"joint_space": "open_clip/local-dir:/nowhere"})
+    assert not can_run(found, "paper")
+
+
+def test_in_a_notebook_an_error_is_its_message_and_no_traceback(capsys):
+    from IPython.core.interactiveshell import InteractiveShell
+
+    shell = InteractiveShell()
+    shell.run_cell("import sing_nb\nsing_nb.load_classifier('timm/resnet50_of_nowhere')")
+    said = capsys.readouterr()
+    shown = said.out + said.err
+    assert "resnet50_of_nowhere" in shown
+    assert "Traceback" not in shown
+    assert len(shown.splitlines()) <= 2
