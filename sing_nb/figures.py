@@ -1561,15 +1561,15 @@ def null_sizes(table: pd.DataFrame) -> alt.LayerChart:
     table["text"] = [f"{n:,} of {m:,}" for n, m in zip(table["null_dim"], table["features"])]
     long = table.melt(
         ["title", "features", "share", "text"], ["null_dim", "principal"], "space", "count")
-    names = {"null_dim": "null (the head cannot see it)", "principal": "principal"}
+    names = {"null_dim": "null", "principal": "principal"}
     long["space"] = long["space"].map(names)
     tip = ["title:N", alt.Tooltip("space:N"), alt.Tooltip("count:Q", title="dimensions"),
            alt.Tooltip("features:Q"), alt.Tooltip("share:Q", title="null share", format=".1%")]
-    y = alt.Y("title:N", sort=table["title"].tolist(), title=None, axis=alt.Axis(labelLimit=190))
+    y = alt.Y("title:N", sort=table["title"].tolist(), title=None, axis=alt.Axis(labelLimit=150))
     bars = alt.Chart(long).mark_bar().encode(
         y=y, x=alt.X("count:Q", title="features (dimensions of the head's input)"), tooltip=tip,
         order=alt.Order("space:N"),
-        color=alt.Color("space:N", title=None, legend=alt.Legend(orient="top", columns=1),
+        color=alt.Color("space:N", title=None, legend=alt.Legend(orient="top", columns=2),
                         scale=alt.Scale(domain=list(names.values()), range=[VERMILION, BLUE])))
     # Beside the bar: a label inside would not fit a null space of 24 dimensions.
     texts = alt.Chart(table).mark_text(align="left", dx=4).encode(

@@ -103,11 +103,10 @@ def test_small_models_of_ones_own_are_found(offline, tmp_path, monkeypatch):
     from miniatures import small_open_clip
 
     space, weights = small_open_clip(tmp_path / "clip"), tmp_path / "own.safetensors"
-    monkeypatch.setattr(doctor, "load_profile", lambda name, overrides=None: load_profile("imagenette", {
+    found = diagnose("imagenette", {
         "models": [f"timm/test_resnet:{weights}", "no_model", "timm/resnet50.a1_in2k"],
         "joint_space": space, "other_spaces": ["open_clip/ViT-B-32:opnai"],
-    }))
-    found = diagnose("imagenette")
+    })
     assert row(found, f"joint space {space}").ok
     assert str(weights) in row(found, f"weights of timm/test_resnet:{weights}").found
     assert "Unknown classifier 'no_model'" in row(found, "weights of no_model").found
