@@ -89,7 +89,7 @@ def diagnose(
 
 
 def diagnosis_table(findings: pd.DataFrame | None = None) -> pd.DataFrame:
-    """One row a profile of this machine's diagnosis: profile, here, because.
+    """One row a profile of this machine's diagnosis: profile, here, because (names of checks).
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ def diagnosis_table(findings: pd.DataFrame | None = None) -> pd.DataFrame:
         bad = group[group["status"] == verdict] if verdict != "ok" else group[:0]
         rows.append({
             "profile": name, "here": VERDICTS[verdict],
-            "because": "; ".join(f"{row.check}: {row.found}" for row in bad.itertuples()),
+            "because": ", ".join(bad["check"]),
         })
     return pd.DataFrame(rows, columns=["profile", "here", "because"])
 

@@ -150,7 +150,8 @@ def sentences(table: pd.DataFrame) -> HTML:
     """A table whose cells hold text, shown whole and with line breaks; nothing reads ``–``."""
     from IPython.display import HTML
 
-    table = table.astype(object).where(table.notna() & (table != ""), "–").rename_axis(None)
+    table = table.astype(object).where(table.notna() & (table != ""), "–")
+    table = table.rename_axis(None).rename_axis(None, axis=1)
     with pd.option_context("display.max_colwidth", None):
         return HTML(table.to_html(classes="sentences", border=0))
 
