@@ -29,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from .errors import SingError
 from .features import Running, compute_embeddings, compute_features, run_device
 from .fetch import SOURCES, read_manifest
-from .heads import load_classifier, model_names, wrap_classifier
+from .heads import load_classifier, name_parts, wrap_classifier
 from .images import SIDE
 from .joint import SentenceEncoder, load_joint_space
 from .profile import Profile
@@ -153,13 +153,7 @@ def build_network(name: str, device: str = "meta") -> tuple[nn.Module, Callable,
     SingError
         If the architecture cannot be known here.
     """
-    row = model_names().get(name)
-    if row:
-        source, ident, weights = row["source"], row["id"], str(row.get("weights", ""))
-    else:
-        source, _, rest = name.partition("/")
-        ident, _, weights = (rest, "", "") if source == "transformers" else rest.partition(":")
-    weights = weights.removeprefix("file:")
+    source, ident, weights = name_parts(name)
     own = source == "transformers" and Path(ident).is_dir()
     if own or Path(weights).expanduser().is_file():
         classifier = load_classifier(name)

@@ -426,15 +426,9 @@ def _place(name: str) -> _Place | Path | str:
     """
     if name.startswith("open_clip/"):
         return _space_place(name)
-    from .heads import model_names
+    from .heads import model_names, name_parts
 
-    row = model_names().get(name)
-    if row:
-        source, ident, weights = row["source"], row["id"], str(row.get("weights", ""))
-    else:
-        source, _, rest = name.partition("/")
-        ident, _, weights = (rest, "", "") if source == "transformers" else rest.partition(":")
-    weights = weights.removeprefix("file:")
+    source, ident, weights = name_parts(name)
     if weights.startswith("package:"):
         return weights.removeprefix("package:")
     if source == "timm" and not weights:

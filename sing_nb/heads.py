@@ -25,7 +25,9 @@ from .fetch import data_dir
 from .hub import from_hub
 from .prompts import imagenet_names
 
-__all__ = ["Classifier", "Head", "load_classifier", "model_names", "wrap_classifier"]
+__all__ = [
+    "Classifier", "Head", "load_classifier", "model_names", "name_parts", "wrap_classifier",
+]
 
 NO_HUB = "lite0, lite1 and lite2 need no hub"
 
@@ -398,6 +400,24 @@ def model_names() -> dict[str, dict[str, object]]:
     return yaml.safe_load((data_dir() / "models.yaml").read_text(encoding="utf-8"))
 
 
+def name_parts(name: str) -> tuple[str, str, str]:
+    """What a classifier's name says, unchecked.
+
+    Returns
+    -------
+    source, ident, weights : str
+        As in ``data/models.yaml``; a checkpoint's path without ``file:``. Parts that the name
+        does not have are empty.
+    """
+    row = model_names().get(name)
+    if row:
+        source, ident, weights = row["source"], row["id"], str(row.get("weights", ""))
+    else:
+        source, _, rest = name.partition("/")
+        ident, _, weights = (rest, "", "") if source == "transformers" else rest.partition(":")
+    return source, ident, weights.removeprefix("file:")
+
+
 def load_classifier(name: str) -> Classifier:
     """Load a pretrained classifier.
 
@@ -427,14 +447,8 @@ def load_classifier(name: str) -> Classifier:
         told without a download is told before it.
     """
     known = model_names()
-    if name in known:
-        row = known[name]
-        source, ident, weights = row["source"], row["id"], row.get("weights", "")
-        title = row["title"]
-    else:
-        source, _, rest = name.partition("/")
-        ident, _, weights = (rest, "", "") if source == "transformers" else rest.partition(":")
-        title = name
+    title = known[name]["title"] if name in known else name
+    source, ident, weights = name_parts(name)
     if source not in _LOADERS or not ident:
         close = difflib.get_close_matches(name, known, n=1)
         raise SingError(
@@ -444,7 +458,6 @@ def load_classifier(name: str) -> Classifier:
             f"torchvision/<name>:<weights>, transformers/<id>, or timm/<architecture>:<file>; for "
             f"a model of your own use wrap_classifier."
         )
-    weights = str(weights).removeprefix("file:")
     classifier = _LOADERS[source](name, ident, weights)
     if title == name and _is_file(weights):
         path = Path(weights)

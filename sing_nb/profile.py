@@ -213,7 +213,12 @@ def load_profile(name: str, overrides: Mapping[str, object] | None = None) -> Pr
     if name not in profile_names():
         raise unknown("profile", name, profile_names())
     path = data_dir() / "profiles" / f"{name}.yaml"
-    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise SingError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, Mapping):
+        raise SingError(f"{path} needs lines of the form `key: value`; see offline.yaml beside it.")
     values = {"name": name}
     for where, source in ((str(path), content), ("the overrides", overrides or {})):
         for key, value in source.items():

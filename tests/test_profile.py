@@ -43,6 +43,18 @@ def test_unknown_profiles_and_keys_get_a_suggestion():
         load_profile("smoke", {"name": "other"})
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("about: a: b\n", r"odd\.yaml is not YAML: .* line 1"), ("- lite0\n", "`key: value`")],
+)
+def test_a_file_that_is_no_profile_is_named(text, message, tmp_path, monkeypatch):
+    (tmp_path / "profiles").mkdir()
+    (tmp_path / "profiles" / "odd.yaml").write_text(text)
+    monkeypatch.setattr(module, "data_dir", lambda: tmp_path)
+    with pytest.raises(SingError, match=message):
+        load_profile("odd")
+
+
 def test_a_profiles_name_does_not_leave_the_folder():
     with pytest.raises(SingError, match="Unknown profile"):
         load_profile("../models")
