@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from .images import picture_file, store_pictures
 from .render import Renderer, embedding_length, load_renderer
 from .study import Study
 
@@ -19,17 +20,20 @@ PAINTED = "unCLIP"
 
 
 @lru_cache(maxsize=4)  # a decoder is large and slow to load
-def painter(study: Study) -> Renderer | None:
-    """The decoder of the study's profile, or None where the nearest photos stand in.
+def painter(study: Study) -> Renderer:
+    """What draws an embedding in this study: the decoder of its profile, or the nearest photo.
 
-    Embeddings are painted at the median length of the joint space's own (equation 19).
+    A decoder paints at the median length of the joint space's own embeddings (equation 19).
     """
-    name = study.config.renderer
-    if name == "nearest":
-        return None
-    photos = study.pictures["picture"][study.is_scored]
-    norm = embedding_length(study.space, [study.picture_path(photo) for photo in photos])
-    return load_renderer(name, norm=norm, seed=study.config.seed, device=study.config.device)
+    c = study.config
+    shown = study.pictures if c.renderer == "nearest" else study.pictures[study.is_scored]
+    shown = shown[shown["source"] != "clipart"]
+    store_pictures(shown, study.picture_folder, progress=study.progress)
+    paths = [picture_file(row, study.picture_folder) for row in shown.to_dict("records")]
+    if c.renderer == "nearest":
+        return load_renderer(c.renderer, embeddings=study.embeddings[shown.index], paths=paths)
+    norm = embedding_length(study.space, paths)
+    return load_renderer(c.renderer, norm=norm, seed=c.seed, device=c.device)
 
 
 def looks(
@@ -55,10 +59,10 @@ def looks(
     """
     near = study.nearest(z, k, exclude)
     near["place"] = near.pop("rank").astype(str)
-    if (decoder := painter(study)) is None:
+    if study.config.renderer == "nearest":
         return near
     folder = study.folder / "renderings"
-    paths = decoder.render_to(folder, z.float(), progress=study.progress)
+    paths = painter(study).render_to(folder, z.float(), progress=study.progress)
     painted = pd.DataFrame(
         {
             "row": range(len(z)), "place": PAINTED, "label": "", "angle": np.nan,

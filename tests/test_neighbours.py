@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from sing_nb import figures
-from sing_nb.neighbours import PAINTED, neighbours, shared
+from sing_nb.neighbours import PAINTED, neighbours, painter, shared
 
 STATES = ["translated", "null part removed", "random part removed"]
 
@@ -55,3 +56,12 @@ def test_what_is_painted_stands_between_the_photo_and_the_ranks(smoke):
     assert rows["y"]["scale"]["domain"] == ["the photo", *STATES]
     plain = figures.translator_photos(near.assign(image="data:")).to_dict()["layer"][0]["encoding"]
     assert plain["x"]["scale"]["domain"] == ["1", "2"]
+
+
+def test_offline_an_embedding_is_drawn_by_its_nearest_photo(smoke):
+    photos = smoke.pictures[smoke.pictures["source"] != "clipart"]
+    row = photos.index[-1]
+    (drawn,) = painter(smoke)(smoke.embeddings[[row]])
+    own = Image.open(smoke.picture_path(photos["picture"].iloc[-1])).convert("RGB")
+    own.thumbnail((256, 256), Image.Resampling.LANCZOS)
+    assert drawn.tobytes() == own.tobytes()
