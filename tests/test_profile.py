@@ -145,3 +145,9 @@ def test_how_a_run_is_run_does_not_rename_its_tables():
     other = {"device": "cpu", "workers": 2, "batch": 7, "renderer": "nearest"}
     assert repr(load_profile("paper", other)) == repr(load_profile("paper"))
     assert repr(load_profile("paper", {"total_pictures": 9})) != repr(load_profile("paper"))
+
+
+def test_prose_that_compares_two_classifiers_asks_for_two():
+    assert load_profile("smoke").pair == ("lite0", "lite1")
+    with pytest.raises(SingError, match="models has only lite0"):
+        _ = load_profile("smoke", {"models": ["lite0"]}).pair
