@@ -83,11 +83,14 @@ class SentenceEncoder:
         # Its bar for a file of 90 MB would stand as an output of its own in every chapter.
         logging.disable_progress_bar()
         self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        self._model = AutoModel.from_pretrained(folder, local_files_only=True).eval()
+        model = AutoModel.from_pretrained(folder, local_files_only=True).eval()
+        # In float32 a text's seventh digit depends on the batch that it comes in, which is enough
+        # to move an angle by 1e-5 degrees from run to run.
+        self._model = model.double()
 
     @torch.inference_mode()
     def __call__(self, texts: Sequence[str], batch: int = 128) -> torch.Tensor:
-        """Unit embeddings (n, 384) of texts."""
+        """Unit embeddings (n, 384) of texts, float64; the same whatever the batch."""
         parts = []
         for start in range(0, len(texts), batch):
             tokens = self._tokenizer(
@@ -153,7 +156,7 @@ class ConseSpace:
         self._cache: dict[str, torch.Tensor] = {}
         raw = encoder([prompt(name) for name in tower.class_names])
         self._centre = raw.mean(0)
-        self._classes = normalize(raw - self._centre, dim=-1)
+        self._classes = normalize(raw - self._centre, dim=-1).float()
 
     @property
     def title(self) -> str:
@@ -198,7 +201,7 @@ class ConseSpace:
         _check_texts(texts)
         fresh = [text for text in dict.fromkeys(texts) if text not in self._cache]
         if fresh:
-            found = normalize(self.encoder(fresh) - self._centre, dim=-1)
+            found = normalize(self.encoder(fresh) - self._centre, dim=-1).float()
             self._cache.update(zip(fresh, found, strict=True))
         return torch.stack([self._cache[text] for text in texts])
 

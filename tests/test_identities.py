@@ -135,8 +135,7 @@ def test_a_score_that_is_off_by_half_a_degree_shows_by_half_a_degree(
     table.loc[table.index[3], column] += 0.5
     found = score_checks(fresh(scored=lambda model: table)).set_index("equation")
     assert found.index[~found["holds"]].tolist() == [equation]
-    # Texts come in batches, and a batch of another size rounds otherwise.
-    assert found.loc[equation, "residual"] == pytest.approx(0.5, abs=2e-5)
+    assert found.loc[equation, "residual"] == pytest.approx(0.5, abs=1e-6)
 
 
 def test_scores_of_another_translator_fail(fresh, smoke):

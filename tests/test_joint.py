@@ -359,3 +359,10 @@ def test_the_listed_spaces_are_open_clips(monkeypatch):
             assert (architecture, tag) in open_clip.list_pretrained()
             config = open_clip.get_model_config(architecture)
             assert config["embed_dim"] == row["dimensions"]
+
+
+def test_a_text_reads_the_same_in_every_company():
+    encoder = SentenceEncoder()
+    texts = ["a dog", "an image of a dromedary in the desert at noon", "snow", "a violin on a chair"]
+    together = encoder(texts).float()
+    assert torch.equal(together, torch.cat([encoder([text]) for text in texts]).float())

@@ -175,7 +175,7 @@ def test_every_classifier_is_pushed_and_kept(smoke, pictures):
     fresh = pd.concat([steering.pushes(smoke, model, pictures[:3], [JELLYFISH], [10.0], 1)
                        for model in smoke.config.models], ignore_index=True)
     # Kept by another process, perhaps: float32 may round otherwise there.
-    pd.testing.assert_frame_equal(found, fresh, check_dtype=False, rtol=1e-4, atol=1e-4)
+    pd.testing.assert_frame_equal(found, fresh, check_dtype=False)
     other = steering.pushed_everywhere(smoke, pictures[:3], [JELLYFISH], [11.0], 1)
     assert set(other["target"]) == {11.0}
 
