@@ -14,7 +14,13 @@ from torch import nn
 from sing_nb.errors import SingError
 from sing_nb.heads import wrap_classifier
 from sing_nb.images import open_picture, photos
-from sing_nb.joint import ConseSpace, fingerprint, joint_spaces, load_joint_space
+from sing_nb.joint import (
+    ConseSpace,
+    SentenceEncoder,
+    fingerprint,
+    joint_spaces,
+    load_joint_space,
+)
 
 NAMES = ["ant", "bee", "cat", "dog", "elk", "fox", "gnu", "hen"]
 PROMPTS = [f"an image of {'an' if name[0] in 'ae' else 'a'} {name}" for name in NAMES]
@@ -363,6 +369,7 @@ def test_the_listed_spaces_are_open_clips(monkeypatch):
 
 def test_a_text_reads_the_same_in_every_company():
     encoder = SentenceEncoder()
-    texts = ["a dog", "an image of a dromedary in the desert at noon", "snow", "a violin on a chair"]
-    together = encoder(texts).float()
-    assert torch.equal(together, torch.cat([encoder([text]) for text in texts]).float())
+    texts = ["a dog", "an image of a dromedary at noon", "snow", "a violin on a chair"]
+    whole = encoder(texts).float()
+    alone = torch.cat([encoder([text]) for text in texts])
+    assert torch.equal(whole, alone.float())
