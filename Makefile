@@ -2,6 +2,9 @@
 PYTHON ?= python3
 PROFILE ?= offline
 SET ?=
+# The notebooks that JupyterLab shows, and options that it is given on top of ours.
+NOTEBOOKS ?= book
+LAB ?=
 CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
 
 BIN := .venv/bin
@@ -46,7 +49,12 @@ test: lint
 	@$(BIN)/python -m pytest
 
 lab: $(READY)
-	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) book
+	@echo "JupyterLab opens the first chapter: Run > Run All Cells, then move a slider; Control-C ends it here"
+	@# With a token, for this machine only, on the first chapter. data/lab turns off what asks other hosts.
+	@$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir='$(NOTEBOOKS)' \
+	  --LabApp.default_url=/lab/tree/01_setup.ipynb --LabApp.app_settings_dir=data/lab \
+	  --LabApp.extension_manager=readonly --LabApp.news_url=None \
+	  --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB)
 
 bench:
 	@echo "There are no benchmarks yet; issue 7 brings them."

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import yaml
@@ -145,12 +146,15 @@ def run_chapter(
     partial = target.parent / "failed" / target.name
     partial.parent.mkdir(parents=True, exist_ok=True)
     try:
-        papermill.execute_notebook(
-            str(notebook), str(partial), cwd=str(notebook.parent), progress_bar=progress,
-            parameters={"profile": profile, "overrides": dict(overrides), **parameters},
-            # Features that are not there yet may take minutes in one cell.
-            execution_timeout=3600, start_timeout=120, log_output=False,
-        )
+        with _quiet():
+            papermill.execute_notebook(
+                str(notebook), str(partial), cwd=str(notebook.parent), progress_bar=progress,
+                parameters={"profile": profile, "overrides": dict(overrides), **parameters},
+                # Features that are not there yet may take minutes in one cell.
+                execution_timeout=3600, start_timeout=120, log_output=False,
+                # A page has no kernel, and one explorer's state may be megabytes.
+                store_widget_state=False,
+            )
     except papermill.PapermillExecutionError as error:
         raise SingError(
             f"{target.name}: cell {error.cell_index} failed with {error.ename}: {error.evalue}\n"
@@ -158,3 +162,17 @@ def run_chapter(
         ) from error
     os.replace(partial, target)
     return target
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Have kernels draw no progress bars: nobody watches, and the page would show them."""
+    before = os.environ.get("SING_QUIET")
+    os.environ["SING_QUIET"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["SING_QUIET"]
+        else:
+            os.environ["SING_QUIET"] = before

@@ -8,11 +8,13 @@ views of a stamp, or photos.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy.stats import bootstrap, iqr, rankdata
 
 from .metrics import angle
@@ -21,9 +23,11 @@ from .study import Study
 
 __all__ = [
     "class_agreement",
+    "class_pictures",
     "class_scores",
     "class_spread",
     "concept_difference",
+    "concept_scores",
     "concept_summary",
     "spread_difference",
 ]
@@ -59,6 +63,46 @@ def class_scores(study: Study, model: str) -> pd.DataFrame:
     return pd.DataFrame(
         {"as_median": groups["attribute_score"].median(), "as_abs": groups["size"].median()}
     ).reset_index()
+
+
+def _spread_classes(study: Study, most: int) -> list[str]:
+    """At most so many classes, evenly over their order by the first classifier's median AS."""
+    scored = study.scored(study.config.everyone[0])
+    order = scored.groupby("label")["attribute_score"].median().sort_values(kind="stable").index
+    places = np.linspace(0, len(order) - 1, min(most, len(order))).round().astype(int)
+    return order[places].tolist()
+
+
+def class_pictures(study: Study, most: int = 20, each: int = 12) -> pd.DataFrame:
+    """Pictures of a few classes with their scores under every classifier, for linked views.
+
+    Parameters
+    ----------
+    study : Study
+    most : int
+        Classes, evenly over their order by the first classifier's median AS.
+    each : int
+        Pictures of a class, the first ones.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a classifier and picture, classes in that order: model, title, label, picture,
+        ``attribute_score``, ``image_score``, the same with ``_control`` (one random part of the
+        same size removed) and ``translator_error``, degrees.
+    """
+    chosen = _spread_classes(study, most)
+    columns = [
+        "label", "picture", "attribute_score", "image_score", "attribute_score_control",
+        "image_score_control", "translator_error",
+    ]
+    tables = []
+    for model in study.config.everyone:
+        scored = study.scored(model, draw=0)[columns]
+        own = scored[scored["label"].isin(chosen)].groupby("label").head(each)
+        own = own.sort_values("label", key=lambda names: names.map(chosen.index), kind="stable")
+        tables.append(own.assign(model=model, title=study.title(model)))
+    return pd.concat(tables, ignore_index=True)
 
 
 def _removals(study: Study, model: str, column: str) -> pd.DataFrame:
@@ -228,6 +272,74 @@ def concept_summary(
              "high": found["high"]}
         )
     return pd.DataFrame(records)
+
+
+def concept_scores(
+    study: Study, concepts: Sequence[str] | None = None, most: int = 90
+) -> pd.DataFrame:
+    """Every class's AS towards every concept, as the string graph has it, all at once.
+
+    Parameters
+    ----------
+    study : Study
+    concepts : sequence of str, optional
+        Those of ``data/concepts.yaml`` by default.
+    most : int
+        Of more classes, so many evenly over their order by the first classifier's median AS.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a classifier, class and concept: model, title, label, concept, ``pictures`` (of
+        the class), ``attribute_score`` (degrees, mean over pictures; + = the equivalents lie
+        nearer to the concept), its ``low`` and ``high`` (95 % over the pictures of this class
+        only, nan for a single one), ``control`` (mean over random removals) with
+        ``control_low`` and ``control_high`` (smallest and largest of them).
+    """
+    concepts = list(concepts or study.concepts)
+    asked = hashlib.sha256(repr(concepts).encode()).hexdigest()[:12]
+    return study.stored(
+        f"concept-scores-{most}-{asked}", lambda: _concept_scores(study, concepts, most),
+        *study.config.everyone)
+
+
+def _concept_scores(study: Study, concepts: list[str], most: int) -> pd.DataFrame:
+    text, chosen = study.text(concepts)[None], _spread_classes(study, most)
+    tables = []
+    for model in study.config.everyone:
+        scored = study.scored(model)
+        scored = scored[scored["label"].isin(chosen)]
+        rows = study.rows(scored["picture"])
+        f = study.features(model)[rows]
+
+        def angles(features: torch.Tensor, model=model, rows=rows) -> np.ndarray:
+            return angle(study.translate(model, features, rows)[:, None], text).numpy()
+
+        before = angles(f)
+        moved = before - angles(study.spaces(model).remove_null(f))
+        other = np.stack([before - angles(one) for one in study.random_removals(model, f)])
+        for label in chosen:
+            own = (scored["label"] == label).to_numpy()
+            low, high = _mean_interval(study, moved[own])
+            control = other[:, own].mean(1)
+            tables.append(pd.DataFrame({
+                "model": model, "title": study.title(model), "label": label, "concept": concepts,
+                "pictures": own.sum(), "attribute_score": moved[own].mean(0), "low": low,
+                "high": high, "control": control.mean(0), "control_low": control.min(0),
+                "control_high": control.max(0),
+            }))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _mean_interval(study: Study, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """95 % interval of the mean of each column, rows drawn, the same ones for all columns."""
+    if len(values) < 2:
+        return np.full(values.shape[1], np.nan), np.full(values.shape[1], np.nan)
+    found = bootstrap(
+        (values,), np.mean, method="percentile", n_resamples=study.config.bootstrap_draws,
+        random_state=np.random.default_rng(study.config.seed),
+    ).confidence_interval
+    return found.low, found.high
 
 
 def concept_difference(

@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import pandas as pd
 import safetensors.torch
 import torch
-from tqdm.auto import tqdm
 
 from .errors import SingError
 from .fetch import slug, write_atomic
 from .heads import Classifier
 from .images import open_picture, picture_file, store_pictures
+from .progress import Progress, progress_bar
 
 if TYPE_CHECKING:
     from .joint import OpenClipSpace
@@ -114,7 +114,7 @@ def feature_key(network: Classifier | OpenClipSpace, table: pd.DataFrame) -> str
 
 def compute_features(
     classifier: Classifier, table: pd.DataFrame, pictures: Path, folder: Path, *,
-    running: Running | None = None, key: str | None = None, progress: bool = True,
+    running: Running | None = None, key: str | None = None, progress: Progress = True,
 ) -> FeatureSet:
     """Features and logits of every picture of a table, computed or loaded.
 
@@ -136,8 +136,8 @@ def compute_features(
         Device, precision, workers and batch.
     key : str, optional
         :func:`feature_key`, if it is known already.
-    progress : bool
-        Whether to show a progress bar.
+    progress : bool or callable
+        Whether to show a progress bar, or whom to tell (:mod:`sing_nb.progress`).
 
     Returns
     -------
@@ -162,7 +162,7 @@ def compute_features(
 
 def compute_embeddings(
     space: OpenClipSpace, table: pd.DataFrame, pictures: Path, folder: Path, *,
-    running: Running | None = None, key: str | None = None, progress: bool = True,
+    running: Running | None = None, key: str | None = None, progress: Progress = True,
 ) -> torch.Tensor:
     """Joint embeddings (n, d) of every picture of a table, unit vectors, computed or loaded.
 
@@ -224,7 +224,7 @@ def _autocast(device: torch.device, precision: str) -> AbstractContextManager:
 def _in_shards(
     network: Classifier | OpenClipSpace, table: pd.DataFrame, pictures: Path, home: Path,
     prepare: Callable[[torch.device], Callable[[torch.Tensor], tuple]], fields: Sequence[str],
-    running: Running, progress: bool,
+    running: Running, progress: Progress,
 ) -> dict[str, torch.Tensor]:
     """What `prepare`'s function gives of every picture, one tensor a field."""
     if network.transform is None:
@@ -239,19 +239,23 @@ def _in_shards(
         rows = table.to_dict("records")
         files = [picture_file(row, pictures) for row in rows]
         run = prepare(run_device(running.device))
-        with tqdm(
-            total=len(rows), initial=SHARD * (len(shards) - len(missing)), unit="picture",
-            desc=f"features of {network.title}", disable=None if progress else True,
-        ) as bar:
-            # One loader for all shards: its processes take seconds to start.
-            plan = {index: _plan(index, len(rows), running.batch) for index in missing}
-            groups = list(chain.from_iterable(plan.values()))
-            batches = _batches(files, network.transform, groups, running)
+        # One loader for all shards: its processes take seconds to start. It is closed, so that
+        # they end with the work even where an error keeps this frame alive.
+        plan = {index: _plan(index, len(rows), running.batch) for index in missing}
+        groups = list(chain.from_iterable(plan.values()))
+        with (
+            progress_bar(
+                progress, total=len(rows), initial=SHARD * (len(shards) - len(missing)),
+                unit="picture", desc=f"features of {network.title}",
+            ) as bar,
+            closing(_batches(files, network.transform, groups, running)) as batches,
+        ):
             for index, groups in plan.items():
                 parts = []
                 for batch in islice(batches, len(groups)):
+                    if parts:
+                        bar.update(len(parts[-1][0]))
                     parts.append([part.float().cpu() for part in run(batch)])
-                    bar.update(len(batch))
                 found = dict(zip(fields, (torch.cat(part).contiguous() for part in zip(*parts))))
                 if not torch.isfinite(found[fields[0]]).all():
                     raise SingError(
@@ -262,6 +266,8 @@ def _in_shards(
                            "precision=float32.")
                     )
                 write_atomic(shards[index], safetensors.torch.save(found))
+                # Only now: who stops the work at the end of a shard has that shard.
+                bar.update(len(parts[-1][0]))
         write_atomic(home / "card.json", json.dumps({"model": network.name, "rows": len(rows)}))
     loaded = [safetensors.torch.load_file(path) for path in shards]
     return {name: torch.cat([part[name] for part in loaded]) for name in fields}

@@ -15,15 +15,14 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import platformdirs
-from tqdm.auto import tqdm
 
 from .errors import SingError
+from .progress import Progress, progress_bar
 
 __all__ = [
     "SOURCES", "Source", "cache_dir", "data_dir", "fetch", "read_manifest", "slug", "write_atomic",
@@ -124,7 +123,7 @@ def read_manifest(name: str) -> list[dict[str, str]]:
     return rows
 
 
-def fetch(name: str, *, progress: bool = True) -> Path:
+def fetch(name: str, *, progress: Progress = True) -> Path:
     """Make the pictures of one source available and return their folder.
 
     The package is downloaded by apt (no root is needed; a download that was interrupted is taken
@@ -135,8 +134,8 @@ def fetch(name: str, *, progress: bool = True) -> Path:
     ----------
     name : {"stamps", "clipart"}
         A key of :data:`SOURCES`.
-    progress : bool
-        Whether to show progress bars.
+    progress : bool or callable
+        Whether to show progress bars, or whom to tell (:mod:`sing_nb.progress`).
 
     Returns
     -------
@@ -176,10 +175,12 @@ def fetch(name: str, *, progress: bool = True) -> Path:
     return root
 
 
-def _wrong(root: Path, rows: Iterable[dict[str, str]], name: str, progress: bool) -> list[str]:
+def _wrong(root: Path, rows: list[dict[str, str]], name: str, progress: Progress) -> list[str]:
     """Paths that are missing or whose SHA-256 differs."""
     wrong = []
-    for row in tqdm(rows, desc=f"checking {name}", unit="file", disable=None if progress else True):
+    for row in progress_bar(
+        progress, rows, total=len(rows), desc=f"checking {name}", unit="file"
+    ):
         path = root / row["path"]
         real = path.is_file() and not path.is_symlink()
         if not real or hashlib.sha256(path.read_bytes()).hexdigest() != row["sha256"]:
@@ -187,7 +188,7 @@ def _wrong(root: Path, rows: Iterable[dict[str, str]], name: str, progress: bool
     return wrong
 
 
-def _download(package: str, progress: bool) -> Path:
+def _download(package: str, progress: Progress) -> Path:
     """Fetch a package's archive by apt's own means; refresh empty package lists once."""
     folder = cache_dir() / "deb"
     folder.mkdir(parents=True, exist_ok=True)
@@ -214,9 +215,8 @@ def _download(package: str, progress: bool) -> Path:
     # It would drop root's rights to a user that may not write to a private cache folder.
     command = [str(APT_HELPER), "-q", "-o", "APT::Sandbox::User=root", "download-file"]
     with (
-        tqdm(
-            total=found.size, desc=f"downloading {package}", unit="B", unit_scale=True,
-            disable=None if progress else True,
+        progress_bar(
+            progress, total=found.size, desc=f"downloading {package}", unit="B", unit_scale=True
         ) as bar,
         tempfile.TemporaryFile("w+") as log,
     ):

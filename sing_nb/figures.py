@@ -21,17 +21,22 @@ from .stats import ellipse
 __all__ = [
     "class_ranks",
     "class_violins",
+    "concept_classes",
+    "concept_explorer",
     "cosine_distributions",
     "energy",
     "held_out_error",
     "ladder",
     "lambda_path",
+    "linked_models",
     "logit_change",
     "method",
     "model_ratio",
     "model_scatter",
     "null_plane",
     "null_sizes",
+    "null_space_explorer",
+    "null_space_trail",
     "perturbation_effects",
     "perturbations",
     "photo_neighbours",
@@ -47,9 +52,11 @@ __all__ = [
     "string_graph",
     "targets",
     "top_classes",
+    "trail_params",
     "training_curves",
     "translator_differences",
     "translator_photos",
+    "truncated_classes",
     "truncated_heads",
     "views",
     "word_changes",
@@ -149,7 +156,8 @@ def views(table: pd.DataFrame) -> alt.Chart:
         tooltip=[alt.Tooltip("label:N"), *(factors if views else [])],
     )
     size = {"height": 92 * len(labels), **WIDE}
-    pictures = base.mark_image(width=84, height=84).encode(url="image:N")
+    side = alt.expr(f"min(84, width / {table['view'].nunique()} - 4)")  # a phone has less room
+    pictures = base.mark_image(width=side, height=side).encode(url="image:N")
     if not views:
         return pictures.properties(**size)
     kind = _dropdown("kind", ["all", "plain", "gradient", "noise"], "background ")
@@ -423,7 +431,8 @@ def score_geometry(label_angle: float) -> alt.LayerChart:
     return alt.layer(
         alt.Chart(rings).mark_line(color=GREY, opacity=0.5, strokeWidth=1).encode(
             x=x, y=y, detail="ring:N", order="order:Q"),
-        alt.Chart(rings[rings["order"] == 15]).transform_calculate(t="datum.ring + '°'").mark_text(
+        # Below, since the equivalent and its scores move in the upper half.
+        alt.Chart(rings[rings["order"] == 45]).transform_calculate(t="datum.ring + '°'").mark_text(
             color=GREY, dy=-6).encode(x=x, y=y, text="t:N"),
         alt.Chart(even).mark_line(color=GREEN, strokeDash=[5, 4], strokeWidth=2).encode(
             x=x, y=y, order="order:Q"),
@@ -474,10 +483,15 @@ def slide(table: pd.DataFrame) -> alt.LayerChart:
         strokeDash=alt.Undefined,
         tooltip=["kind:N", "score:N", alt.Tooltip("degrees:Q", format="+.1f"),
                  alt.Tooltip("keep:Q", format=".1f")])
-    numbers = base.transform_filter("abs(datum.keep - kept) < 0.04").mark_text(
-        align="left", dx=8, dy=-8, fontWeight="bold").encode(
-        strokeDash=alt.Undefined, text=alt.Text("degrees:Q", format="+.1f"))
-    return alt.layer(rule, base.mark_line(strokeWidth=2), here, numbers).add_params(
+    # Of the two readings of a score, the larger stands above its dot and the other below.
+    pair = base.transform_filter("abs(datum.keep - kept) < 0.04").transform_joinaggregate(
+        middle="mean(degrees)", groupby=["score"])
+    numbers = [
+        pair.transform_filter(f"datum.degrees {which} datum.middle").mark_text(
+            align="left", dx=8, dy=dy, fontWeight="bold").encode(
+            strokeDash=alt.Undefined, text=alt.Text("degrees:Q", format="+.1f"))
+        for which, dy in ((">=", -8), ("<", 10))]
+    return alt.layer(rule, base.mark_line(strokeWidth=2), here, *numbers).add_params(
         photo, keep).properties(height=320, **WIDE)
 
 
@@ -530,6 +544,144 @@ def model_scatter(tables: dict[str, pd.DataFrame], level: float = 0.5) -> alt.La
     return alt.layer(zero, cloud, rings).add_params(shown).properties(height=400, **WIDE)
 
 
+def linked_models(points: pd.DataFrame, thumbs: pd.DataFrame) -> alt.VConcatChart:
+    """Linked views: AS against IS -> classes -> photos, by brush, by click and by inputs.
+
+    Parameters
+    ----------
+    points : pandas.DataFrame
+        ``classes.class_pictures``.
+    thumbs : pandas.DataFrame
+        picture and image, for every picture of `points`.
+    """
+    labels, count, columns = list(dict.fromkeys(points["label"])), 12, 6
+    number = {name: at for at, name in enumerate(thumbs["picture"].unique())}
+    short = {"attribute_score": "as", "image_score": "is", "attribute_score_control": "asc",
+             "image_score_control": "isc", "translator_error": "error"}
+    rows = points[["title", "label", *short]].rename(columns=short).round(2).assign(
+        n=points["picture"].map(number), p=points["label"].map(labels.index))
+    images = thumbs.drop_duplicates("picture")
+    images = pd.DataFrame({"n": images["picture"].map(number), "image": images["image"]})
+    shapes = [shape.assign(title=title, label=label, p=labels.index(label))
+              for (title, label), own in points.groupby(["title", "label"], sort=False)
+              if (shape := _violin(own["attribute_score"].to_numpy())) is not None]
+    few = pd.DataFrame(columns=["title", "label", "p", "a", "h"])
+    shapes = (pd.concat(shapes) if shapes else few).round(2)
+
+    model = _dropdown("classifier", list(dict.fromkeys(points["title"])), "classifier ")
+    ends = rows["is"].quantile([0, 0.95])
+    step = 1 if np.ptp(ends) > 5 else 0.1
+    start = round(np.floor(ends[0] / step) * step, 1)
+    least = alt.param(name="least", value=start, bind=alt.binding_range(
+        min=start, max=round(max(start + step, np.floor(ends[0.95] / step) * step), 1), step=step,
+        name="Image Score at least (degrees) "))
+    # One choice for the menu and for the mouse: a click where no class is leaves it alone.
+    chosen = alt.selection_point(
+        name="chosen", fields=["label"], clear=False,
+        on="click[event.item && event.item.datum && event.item.datum.label]",
+        bind=alt.binding_select(
+            options=[None, *labels], labels=["all classes", *labels], name="class "))
+    brush = alt.selection_interval(name="brush", mark=alt.BrushConfig(
+        fill=VERMILION, fillOpacity=0.1, stroke=VERMILION))
+    own = alt.Chart(rows).transform_filter("datum.title == classifier")
+    kept = own.transform_filter(chosen).transform_filter("datum.is >= least")
+    tips = [alt.Tooltip("image:N", title="image"), alt.Tooltip("label:N", title="class"),
+            alt.Tooltip("title:N", title="classifier"),
+            alt.Tooltip("as:Q", title="AS (degrees)", format="+.2f"),
+            alt.Tooltip("asc:Q", title="AS, control", format="+.2f"),
+            alt.Tooltip("is:Q", title="IS (degrees)", format=".2f"),
+            alt.Tooltip("isc:Q", title="IS, control", format=".2f"),
+            alt.Tooltip("error:Q", title="translator error (degrees)", format=".0f")]
+    look = alt.LookupData(images, "n", ["image"])
+    colour = _model_colour(points).legend(None)
+
+    low, high = float(rows["as"].min()) - 0.2, float(rows["as"].max()) + 0.2
+    place = {"x": alt.X("as:Q", title="Attribute Score (degrees; + = closer)",
+                        scale=alt.Scale(domain=[low, high], nice=False)),
+             "y": alt.Y("is:Q", title="Image Score (degrees)", scale=alt.Scale(
+                 domain=[0, float(rows["is"].max()) * 1.05], nice=False))}
+    zero = alt.Chart(pd.DataFrame({"x": [0]})).mark_rule(color=GREY, strokeDash=[4, 4])
+    scatter = alt.layer(
+        zero.encode(x="x:Q"),
+        own.mark_circle(size=30, color=GREY, opacity=0.3).encode(**place).add_params(
+            brush).properties(name="dots"),
+        kept.transform_lookup("n", look).mark_circle(size=46).encode(
+            **place, color=colour, tooltip=tips,
+            opacity=alt.when(brush).then(alt.value(0.8)).otherwise(alt.value(0.2))),
+    ).properties(width=400, height=320)
+
+    # The names stand inside, left of all violins: beside the plot they would narrow all views.
+    reach = high - low
+    inside = alt.Scale(domain=[low - 0.55 * reach, high + 0.25 * reach], nice=False)
+    x = alt.X("as:Q", title="Attribute Score of a class (degrees)", scale=inside, axis=alt.Axis(
+        values=list(range(int(np.ceil(low)), int(high) + 1, max(1, int(reach / 5))))))
+    y = alt.Y("p:Q", axis=None, scale=alt.Scale(
+        domain=[-0.6, len(labels) - 0.4], reverse=True, nice=False))
+    names = alt.Chart(pd.DataFrame({"label": labels, "p": range(len(labels))}))
+    strips = kept.transform_filter(brush)
+    # Counted and not filtered, for of no rows there is no count; as Vega-Lite writes its filters.
+    picked = " && ".join(
+        f"(!length(data('{name}_store')) || vlSelectionTest('{name}_store', datum))"
+        for name in ("chosen", "brush"))
+    counted = own.transform_calculate(kept=f"datum.is >= least && {picked} ? 1 : 0")
+    share = counted.transform_aggregate(
+        count="sum(kept)", total="count()", groupby=["label", "p"]).transform_filter(
+        "datum.count > 0 && datum.count < datum.total").transform_calculate(
+        text="datum.count + ' of ' + datum.total")
+    violins = alt.layer(
+        names.transform_calculate(top="datum.p - 0.5", bottom="datum.p + 0.5").mark_rect(
+            color=BLUE, cursor="pointer").encode(
+            y=alt.Y("top:Q", axis=None), y2="bottom:Q", x=alt.value(0), x2=alt.value("width"),
+            opacity=alt.when(chosen, empty=False).then(alt.value(0.15)).otherwise(alt.value(0))
+        ).add_params(chosen).properties(name="rows"),
+        zero.encode(x=alt.X("x:Q", scale=inside)),
+        alt.Chart(shapes).transform_filter("datum.title == classifier").transform_calculate(
+            top="datum.p - datum.h", bottom="datum.p + datum.h").mark_area(
+            color=GREY, opacity=0.45, orient="vertical", cursor="pointer").encode(
+            x=alt.X("a:Q", scale=inside), y=alt.Y("top:Q", axis=None), y2="bottom:Q",
+            detail="label:N"),
+        names.mark_text(align="left", limit=104, fontSize=11, cursor="pointer").encode(
+            x=alt.value(3), y=y, text="label:N"),
+        share.mark_text(align="right", fontSize=11, dx=-2).encode(
+            x=alt.value("width"), y=y, text="text:N"),
+        strips.transform_lookup("n", look).mark_tick(
+            thickness=1.5, height=9, opacity=0.9, cursor="pointer").encode(
+            x=x, y=y, color=colour, tooltip=tips),
+    ).properties(width=330, height=max(320, 16 * len(labels)))
+
+    ranked = strips.transform_window(
+        [alt.WindowFieldDef(op="row_number", field="is", **{"as": "rank"})],
+        sort=[alt.SortField("is", order="descending"), alt.SortField("n")], frame=[None, None],
+    ).transform_filter(f"datum.rank <= {count}").transform_lookup("n", look).transform_calculate(
+        left=f"(datum.rank - 1) % {columns} + 0.03", right="datum.left + 0.94",
+        middle="datum.left + 0.47", top=f"floor((datum.rank - 1) / {columns})",
+        bottom="datum.top + 0.66", under="datum.top + 0.7",
+        scores="format(datum.is, '.0f') + '°  ' + format(datum.as, '+.1f') + '°'")
+    across = {"axis": None, "scale": alt.Scale(domain=[0, columns], nice=False)}
+    down = {"axis": None, "scale": alt.Scale(
+        domain=[-0.26, count / columns], reverse=True, nice=False)}
+    text = ranked.encode(x=alt.X("middle:Q", **across), y=alt.Y("under:Q", **down))
+    said = counted.transform_aggregate(pictures="sum(kept)").transform_calculate(
+        text="datum.pictures + ' chosen' + (datum.pictures > " + str(count)
+             + " ? ', those of largest Image Score:' : datum.pictures ? ':' : "
+             + "': choose a class, a lower score or another part of the plot')")
+    photos = alt.layer(
+        ranked.mark_image().encode(
+            x=alt.X("left:Q", **across), x2="right:Q", y=alt.Y("top:Q", **down), y2="bottom:Q",
+            url="image:N", tooltip=tips),
+        text.mark_text(
+            baseline="top", fontSize=11, limit=alt.expr(f"item.mark.group.width / {columns} - 2")
+        ).encode(text="label:N"),
+        text.mark_text(baseline="top", dy=14, fontSize=11).encode(text="scores:N"),
+        said.mark_text(align="left", baseline="top", fontWeight="bold").encode(
+            x=alt.value(2), y=alt.value(0), text="text:N"),
+    ).properties(width=740, height=270, view=alt.ViewBackground(stroke=None))
+    hint = ("Drag over dots to choose them; a double click lets go. Click a dot, a class or a "
+            "photo to see its class alone; the menu brings all classes back.")
+    return alt.vconcat(alt.hconcat(scatter, violins), photos, usermeta={"hint": hint}).add_params(
+        model, least)
+
+
 QUANTITIES = {
     "image_score": "Image Score (degrees)",
     "attribute_score": "|Attribute Score| (degrees)",
@@ -537,33 +689,48 @@ QUANTITIES = {
 }
 
 
-def model_ratio(table: pd.DataFrame) -> alt.LayerChart:
+def model_ratio(table: pd.DataFrame, quantity: str | None = None) -> alt.LayerChart:
     """Medians of IS, |AS| or their ratio with 95 % intervals, beside the control.
 
     Parameters
     ----------
     table : pandas.DataFrame
         ``Study.models``.
+    quantity : str, optional
+        One of :data:`QUANTITIES`; by default a menu chooses.
     """
-    table = table[table["quantity"].isin(QUANTITIES)].copy()
+    names = [QUANTITIES[q] for q in ("ratio", "image_score", "attribute_score")]
+    table = table[table["quantity"].isin([quantity] if quantity else QUANTITIES)].copy()
     table["name"] = table["quantity"].map(QUANTITIES)
     order = list(dict.fromkeys(table["title"]))
-    pick = _dropdown("quantity", [QUANTITIES[q] for q in ("ratio", "image_score",
-                                                          "attribute_score")], "quantity ")
-    base = alt.Chart(table).transform_filter("datum.name == quantity").encode(
+    pick = None if quantity else _dropdown("quantity", names, "quantity ")
+    base = alt.Chart(table)
+    if pick:
+        base = base.transform_filter("datum.name == quantity")
+    base = base.encode(
         y=alt.Y("title:N", sort=order, title=None, axis=alt.Axis(labelLimit=220)),
         yOffset=alt.YOffset("kind:N", sort=["null space removed", "random control"],
                             scale=alt.Scale(paddingInner=0.15)),
         color=alt.Color("kind:N", title=None, scale=KINDS, legend=alt.Legend(orient="top")),
     )
     bars = base.mark_bar(opacity=0.75).encode(
-        x=alt.X("value:Q", title="median, 95 % interval over subjects"),
+        x=alt.X("value:Q", title=f"{QUANTITIES[quantity]}: median, 95 % interval over subjects"
+                if quantity else "median, 95 % interval over subjects"),
         tooltip=["title:N", "kind:N", "name:N", alt.Tooltip("value:Q", format=".2f"),
                  alt.Tooltip("low:Q", format=".2f"), alt.Tooltip("high:Q", format=".2f")])
     whiskers = base.mark_rule(strokeWidth=2.5).encode(
         x="low:Q", x2="high:Q", color=alt.value("#5b6470"))
-    return alt.layer(bars, whiskers).add_params(pick).properties(
-        height=round(220 / 3 * len(order)), **WIDE)
+    chart = alt.layer(bars, whiskers).properties(height=round(220 / 3 * len(order)), **WIDE)
+    return chart.add_params(pick) if pick else chart
+
+
+def _violin(values: np.ndarray) -> pd.DataFrame | None:
+    """Half height ``h`` (0.45 at most) along a violin ``a``; None of too few values."""
+    if len(values) < 3 or np.ptp(values) < 1e-6:
+        return None
+    grid = np.linspace(values.min(), values.max(), 15)
+    density = gaussian_kde(values)(grid)
+    return pd.DataFrame({"a": grid, "h": 0.45 * density / density.max()})
 
 
 def class_violins(
@@ -599,12 +766,8 @@ def class_violins(
                 "t": number, "p": place, "label": label, "views": len(values),
                 "stamps": own["path"].nunique(), "low": low, "m": middle, "high": high,
                 "c": own["attribute_score_control"].median()})
-            if len(values) < 3 or np.ptp(values) < 1e-6:
-                continue
-            grid = np.linspace(values.min(), values.max(), 15)
-            density = gaussian_kde(values)(grid)
-            shapes.append(pd.DataFrame(
-                {"t": number, "p": place, "a": grid, "h": 0.45 * density / density.max()}))
+            if (shape := _violin(values)) is not None:
+                shapes.append(shape.assign(t=number, p=place))
     # Short names and three digits: the page carries a few thousand of these rows.
     few = pd.DataFrame(columns=["t", "p", "a", "h"], dtype=float)  # too few pictures for a shape
     shapes = (pd.concat(shapes) if shapes else few).round(3)
@@ -654,7 +817,8 @@ def string_graph(table: pd.DataFrame, extremes: int | None = None) -> alt.LayerC
     Parameters
     ----------
     table : pandas.DataFrame
-        ``Study.string_graph`` of several classes and classifiers, with ``label`` and ``title``.
+        ``Study.string_graph`` of several classes and classifiers, with ``label`` and ``title``;
+        where there are several, menus choose.
     extremes : int, optional
         Show this many concepts of largest |AS|, and below a dashed line as many of smallest; all
         by default, from near to far.
@@ -663,8 +827,59 @@ def string_graph(table: pd.DataFrame, extremes: int | None = None) -> alt.LayerC
     if extremes is not None and 2 * extremes < count:
         far = (table["strength"] > extremes) & (table["strength"] <= count - extremes)
         table, count = table[~far], 2 * extremes
-    pick = _dropdown("subject", list(dict.fromkeys(table["label"])), "class ")
-    model = _dropdown("classifier", list(dict.fromkeys(table["title"])), "classifier ")
+    layers = _strings(table, "before" if extremes is None else "strength")
+    if extremes is not None:
+        layers.append(alt.Chart(pd.DataFrame({"cut": [0]})).mark_rule(
+            color=GREY, strokeDash=[4, 4]).encode(y=alt.value(12 * count)))
+    chart = alt.layer(*layers).properties(height=24 * count, **WIDE)
+    menus = _string_menus(table)
+    return chart.add_params(*menus) if menus else chart
+
+
+def concept_explorer(table: pd.DataFrame) -> alt.LayerChart:
+    """The string graph with menus, a slider for how many concepts, and what is strongest in words.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        ``Study.string_graph`` of several classes and classifiers, with ``label`` and ``title``.
+    """
+    count = int(table["concept"].nunique())
+    most = alt.param(name="most", value=min(12, count), bind=alt.binding_range(
+        min=min(3, count), max=count, step=1, name="concepts shown, those that move most "))
+    said = {}
+    for row in table[table["strength"] == 1].itertuples():
+        way = "nearer" if row.attribute_score >= 0 else "farther"
+        turn = 1 if row.attribute_score >= 0 else -1
+        low, high = sorted((turn * row.low, turn * row.high))
+        # A single picture has no interval.
+        ends = f" ({low:.2f} to {high:.2f})" if np.isfinite(low) else ""
+        size = f"{abs(row.attribute_score):.2f}° {way}{ends}".replace("-", "\N{MINUS SIGN}")
+        said[f"{row.label}\n{row.title}"] = [
+            f"moves most: {row.concept}, {size}",
+            "more than under every random removal" if row.beyond == 1
+            else "no more than under some random removals"]
+    one = table.iloc[0]
+    menus = _string_menus(table)
+    named = {param.name: param.name for param in menus}
+    key = (f"{named.get('subject', json.dumps(one['label']))} + '\\n' + "
+           f"{named.get('classifier', json.dumps(one['title']))}")
+    sentence = alt.param(name="strongest", expr=f"({json.dumps(said, ensure_ascii=False)})[{key}]")
+    title = alt.Title(text=alt.expr("strongest"), anchor="start", frame="bounds", fontSize=12,
+                      fontWeight="normal", offset=8)
+    return alt.layer(*_strings(table, "before", "datum.strength <= most")).add_params(
+        *menus, most, sentence).properties(height=alt.Step(24), title=title, **WIDE)
+
+
+def _string_menus(table: pd.DataFrame) -> list[alt.Parameter]:
+    """Menus of classes and classifiers, where there are several."""
+    menus = (("subject", "label", "class "), ("classifier", "title", "classifier "))
+    return [_dropdown(name, list(dict.fromkeys(table[column])), label)
+            for name, column, label in menus if len(set(table[column])) > 1]
+
+
+def _strings(table: pd.DataFrame, order: str, also: str | None = None) -> list[alt.Chart]:
+    """Layers of a string graph for the choice of :func:`_string_menus`, a row a concept."""
     kept = table.assign(
         # Where the arrow would end at either end of its interval, and under the controls.
         near=table["before"] - table["high"], far=table["before"] - table["low"],
@@ -672,9 +887,12 @@ def string_graph(table: pd.DataFrame, extremes: int | None = None) -> alt.LayerC
         other_near=table["before"] - table["control_high"],
         other_far=table["before"] - table["control_low"],
     ).round(3)
-    order = "before" if extremes is None else "strength"
-    base = alt.Chart(kept).transform_filter(
-        "datum.label == subject && datum.title == classifier").encode(
+    chosen = [f"datum.{column} == {name}" for name, column in (
+        ("subject", "label"), ("classifier", "title")) if len(set(table[column])) > 1]
+    base = alt.Chart(kept)
+    if chosen or also:
+        base = base.transform_filter(" && ".join([*chosen, *([also] if also else [])]))
+    base = base.encode(
         y=alt.Y("concept:N", sort=alt.EncodingSortField(order, op="min"), title=None,
                 axis=alt.Axis(grid=True, labelLimit=130)),
         tooltip=["concept:N", alt.Tooltip("before:Q", title="before (degrees)", format=".1f"),
@@ -711,10 +929,75 @@ def string_graph(table: pd.DataFrame, extremes: int | None = None) -> alt.LayerC
         layers.append(
             state(1).transform_filter(f"datum.after {side} datum.before").mark_point(
                 filled=True, size=64, opacity=1, shape=shape).encode(x=x("after")))
-    if extremes is not None:
+    return layers
+
+
+def concept_classes(
+    table: pd.DataFrame, images: pd.DataFrame, shown: int = 12
+) -> alt.LayerChart:
+    """AS of the classes towards one concept from a menu: those that move farthest either way.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        ``classes.concept_scores``.
+    images : pandas.DataFrame
+        label and image.
+    shown : int
+        Classes at each end.
+    """
+    labels, counts = list(dict.fromkeys(table["label"])), table.groupby("label")["pictures"].first()
+    images = images.loc[images["label"].isin(labels), ["label", "image"]]
+    images = images.assign(n=images["label"].map(counts))
+    fields = {"s": "attribute_score", "low": "low", "high": "high", "c": "control",
+              "near": "control_low", "far": "control_high"}
+    # One row a menu's choice, its classes in lists: the page carries each name once.
+    packed = pd.DataFrame([
+        {"title": title, "concept": concept,
+         "l": [labels.index(label) for label in own["label"]]} | {
+            short: own[name].astype(object).where(own[name].notna(), None).map(
+                lambda v, digits=1 + (short in "sc"): v if v is None else round(v, digits)).tolist()
+            for short, name in fields.items()}
+        for (title, concept), own in table.groupby(["title", "concept"], sort=False)])
+    concept = _dropdown("concept", sorted(packed["concept"].unique()), "concept ")
+    model = _dropdown("classifier", list(dict.fromkeys(table["title"])), "classifier ")
+    base = alt.Chart(packed).transform_filter(
+        "datum.concept == concept && datum.title == classifier").transform_flatten(
+        ["l", *fields]).transform_calculate(label=f"{json.dumps(labels)}[datum.l]")
+    for name, order in (("least", "ascending"), ("most", "descending")):
+        base = base.transform_window(
+            [alt.WindowFieldDef(op="row_number", field="s", **{"as": name})],
+            sort=[alt.SortField("s", order=order)])
+    count = min(2 * shown, len(labels))
+    base = base.transform_filter(f"datum.least <= {shown} || datum.most <= {shown}")
+    base = base.transform_lookup("label", alt.LookupData(images, "label", ["image", "n"])).encode(
+        y=alt.Y("label:N", title=None, axis=alt.Axis(grid=True, labelLimit=130),
+                sort=alt.EncodingSortField("s", op="min")),
+        tooltip=[alt.Tooltip("image:N", title="image"), alt.Tooltip("label:N", title="class"),
+                 alt.Tooltip("s:Q", title="AS (degrees)", format="+.2f"),
+                 alt.Tooltip("low:Q", title="95 % over pictures from", format="+.1f"),
+                 alt.Tooltip("high:Q", title="to", format="+.1f"),
+                 alt.Tooltip("n:Q", title="pictures of the class"),
+                 alt.Tooltip("c:Q", title="control, mean", format="+.2f"),
+                 alt.Tooltip("near:Q", title="smallest control", format="+.1f"),
+                 alt.Tooltip("far:Q", title="largest control", format="+.1f")])
+    x = alt.X("s:Q", title="AS towards the concept (degrees; + = nearer)")
+    kind = alt.Color("kind:N", title=None, scale=KINDS, legend=alt.Legend(
+        orient="top", symbolType="circle", symbolOpacity=1))
+    own = base.transform_calculate(kind="'null space removed'")
+    other = base.transform_calculate(kind="'random control'")
+    layers = [
+        alt.Chart(pd.DataFrame({"x": [0]})).mark_rule(color=GREY, strokeDash=[4, 4]).encode(
+            x="x:Q"),
+        other.mark_rule(yOffset=5, strokeWidth=1.5).encode(x="near:Q", x2="far:Q", color=kind),
+        other.mark_tick(yOffset=5, thickness=2, height=8).encode(x="c:Q", color=kind),
+        own.mark_rule(yOffset=-2, strokeWidth=2).encode(x="low:Q", x2="high:Q", color=kind),
+        own.mark_point(yOffset=-2, filled=True, size=60, opacity=1).encode(x=x, color=kind),
+    ]
+    if count == 2 * shown:
         layers.append(alt.Chart(pd.DataFrame({"cut": [0]})).mark_rule(
-            color=GREY, strokeDash=[4, 4]).encode(y=alt.value(12 * count)))
-    return alt.layer(*layers).add_params(pick, model).properties(height=24 * count, **WIDE)
+            color=GREY, strokeDash=[4, 4]).encode(y=alt.value(11 * count)))
+    return alt.layer(*layers).add_params(concept, model).properties(height=22 * count, **WIDE)
 
 
 def class_ranks(table: pd.DataFrame, first: str, second: str) -> alt.LayerChart:
@@ -1458,6 +1741,81 @@ def truncated_heads(table: pd.DataFrame) -> alt.LayerChart:
     return alt.layer(lines, rules, dots).add_params(pick, model).properties(height=340, **WIDE)
 
 
+def truncated_classes(table: pd.DataFrame) -> alt.LayerChart:
+    """The cloud of classes while a slider cuts the head down, beside its control.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        ``truncation.truncated_classes``.
+    """
+    labels, titles = (list(dict.fromkeys(table[column])) for column in ("label", "title"))
+    ranks, null, height = sorted(table["rank"].unique().tolist()), "null space removed", 380
+    kinds = {null: "", "random control": "_control"}
+    scores = ["attribute_score", "image_score", "attribute_score_control", "image_score_control"]
+    # One row a head, its classes in lists: the page carries numbers and not names of columns.
+    heads = table.groupby(["title", "rank", "null_share", "agreement"], sort=False)
+    packed = pd.DataFrame([
+        dict(zip(("title", "rank", "unseen", "same"), key)) | {
+            "l": [labels.index(label) for label in own["label"]]} | {
+            short: own[name].astype(float).round(1 if "image" in name else 2).tolist()
+            for short, name in zip(("a", "i", "b", "j"), scores)} | {
+            "is": own[scores[1]].median(), "isc": own[scores[3]].median()}
+        for key, own in heads])
+    middle = table.groupby(["title", "rank"], sort=False)[scores].median().reset_index()
+    middle = pd.concat([
+        middle[["title", "rank"]].assign(
+            kind=kind, a=middle[f"attribute_score{end}"], i=middle[f"image_score{end}"])
+        for kind, end in reversed(kinds.items())]).round(2)
+    pick = _dropdown("classifier", titles, "classifier ")
+    step = ranks[1] - ranks[0] if len(ranks) > 1 else 1
+    rank = alt.param(name="rank", value=ranks[len(ranks) // 2], bind=alt.binding_range(
+        min=ranks[0], max=ranks[-1], step=step, name="rank of the head (directions) "))
+    here = "datum.title == classifier && datum.rank == rank"
+    # One frame for all ranks; the few dots beyond it would squeeze the others.
+    low, high = np.quantile(table[[scores[0], scores[2]]].to_numpy(), [0.01, 0.99])
+    top = np.quantile(table[[scores[1], scores[3]]].to_numpy(), 0.99)
+    x = alt.X("a:Q", title="Attribute Score towards the own class (degrees; + = closer)",
+              scale=alt.Scale(domain=[float(low) - 1, float(high) + 1], nice=False))
+    y = alt.Y("i:Q", title="Image Score (degrees)", scale=alt.Scale(
+        domain=[0, 1.05 * float(top)], nice=False))
+    colour = alt.Color("kind:N", title=None, scale=KINDS, legend=alt.Legend(
+        orient="top", symbolOpacity=1, symbolType="circle"))
+    tips = [alt.Tooltip("label:N", title="class"), "kind:N",
+            alt.Tooltip("a:Q", title="AS (degrees)", format="+.2f"),
+            alt.Tooltip("i:Q", title="IS (degrees)", format=".1f")]
+
+    def cloud(kind: str, first: str, second: str) -> alt.Chart:
+        return alt.Chart(packed).transform_filter(here).transform_flatten(
+            ["l", first, second]).transform_calculate(
+            a=f"datum.{first}", i=f"datum.{second}", kind=f"'{kind}'",
+            label=f"{json.dumps(labels)}[datum.l]").mark_circle(
+            size=34, opacity=0.5, clip=True).encode(x=x, y=y, color=colour, tooltip=tips)
+
+    path = alt.Chart(middle).transform_filter("datum.title == classifier").encode(
+        x=x, y=y, color=colour)
+    zero = alt.Chart(pd.DataFrame({"x": [0]})).mark_rule(color=GREY, strokeDash=[4, 4]).encode(
+        x="x:Q")
+    said = alt.Chart(packed[["title", "rank", "unseen", "same", "is", "isc"]].round(4))
+    said = said.transform_filter(here).transform_calculate(
+        text="[format(datum.same, '.1%') + ' keep their class', "
+             "format(datum.unseen, '.0%') + ' of a feature unseen', "
+             "'IS ' + format(datum.is, '.1f') + '° (control ' + format(datum.isc, '.1f') + '°)']"
+    ).mark_text(
+        align="left", baseline="top", fontSize=13, fontWeight="bold", lineHeight=18
+    ).encode(x=alt.value(8), y=alt.value(height - 60), text="text:N")
+    return alt.layer(
+        zero, cloud("random control", "b", "j"), cloud(null, "a", "i"),
+        path.mark_line(strokeWidth=2).encode(order="rank:Q", detail="kind:N"),
+        path.transform_filter("datum.rank == rank").mark_point(
+            filled=True, opacity=1, stroke="#fff", strokeWidth=2).encode(
+            size=alt.Size("kind:N", legend=None, scale=alt.Scale(
+                domain=list(kinds), range=[120, 260])),
+            tooltip=["kind:N", alt.Tooltip("a:Q", title="median AS (degrees)", format="+.2f"),
+                     alt.Tooltip("i:Q", title="median IS (degrees)", format=".1f")]),
+        said).add_params(rank, pick).properties(height=height, **WIDE)
+
+
 def robustness(table: pd.DataFrame) -> alt.LayerChart:
     """Accuracy of heads on principal features against heads on translated ones, a dot a subset.
 
@@ -1468,6 +1826,8 @@ def robustness(table: pd.DataFrame) -> alt.LayerChart:
     """
     hover = alt.selection_point(fields=["subset"], on="pointerover", empty=True, nearest=True)
     legend = alt.selection_point(fields=["title"], bind="legend")
+    # Of a single subset there is nothing to bring out.
+    several = len(table["subset"].unique()) > 1
     ends = [float(table[["before", "after"]].to_numpy().min()) - 0.02, 1.0]
     scale = alt.Scale(domain=ends, nice=False)
     table = table.assign(all=table["chance"] == table["chance"].min())
@@ -1482,11 +1842,12 @@ def robustness(table: pd.DataFrame) -> alt.LayerChart:
         shape=alt.Shape("all:N", legend=None,
                         scale=alt.Scale(domain=[False, True], range=["circle", "diamond"])),
         size=alt.condition("datum.all", alt.value(230), alt.value(55)),
-        opacity=alt.condition(legend & hover, alt.value(0.85), alt.value(0.15)),
+        opacity=alt.condition(legend & hover if several else legend,
+                              alt.value(0.85), alt.value(0.15)),
         tooltip=["title:N", "subset:N",
                  alt.Tooltip("before:Q", title="principal features", format=".1%"),
                  alt.Tooltip("after:Q", title="translated", format=".1%"),
-                 alt.Tooltip("chance:Q", format=".1%")]).add_params(hover, legend)
+                 alt.Tooltip("chance:Q", format=".1%")]).add_params(legend, *[hover] * several)
     line = alt.Chart(pd.DataFrame({"x": ends, "y": ends})).mark_line(
         color=GREY, strokeDash=[4, 4]).encode(
         x=alt.X("x:Q", scale=scale), y=alt.Y("y:Q", scale=scale))
@@ -1534,8 +1895,8 @@ def method(table: pd.DataFrame) -> alt.LayerChart:
         bar.mark_rect(color=VERMILION, stroke=VERMILION, strokeWidth=1.5).encode(
             x=alt.X("end:Q", axis=None), x2="last:Q", y=y, y2="y2:Q",
             fillOpacity=alt.condition("datum.whole", alt.value(1), alt.value(0))),
-        write(4.6, "format(1 - datum.null_share, '.0%') + ' principal'", 4, color="white",
-              fontWeight="bold"),
+        write(4.6, "format(1 - datum.null_share, '.0%') + ' principal'", 4,
+              color="rgb(255,255,255)", fontWeight="bold"),  # so written, white in the dark too
         one.transform_calculate(t=note, x="98", y="5.5").mark_text(
             align="right", color=VERMILION, fontWeight="bold").encode(x=x, y=y, text="t:N"),
         write(6.8, "datum.logits", fontSize=14, limit=340),
@@ -1566,14 +1927,268 @@ def null_sizes(table: pd.DataFrame) -> alt.LayerChart:
     tip = ["title:N", alt.Tooltip("space:N"), alt.Tooltip("count:Q", title="dimensions"),
            alt.Tooltip("features:Q"), alt.Tooltip("share:Q", title="null share", format=".1%")]
     y = alt.Y("title:N", sort=table["title"].tolist(), title=None, axis=alt.Axis(labelLimit=150))
+    # Beside the longest bar stay 95 px for its label, on a phone too.
+    room = alt.expr(f"{table['features'].max()} * width / max(width - 95, 60)")
     bars = alt.Chart(long).mark_bar().encode(
-        y=y, x=alt.X("count:Q", title="features (dimensions of the head's input)"), tooltip=tip,
+        y=y, x=alt.X("count:Q", title="features (dimensions of the head's input)",
+                     scale=alt.Scale(domainMax=room, nice=False), axis=alt.Axis(tickCount=8)),
+        tooltip=tip,
         order=alt.Order("space:N"),
         color=alt.Color("space:N", title=None, legend=alt.Legend(orient="top", columns=2),
                         scale=alt.Scale(domain=list(names.values()), range=[VERMILION, BLUE])))
     # Beside the bar: a label inside would not fit a null space of 24 dimensions.
     texts = alt.Chart(table).mark_text(align="left", dx=4).encode(
         y=y, x="features:Q", text="text:N")
-    wide = alt.Chart(pd.DataFrame({"x": [1.3 * table["features"].max()]})).mark_point(
-        opacity=0).encode(x="x:Q")
-    return alt.layer(bars, texts, wide).properties(height=22 * len(table) + 10, **WIDE)
+    return alt.layer(bars, texts).properties(height=22 * len(table) + 10, **WIDE)
+
+
+# --- what the explorers leave in a page ---------------------------------------------------------
+
+
+def null_space_explorer(
+    table: pd.DataFrame, pictures: pd.DataFrame, start: str = "remove"
+) -> alt.VConcatChart:
+    """Photos pushed step by step: scores with their control, words and nearest photos.
+
+    A photo is picked by a click or from the menu, another menu picks the direction, a slider the
+    step. What is new after a step is marked with a plus.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        ``probe.explored``.
+    pictures : pandas.DataFrame
+        picture, label and image (thumbnail) of every picture and neighbour in the table.
+    """
+    data, shown = _explored_rows(table, pictures)
+    looked_up = alt.LookupData(shown, "picture", ["image", "label"])
+    names, ways = (list(dict.fromkeys(table[column])) for column in ("name", "title"))
+    chosen = alt.selection_point(
+        name="photo", fields=["who"], value=[{"who": names[0]}], on="click", clear=False,
+        toggle=False, bind=alt.binding_select(options=names, name="photo "))
+    first = table.loc[table["kind"] == start, "title"].iloc[0]
+    way = _dropdown("way", sorted(ways, key=lambda title: title != first), "pushed: ")
+    steps = np.sort(table["step"].unique())
+    goals = ["the photo's label", "the prompt"]
+    goal = alt.param(name="goal", value=goals[start == "prompt"], bind=alt.binding_radio(
+        options=goals, name="Attribute Score towards "))
+    step = alt.param(name="step", value=1, bind=alt.binding_range(
+        min=float(steps[0]), max=float(steps[-1]), step=float(steps[1] - steps[0]),
+        name="step (× the null part) "))
+    # The push is held against the control, and the control against the null part.
+    control, removal = (
+        table.loc[table["kind"] == kind, "title"].iloc[0] for kind in ("control", "remove"))
+    other = f"(way == {control!r} ? {removal!r} : {control!r})"
+    photo = alt.Chart(data).transform_filter(chosen).transform_calculate(
+        gain="goal == 'the prompt' ? datum.aim : datum.own")
+    here = photo.transform_filter("abs(datum.step - step) < 0.01")
+    now = here.transform_filter("datum.way == way")
+    start = photo.transform_filter("datum.way == way && datum.step == 0")
+
+    # A view among others does not know its width in pixels, so that sizes suit a phone's.
+    side = int(np.clip(290 / len(names) - 6, 28, 54))
+    strip = alt.Chart(data).transform_filter(
+        f"datum.step == 0 && datum.way == {removal!r}").transform_lookup(
+        "picture", looked_up).encode(
+        x=alt.X("who:N", sort=names, title=None, scale=alt.Scale(domain=names), axis=alt.Axis(
+            labelAngle=0, ticks=False, domain=False, labelOverlap=False, labelFontSize=11,
+            labelLimit=290 / len(names), labelExpr="split(datum.label, ' ')")),
+        tooltip=[alt.Tooltip("who:N", title="photo"), alt.Tooltip("class:N", title="taken for")])
+    middle = alt.value(side / 2 + 4)
+    frame = strip.transform_filter(chosen).mark_square(
+        color=VERMILION, size=(side + 6) ** 2, opacity=1).encode(y=middle)
+    strip = alt.layer(frame, strip.mark_image(width=side, height=side, cursor="pointer").encode(
+        url="image:N", y=middle, opacity=alt.condition(chosen, alt.value(1), alt.value(0.65))
+    ).add_params(chosen)).properties(height=side + 8, **WIDE)
+
+    text = {"align": "left", "baseline": "middle", "fontSize": 12}
+    across = alt.X("across:Q", axis=None, scale=alt.Scale(domain=[0, 1], nice=False))
+
+    def column(lines: int) -> dict[str, object]:
+        return {"x": across, "text": "text:N",
+                "y": alt.Y("line:O", axis=None, scale=alt.Scale(domain=list(range(lines))))}
+
+    said = ["Image Score", "Attribute Score", "largest logit change", "taken for", "probability",
+            "translator error"]
+    numbers = [_written(["", *said], 0).mark_text(**text).encode(**column(len(said) + 1))]
+    for left, one, colour, head, error in (
+        (0.45, "way", VERMILION, "'this push'", "format(datum.error, '.0f') + '°'"),
+        (0.73, other, GREY, f"datum.way == {control!r} ? 'control' : 'null part'", "''"),
+    ):
+        cells = here.transform_filter(f"datum.way == {one}").transform_calculate(
+            across=str(left), line=f"sequence({len(said) + 1})",
+            text=f"[{head}, format(datum.turn, '.1f') + '°', format(datum.gain, '+.1f') + '°', "
+                 f"format(datum.logit, datum.logit < 0.01 ? '.0e' : '.2f'), datum.class, "
+                 f"format(datum.sure, '.0%'), {error}]",
+        ).transform_flatten(["line", "text"])
+        hints = [alt.Tooltip("way:N", title="pushed"), alt.Tooltip("class:N", title="taken for")]
+        numbers += [
+            cells.transform_filter(f"datum.line {part} 0").mark_text(
+                **text, **look, limit=88).encode(**column(len(said) + 1), tooltip=hints)
+            for part, look in (("==", {"color": colour, "fontWeight": "bold"}), (">", {}))
+        ]
+    numbers = alt.layer(*numbers).properties(height=17 * (len(said) + 1), **WIDE)
+
+    curves = [
+        _along_steps(photo, score, title, [
+            (f"datum.way == {one}", f"abs(datum.step - step) < 0.01 && datum.way == {one}",
+             f"datum.{score}", look) for one, look in ((other, _HELD_AGAINST), ("way", _PUSHED))])
+        for score, title in (
+            ("turn", "Image Score (degrees)"), ("gain", "Attribute Score (degrees)"))
+    ]
+
+    count = max(map(len, table["words"]))
+    words = [
+        _written([head], left).mark_text(**text, fontWeight="bold").encode(**column(count + 1))
+        for head, left in (("nearest words before", 0), ("after this step", 0.5))
+    ]
+    for left, source in ((0, start), (0.5, now)):
+        listed = source.transform_calculate(
+            across=str(left), line=f"sequence(1, {count + 1})", word="datum.words",
+            angle="datum.angles",
+        ).transform_flatten(["line", "word", "angle", "fresh"]).transform_calculate(
+            text="(datum.fresh ? '+ ' : '') + format(datum.angle, '.0f') + '° ' + datum.word")
+        words += [
+            listed.transform_filter(f"datum.fresh == {new}").mark_text(
+                **text, limit=138, fontWeight="bold" if new else "normal",
+            ).encode(**column(count + 1), tooltip=[
+                alt.Tooltip("word:N"), alt.Tooltip("angle:Q", title="degrees", format=".1f")])
+            for new in (0, 1)
+        ]
+    words = alt.layer(*words).properties(height=17 * (count + 1), **WIDE)
+
+    count = max(map(len, table["photos"]))
+    photos = []
+    for title, source in (
+        ("nearest photos before", start), ("nearest photos after this step", now)
+    ):
+        base = source.transform_calculate(
+            place=f"sequence(1, {count + 1})", picture="datum.photos", angle="datum.far",
+        ).transform_flatten(["place", "picture", "angle", "new"]).transform_lookup(
+            "picture", looked_up,
+        ).transform_calculate(
+            label="(datum.new ? '+ ' : '') + datum.label",
+            caption="format(datum.angle, '.0f') + '°'",
+        ).encode(
+            x=alt.X("place:O", axis=None, scale=alt.Scale(domain=list(range(1, count + 1)))),
+            tooltip=[alt.Tooltip("label:N"), alt.Tooltip("angle:Q", title="degrees", format=".1f"),
+                     alt.Tooltip("place:O", title="rank")])
+        photos.append(alt.layer(
+            base.mark_image(width=54, height=54).encode(url="image:N", y=alt.value(28)),
+            base.mark_text(fontSize=11, limit=280 / count - 4).encode(
+                text="label:N", y=alt.value(63)),
+            base.mark_text(fontSize=11).encode(text="caption:N", y=alt.value(76)),
+        ).properties(height=82, title=alt.Title(title, anchor="start", fontSize=12), **WIDE))
+
+    return alt.vconcat(
+        strip, numbers, alt.hconcat(*curves), words, *photos, spacing=12,
+    ).add_params(way, goal, step).configure_view(stroke=None)
+
+
+_PUSHED = {"color": VERMILION, "strokeDash": [1, 0]}
+_HELD_AGAINST = {"color": GREY, "strokeDash": [5, 4]}
+
+
+def _along_steps(
+    base: alt.Chart, score: str, title: str, lines: Sequence[tuple[str, str, str, dict]]
+) -> alt.LayerChart:
+    """A score against the step: for each line which rows are on it, which of them are at the
+    slider, how high the dot is there, and the look."""
+    base = base.encode(
+        x=alt.X("step:Q", title="step (lengths of the null part)", scale=alt.Scale(nice=False)),
+        y=alt.Y(f"{score}:Q", title=None, axis=alt.Axis(tickCount=4)))
+    layers = [alt.Chart(alt.InlineData(values=[{}])).transform_calculate(x="step").mark_rule(
+        color=BLUE).encode(x="x:Q")]
+    for on, here, height, look in lines:
+        layers += [
+            base.transform_filter(on).mark_line(strokeWidth=2, **look),
+            base.transform_filter(here).transform_calculate(
+                **{"step": "step", score: height}
+            ).mark_point(color=look["color"], filled=True, size=70, opacity=1).encode(tooltip=[
+                alt.Tooltip("way:N", title="pushed"),
+                alt.Tooltip(f"{score}:Q", title="degrees", format="+.1f"),
+                alt.Tooltip("step:Q", format=".2f")]),
+        ]
+    return alt.layer(*layers).properties(
+        height=120, title=alt.Title(title, anchor="start", fontSize=12, fontWeight="normal"),
+        **WIDE)
+
+
+def null_space_trail(table: pd.DataFrame, step: float) -> alt.HConcatChart:
+    """Scores along one push and its control; everything that changes is a param.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        ``probe.trail``.
+    step : float
+        Where the dots are, lengths of the null part.
+    """
+    values = trail_params(table, step)
+    base = alt.Chart(alt.InlineData(values=[{}])).transform_calculate(
+        row="trail").transform_flatten(["row"]).transform_calculate(
+        **{key: f"datum.row.{key}" for key in ("held", "way", "step", "turn", "gain")})
+    panels = []
+    for place, (score, title) in enumerate(
+        (("turn", "Image Score (degrees)"), ("gain", "Attribute Score (degrees)"))
+    ):
+        panels.append(_along_steps(base, score, title, [
+            (f"datum.held == {held}", f"datum.held == {held} && datum.step == trail[0].step",
+             f"dots[{held}][{place}]", look)
+            for held, look in ((1, _HELD_AGAINST), (0, _PUSHED))
+        ]))
+    return alt.hconcat(*panels).add_params(
+        *(alt.param(name=name, value=value) for name, value in values.items()))
+
+
+def trail_params(table: pd.DataFrame, step: float) -> dict[str, object]:
+    """Values of the params of :func:`null_space_trail` for another trail, or another step."""
+    trail, dots = [], []
+    for held, (_, part) in enumerate(table.groupby("kind", sort=False)):
+        columns = part[["step", "image_score", "attribute_score"]].round(3).to_numpy().tolist()
+        trail += [
+            {"held": held, "way": part["title"].iloc[0], "step": at, "turn": turn, "gain": gain}
+            for at, turn, gain in columns
+        ]
+        dots.append([
+            float(np.interp(step, part["step"], part[score]))
+            for score in ("image_score", "attribute_score")
+        ])
+    return {"trail": trail, "dots": dots, "step": float(step)}
+
+
+def _written(lines: Sequence[str], left: float) -> alt.Chart:
+    """Lines of text that stand still, from the top down, at a share of the width."""
+    return alt.Chart(alt.InlineData(values=[
+        {"line": place, "text": line, "across": left} for place, line in enumerate(lines)
+    ]))
+
+
+def _explored_rows(
+    table: pd.DataFrame, pictures: pd.DataFrame
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Short rows of ``probe.explored`` and of its thumbnails, each picture named by a number."""
+    number = {name: place for place, name in enumerate(pictures["picture"])}
+    old = {
+        row.name: row for row in table[table["step"] == 0].set_index("name", drop=False)
+        .drop_duplicates("name").itertuples(index=False)
+    }
+    rows = []
+    for row in table.itertuples(index=False):
+        before = old[row.name]
+        rows.append({
+            "who": row.name, "picture": number[row.picture], "way": row.title,
+            "step": round(row.step, 3), "turn": round(row.image_score, 1),
+            "own": round(row.attribute_score, 1), "aim": round(row.prompt_score, 1),
+            "logit": float(f"{row.logit_change:.2g}"),
+            "class": row.after, "sure": round(row.probability_after, 3),
+            "error": round(row.translator_error, 1),
+            "words": row.words, "fresh": [int(word not in before.words) for word in row.words],
+            "angles": [round(float(a), 1) for a in row.word_angles],
+            "photos": [number[name] for name in row.photos],
+            "far": [round(float(a), 1) for a in row.photo_angles],
+            "new": [int(name not in before.photos) for name in row.photos],
+        })
+    shown = pictures[["label", "image"]].assign(picture=range(len(pictures)))
+    # Frames and not lists of rows: Altair copies those anew for every layer, for seconds.
+    return pd.DataFrame(rows), shown

@@ -20,7 +20,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
-from tqdm.auto import tqdm
 
 from .errors import SingError
 from .fetch import cache_dir, write_atomic
@@ -33,6 +32,7 @@ from .labels import (
     read_mapping,
     select_classes,
 )
+from .progress import Progress, progress_bar
 from .subsets import Pair, Seen, check_counts, choose_pictures, content_hash, say
 
 __all__ = [
@@ -60,7 +60,8 @@ MAX_BYTES = 2**28
 def folder_pictures(
     root: str | os.PathLike, *, per_class: int | None = None, total: int | None = None,
     seed: int = 0, mapping: str | os.PathLike | Mapping[str, object] | None = None,
-    classes: Sequence[str | int] | None = None, split: str | None = None, progress: bool = True,
+    classes: Sequence[str | int] | None = None, split: str | None = None,
+    progress: Progress = True,
 ) -> pd.DataFrame:
     """Table of the photographs in a folder of class folders, whole or a stratified subset.
 
@@ -90,8 +91,8 @@ def folder_pictures(
         Keep only these: names of folders, labels, or ImageNet-1k indices.
     split : {"train", "val", "test"}, optional
         By default train, where there is one.
-    progress : bool
-        Whether to show a progress bar.
+    progress : bool or callable
+        Whether to show a progress bar, or whom to tell (:mod:`sing_nb.progress`).
 
     Returns
     -------
@@ -223,7 +224,7 @@ def hub_pictures(
     config: str | None = None, revision: str | None = None, per_class: int | None = None,
     total: int | None = None, seed: int = 0,
     mapping: str | os.PathLike | Mapping[str, object] | None = None,
-    classes: Sequence[str | int] | None = None, progress: bool = True,
+    classes: Sequence[str | int] | None = None, progress: Progress = True,
 ) -> pd.DataFrame:
     """Table of the photographs of a Hugging Face image data set, whole or a stratified subset.
 
@@ -279,8 +280,8 @@ def hub_pictures(
 
     def look(pairs: list[Pair]) -> dict[Pair, Seen | str]:
         found: dict[Pair, Seen | str] = {}
-        for pair in tqdm(
-            pairs, desc="writing pictures", unit="picture", disable=None if progress else True
+        for pair in progress_bar(
+            progress, pairs, total=len(pairs), desc="writing pictures", unit="picture"
         ):
             cell = pictures[pair[1]][image] or {}
             said = f"row {pair[1]} of {what}"
@@ -475,12 +476,14 @@ def _file_hash(path: Path, hashes: dict[str, list], home: Path) -> str:
     return sha
 
 
-def _in_threads(one: Callable[[Pair], object], pairs: list[Pair], progress: bool) -> dict:
+def _in_threads(
+    one: Callable[[Pair], object], pairs: list[Pair], progress: Progress
+) -> dict:
     pool = ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1)))
     try:
-        return dict(zip(pairs, tqdm(
-            pool.map(one, pairs), total=len(pairs), desc="checking pictures", unit="picture",
-            disable=None if progress else True,
+        return dict(zip(pairs, progress_bar(
+            progress, pool.map(one, pairs), total=len(pairs), desc="checking pictures",
+            unit="picture",
         )))
     finally:
         pool.shutdown(cancel_futures=True)

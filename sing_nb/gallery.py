@@ -18,6 +18,7 @@ from .errors import SingError
 from .fetch import write_atomic
 
 if TYPE_CHECKING:
+    import ipywidgets
     from IPython.display import HTML
 
 __all__ = ["Gallery", "between", "merge_parts", "power", "sentences", "span", "verdict"]
@@ -29,10 +30,15 @@ TYPE = {
     "text": {"fontSize": 12},
 }
 PAPER_WIDTH = 640  # pixels, where a chart that fills its column is saved as a file
+VEGALITE = "application/vnd.vegalite.v6+json"
+WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 class Gallery:
     """Where one chapter's figures and numbers go.
+
+    Making one has Altair show every chart of the notebook as :meth:`show` does, so that none asks
+    the internet for the libraries that draw it.
 
     Parameters
     ----------
@@ -46,8 +52,14 @@ class Gallery:
         self.folder, self.chapter = Path(folder), chapter
         self._figures: list[dict[str, str]] = []
         self._numbers: dict[str, str] = {}
+        if alt.renderers.active == "default":  # a renderer that the reader chose stays
+            alt.renderers.register("sing", _bundle)
+            alt.renderers.enable("sing")
 
-    def show(self, chart: alt.TopLevelMixin, name: str, alt_text: str) -> None:
+    def show(
+        self, chart: alt.TopLevelMixin, name: str, alt_text: str,
+        live: ipywidgets.Widget | None = None,
+    ) -> None:
         """Display a chart and write ``<name>.vl.json``, ``<name>.data.json``, ``<name>.svg``.
 
         Parameters
@@ -57,6 +69,8 @@ class Gallery:
             Unique in the book; letters, digits and hyphens.
         alt_text : str
             What the figure shows, for readers who do not see it.
+        live : ipywidgets.Widget, optional
+            What JupyterLab shows in its place; the page keeps the chart, and says so.
         """
         from IPython.display import display
 
@@ -69,24 +83,19 @@ class Gallery:
         spec["description"] = alt_text
         spec["config"] = {**spec.get("config", {}), **TYPE}
         files = {"spec": f"{name}.vl.json", "data": f"{name}.data.json", "svg": f"{name}.svg"}
-        paper = _fixed_width(spec)
-        svg = vl_convert.vegalite_to_svg(paper)
+        svg = vl_convert.vegalite_to_svg(_fixed_width(spec))
         write_atomic(self.folder / files["spec"], json.dumps(spec, sort_keys=True))
         write_atomic(self.folder / files["data"], json.dumps(spec.get("datasets", {})))
         write_atomic(self.folder / files["svg"], _stable_ids(svg))
         self._figures.append({"name": name, "chapter": self.chapter, "alt": alt_text, **files})
         self._keep()
-        png = vl_convert.vegalite_to_png(paper, scale=1.5)
-        # JupyterLab draws Vega-Lite 5, which is the same for our charts, and measures the width of
-        # a cell that has none yet: a chart as wide as its container would be 0 pixels wide.
-        older = {**paper, "$schema": "https://vega.github.io/schema/vega-lite/v5.json"}
-        bundle = {
-            "application/vnd.vegalite.v6+json": spec,
-            "application/vnd.vegalite.v5+json": older,
-            "image/png": base64.b64encode(png).decode(),
-            "text/plain": f"{name}: {alt_text}",
-        }
-        display(bundle, raw=True)
+        bundle = {**_bundle(spec), "text/plain": f"{name}: {alt_text}"}
+        if live is None:
+            display(bundle, raw=True)
+        else:
+            bundle[WIDGET] = live._repr_mimebundle_()[WIDGET]
+            # The page is made from one type of a bundle: it learns of the widget from this.
+            display(bundle, raw=True, metadata={VEGALITE: {"live": True}})
 
     def tell(self, **numbers: str) -> None:
         """Give numbers, as text, to the prose of this chapter and of the introduction."""
@@ -186,8 +195,29 @@ def merge_parts(folder: Path, chapters: Iterable[str]) -> None:
     write_atomic(Path(folder) / "numbers.json", json.dumps(numbers, indent=1))
 
 
-def _fixed_width(spec: dict) -> dict:
-    return {**spec, "width": PAPER_WIDTH} if spec.get("width") == "container" else spec
+def _bundle(spec: dict, **options: object) -> dict[str, object]:
+    """A chart for the page, for JupyterLab and, as a picture, for what draws no charts."""
+    paper = _fixed_width(spec)
+    png = vl_convert.vegalite_to_png(paper, scale=1.5)
+    # JupyterLab draws Vega-Lite 5, which is the same for our charts, and measures the width of
+    # a cell that has none yet: a chart as wide as its container would be 0 pixels wide.
+    older = {**paper, "$schema": "https://vega.github.io/schema/vega-lite/v5.json"}
+    return {
+        VEGALITE: spec,
+        "application/vnd.vegalite.v5+json": older,
+        "image/png": base64.b64encode(png).decode(),
+        "text/plain": str(spec.get("description", "a chart")),
+    }
+
+
+def _fixed_width(spec: dict, width: int = PAPER_WIDTH) -> dict:
+    """A spec whose views are no longer as wide as their container, but a number of pixels."""
+    fixed = {**spec, "width": width} if spec.get("width") == "container" else {**spec}
+    for way in {"vconcat", "hconcat"} & spec.keys():
+        # Beside the plots there are axes, and gaps between them.
+        share = (width - 40) // (len(spec[way]) if way == "hconcat" else 1)
+        fixed[way] = [_fixed_width(view, share) for view in spec[way]]
+    return fixed
 
 
 def _stable_ids(svg: str) -> str:

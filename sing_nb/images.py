@@ -40,10 +40,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from PIL import Image, UnidentifiedImageError
-from tqdm.auto import tqdm
 
 from .errors import SingError
 from .fetch import SOURCES, fetch, read_manifest, write_atomic
+from .progress import Progress, progress_bar
 from .prompts import imagenet_names
 
 __all__ = [
@@ -332,7 +332,7 @@ def picture_file(row: pd.Series | dict, folder: Path) -> Path:
 
 
 def store_pictures(
-    table: pd.DataFrame, folder: Path, *, progress: bool = True, workers: int | None = None
+    table: pd.DataFrame, folder: Path, *, progress: Progress = True, workers: int | None = None
 ) -> None:
     """Draw every picture of the table that is not in `folder` yet.
 
@@ -344,8 +344,8 @@ def store_pictures(
         Picture table.
     folder : pathlib.Path
         Target folder, made if missing.
-    progress : bool
-        Whether to show a progress bar.
+    progress : bool or callable
+        Whether to show a progress bar, or whom to tell (:mod:`sing_nb.progress`).
     workers : int, optional
         Threads; one for each processor by default.
     """
@@ -369,21 +369,21 @@ def store_pictures(
 
     with (
         ThreadPoolExecutor(workers or os.cpu_count()) as pool,
-        tqdm(
-            total=sum(map(len, todo)), desc="drawing pictures", unit="picture",
-            disable=None if progress and todo else True,
+        progress_bar(
+            progress, total=sum(map(len, todo)), desc="drawing pictures", unit="picture"
         ) as bar,
     ):
         for count in pool.map(draw, todo):
             bar.update(count)
 
 
-def thumbnail(path: Path, side: int = 72) -> str:
+def thumbnail(source: Path | Image.Image, side: int = 72) -> str:
     """A small picture as a data URI, so that a chart carries it along.
 
     Parameters
     ----------
-    path : pathlib.Path
+    source : pathlib.Path or PIL.Image.Image
+        A file, or a picture that was read already.
     side : int
         Longer side in pixels.
 
@@ -392,7 +392,8 @@ def thumbnail(path: Path, side: int = 72) -> str:
     str
         ``data:image/jpeg;base64,...``
     """
-    picture = open_picture(path).convert("RGB")
+    picture = source if isinstance(source, Image.Image) else open_picture(source)
+    picture = picture.convert("RGB")
     picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=80)

@@ -77,6 +77,8 @@ def _lacks_alt(spec: dict[str, Any]) -> bool:
     return not str(spec.get("description", "")).strip()
 
 
+#: Below a figure that a running kernel answers; Gallery.show(..., live=...) marks it.
+LIVE = '<p class="sing-live">In JupyterLab this figure answers live: <code>make lab</code></p>'
 NO_ALT = "a chart has no alt text: give it one with chart.properties(description='what it shows')"
 
 
@@ -108,14 +110,15 @@ class ChartRenderer:
         if data.mime_type == VEGALITE:
             if _lacks_alt(data.content):
                 renderer.logger.warning(NO_ALT, line=data.line, subtype="alt_text")
-            return [_chart_node(data.content)]
+            live = data.output_metadata.get(VEGALITE, {}).get("live")
+            note = [nodes.raw("", LIVE, format="html")] if live else []
+            return [_chart_node(data.content), *note]
         if data.mime_type == VEGALITE_LAB:
             # MyST-NB warns of types nobody claims; an empty answer claims it and shows nothing.
             return []
         if data.mime_type == WIDGET:
             # A widget needs a running kernel. Without this note the page would show a hole.
-            note = '<p class="sing-live">This part is live: open the notebook to use it.</p>'
-            return [nodes.raw("", note, format="html")]
+            return [nodes.raw("", LIVE, format="html")]
         return None
 
 

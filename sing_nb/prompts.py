@@ -5,13 +5,44 @@ from __future__ import annotations
 import re
 from functools import cache
 
-__all__ = ["class_aliases", "imagenet_names", "prompt"]
+from .errors import SingError
+
+__all__ = ["class_aliases", "complete_prompt", "imagenet_names", "prompt"]
+
+_PICTURE = re.compile(
+    r"(an?\s+|the\s+)?(\w+\s+)?(image|photo|photograph|picture|painting|drawing|sketch)s?\s+of\b",
+    re.IGNORECASE,
+)
 
 
 def prompt(label: str) -> str:
     """The paper's prompt for a label: "an image of a <label>", with the right article."""
     article = "an" if label[:1].lower() in "aeiou" else "a"
     return f"an image of {article} {label}"
+
+
+def complete_prompt(words: str) -> str:
+    """A prompt from what a person typed: "jellyfish" becomes "an image of a jellyfish".
+
+    What says itself what kind of picture it is, "a sketch of a camel", stays as it is.
+
+    Raises
+    ------
+    SingError
+        If no letter and no digit was typed.
+    """
+    words = " ".join(words.split())
+    if not any(letter.isalnum() for letter in words):
+        came = f"got {words!r}" if words else "it is empty"
+        raise SingError(
+            f"A prompt needs a word, and {came}; type one, such as “jellyfish” or “an image of a "
+            f"birthday cake”."
+        )
+    if _PICTURE.match(words):
+        return words
+    if re.match(r"(an?|the|some|two|three|many)\s", words, re.IGNORECASE):
+        return f"an image of {words}"
+    return prompt(words)
 
 
 @cache

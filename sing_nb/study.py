@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 from functools import cached_property
@@ -58,6 +59,16 @@ __all__ = ["Study"]
 
 METHOD = 7  # part of every stored table's name: raise it when a table's meaning changes
 TOP = 5
+# What is removed, and what is said of it: of a table whose first row are medians of IS and whose
+# second row are medians of |AS|, a column for each random draw, the mean over draws.
+KINDS = ("null space removed", "random control")
+QUANTITIES = {
+    "image_score": lambda m: m[0].mean(),
+    "attribute_score": lambda m: m[1].mean(),
+    "ratio": lambda m: (m[0] / m[1]).mean(),
+}
+KEPT_CLASSES = 64  # classes whose translated states are kept, of some 100 kB each
+KEPT_BASES = 2**27  # bytes of random subspaces that are kept
 
 
 class Study:
@@ -67,8 +78,9 @@ class Study:
     ----------
     profile : str
         A file in ``data/profiles``.
-    progress : bool
-        Whether long work shows progress bars.
+    progress : bool, optional
+        Whether long work shows progress bars; by default it does unless ``$SING_QUIET`` is set,
+        as it is where a chapter is run for a page.
     **overrides
         Keys of the profile with other values.
 
@@ -79,10 +91,12 @@ class Study:
         Where results lie.
     """
 
-    def __init__(self, profile: str = "offline", *, progress: bool = True, **overrides) -> None:
+    def __init__(
+        self, profile: str = "offline", *, progress: bool | None = None, **overrides
+    ) -> None:
         self.config = load_profile(profile, overrides)
         self.folder = build_dir(profile)
-        self.progress = progress
+        self.progress = not os.environ.get("SING_QUIET") if progress is None else progress
         self._classifiers: dict[str, Classifier] = {}
         self._spaces: dict[str, HeadSpaces] = {}
         self._features: dict[str, FeatureSet] = {}
@@ -91,6 +105,8 @@ class Study:
         self._fits: dict[str, list[Translator]] = {}
         self._published: dict[str, Translator] = {}
         self._others: dict[str, Study] = {}
+        self._states: dict[tuple[str, str], tuple[torch.Tensor, ...]] = {}
+        self._bases: dict[tuple[int, int, int], np.ndarray] = {}
 
     # --- pictures, classifiers, features --------------------------------------------------------
 
@@ -261,6 +277,7 @@ class Study:
         # What does not depend on the space is shared: it is large, and the same.
         other._classifiers, other._spaces = self._classifiers, self._spaces
         other._features, other._keys = self._features, self._keys
+        other._bases = self._bases
         other.__dict__["pictures"] = self.pictures
         return other
 
@@ -654,64 +671,76 @@ class Study:
         return self.stored("models", self._models, *self.config.everyone)
 
     def _models(self) -> pd.DataFrame:
-        # Of columns that hold IS and, after them, |AS|: one of each, or one of each for every
-        # random draw, whose medians are averaged.
-        quantities = {
-            "image_score": lambda m: m[0].mean(),
-            "attribute_score": lambda m: m[1].mean(),
-            "ratio": lambda m: (m[0] / m[1]).mean(),
-        }
-        records = []
-        for model in self.config.everyone:
-            table = self.scored(model)
-            pairs = {
-                "null space removed": table[["image_score", "attribute_score"]].to_numpy(),
-                "random control": np.hstack(
-                    [
-                        self.by_draw(model, name, table["picture"])
-                        for name in ("image_score", "attribute_score")
-                    ]
-                ),
-            }
-            for kind, pair in pairs.items():
-                for quantity, score in quantities.items():
+        return pd.concat([self._model(model) for model in self.config.everyone], ignore_index=True)
 
-                    def statistic(v: np.ndarray, score=score) -> float:
-                        return float(score(np.median(np.abs(v), axis=0).reshape(2, -1)))
+    def model(self, model: str) -> pd.DataFrame:
+        """The rows of :meth:`models` for one classifier, in this study's list or not."""
+        if model in self.config.everyone:
+            return self.models().query("model == @model").reset_index(drop=True)
+        return self.stored(f"model-{model}", lambda: self._model(model), model)
 
-                    records.append(
-                        self._record(model, pair, table["subject"], statistic)
-                        | {"quantity": quantity, "kind": kind}
-                    )
-            excess = (table["image_score"] - table["image_score_control"]).to_numpy()
-            records.append(
-                self._record(model, excess, table["subject"], np.median)
-                | {"quantity": "image_score_excess", "kind": "null space removed"}
-            )
-            error = table["translator_error"].to_numpy()
-            records.append(
-                self._record(model, error, table["subject"], np.median)
-                | {"quantity": "translator_error", "kind": "held out"}
-            )
+    def _model(self, model: str) -> pd.DataFrame:
+        table, records = self.scored(model), []
+        for kind in KINDS:
+            pair = self._scores(model, kind, table["picture"])
+            for quantity, score in QUANTITIES.items():
+
+                def statistic(v: np.ndarray, score=score) -> float:
+                    return float(score(np.median(np.abs(v), axis=0).reshape(2, -1)))
+
+                records.append(
+                    self._record(model, pair, table["subject"], statistic)
+                    | {"quantity": quantity, "kind": kind}
+                )
+        excess = (table["image_score"] - table["image_score_control"]).to_numpy()
+        records.append(
+            self._record(model, excess, table["subject"], np.median)
+            | {"quantity": "image_score_excess", "kind": "null space removed"}
+        )
+        error = table["translator_error"].to_numpy()
+        records.append(
+            self._record(model, error, table["subject"], np.median)
+            | {"quantity": "translator_error", "kind": "held out"}
+        )
         return pd.DataFrame(records)
 
-    def model_difference(self, first: str, second: str) -> dict[str, float]:
-        """Ratio IS/|AS| of the second classifier minus that of the first, paired by picture.
+    def _scores(self, model: str, kind: str, pictures: Sequence[str]) -> np.ndarray:
+        """IS and, after it, AS of pictures: (pictures, 2), or of a control (pictures, 2 draws)."""
+        columns = ["image_score", "attribute_score"]
+        if kind == "random control":
+            return np.hstack([self.by_draw(model, name, pictures) for name in columns])
+        return self.scored(model).set_index("picture").loc[list(pictures), columns].to_numpy()
+
+    def model_difference(
+        self, first: str, second: str, quantity: str = "ratio", kind: str = "null space removed"
+    ) -> dict[str, float]:
+        """A score of the second classifier minus that of the first, paired by picture.
+
+        Parameters
+        ----------
+        first, second : str
+        quantity : str
+            ``ratio`` (of the median IS to the median absolute AS), ``image_score`` or
+            ``attribute_score`` (the median of its size), as in :meth:`models`.
+        kind : str
+            ``null space removed``, or ``random control``: mean over the random draws.
 
         Returns
         -------
         dict
             ``value``, ``low`` and ``high`` (95 %, cluster bootstrap over subjects).
         """
-        columns = ["image_score", "attribute_score"]
-        one, two = (self.scored(name).set_index("picture") for name in (first, second))
-        pair = np.hstack([one[columns], two.loc[one.index, columns]])
+        for what, name, known in (("quantity", quantity, QUANTITIES), ("kind", kind, KINDS)):
+            if name not in known:
+                raise unknown(what, name, known)
+        table, score = self.scored(first), QUANTITIES[quantity]
+        pair = np.hstack([self._scores(name, kind, table["picture"]) for name in (first, second)])
 
         def difference(v: np.ndarray) -> float:
-            median = np.median(np.abs(v), axis=0)
-            return float(median[2] / median[3] - median[0] / median[1])
+            one, two = np.median(np.abs(v), axis=0).reshape(2, 2, -1)
+            return float(score(two) - score(one))
 
-        return self.interval(pair, one["subject"], difference)
+        return self.interval(pair, table["subject"], difference)
 
     def _record(self, model: str, values: np.ndarray, clusters, statistic: Callable) -> dict:
         role = "control: the tower itself" if model == self.config.tower else "compared"
@@ -788,17 +817,28 @@ class Study:
         control : numpy.ndarray
             (draws, views, concepts), after removal of random subspaces of the same size and energy.
         """
+        text = self.text(concepts)[None]
+        before, after, *control = (
+            angle(z[:, None], text).numpy() for z in self._class_states(model, label)
+        )
+        return before, after, np.stack(control)
+
+    def _class_states(self, model: str, label: str) -> tuple[torch.Tensor, ...]:
+        """Translated features (views, d) of a class: before, after null removal, each control.
+
+        They do not depend on what is asked of them, and are kept for the next question.
+        """
         label, known = self.label(label), set(self.labels)
         if label not in known:
             raise unknown("class", label, known)
-        rows = np.flatnonzero((self.pictures["label"] == label).to_numpy() & self.is_scored)
-        f, text = self.features(model)[rows], self.text(concepts)[None]
-
-        def angles(features: torch.Tensor) -> np.ndarray:
-            return angle(self.translate(model, features, rows)[:, None], text).numpy()
-
-        control = [angles(other) for other in self.random_removals(model, f)]
-        return angles(f), angles(self.spaces(model).remove_null(f)), np.stack(control)
+        if (model, label) not in self._states:
+            rows = np.flatnonzero((self.pictures["label"] == label).to_numpy() & self.is_scored)
+            f = self.features(model)[rows]
+            states = [f, self.spaces(model).remove_null(f), *self.random_removals(model, f)]
+            if len(self._states) >= KEPT_CLASSES:
+                del self._states[next(iter(self._states))]
+            self._states[model, label] = tuple(self.translate(model, s, rows) for s in states)
+        return self._states[model, label]
 
     def string_graph(
         self, model: str, label: str, concepts: Sequence[str] | None = None
@@ -1088,11 +1128,20 @@ class Study:
 
     def random_removals(self, model: str, f: torch.Tensor) -> Iterator[torch.Tensor]:
         """Features (n, m) without a random part as large as their null part, one control a draw."""
-        spaces = self.spaces(model)
-        length = spaces.null(f).norm(dim=1)
+        length = self.spaces(model).null(f).norm(dim=1)
         for draw in range(self.config.control_draws):
-            basis = random_basis(spaces.features, spaces.null_dim, self.config.seed + draw)
-            yield matched_removal(f, length, basis)
+            yield matched_removal(f, length, self.control_basis(model, draw))
+
+    def control_basis(self, model: str, draw: int = 0) -> np.ndarray:
+        """Basis (m, null_dim) of the random subspace of a control, as large as the null space."""
+        spaces = self.spaces(model)
+        key = spaces.features, spaces.null_dim, self.config.seed + draw
+        if key not in self._bases:
+            basis = random_basis(*key)
+            if sum(kept.nbytes for kept in self._bases.values()) + basis.nbytes > KEPT_BASES:
+                return basis
+            self._bases[key] = basis
+        return self._bases[key]
 
     def interval(
         self, values: np.ndarray, clusters: Sequence, statistic: Callable[..., float] = np.mean
@@ -1145,17 +1194,21 @@ class Study:
         rows = np.flatnonzero(
             ((table["source"] != "clipart") & (table["subject"] != exclude)).to_numpy()
         )
-        angles = angle(z[:, None], self.embeddings[rows][None]).numpy()
+        # The order is that of cosines, a matrix product; only what is shown needs its angle.
+        known = normalize(self.embeddings[rows].double(), dim=1)
+        cosines = (normalize(z.double(), dim=1) @ known.T).numpy()
         subjects = table["subject"].to_numpy()[rows]
         records = []
-        for number, line in enumerate(angles):
-            order = np.argsort(line, kind="stable")
+        for number, line in enumerate(cosines):
+            order = np.argsort(-line, kind="stable")
             _, first = np.unique(subjects[order], return_index=True)
-            for rank, index in enumerate(np.sort(first)[:k], start=1):
-                chosen = rows[order[index]]
+            near = order[np.sort(first)[:k]]
+            angles = angle(z[number], known[near]).numpy()
+            for rank, (index, far) in enumerate(zip(near, angles), start=1):
+                chosen = rows[index]
                 records.append(
                     {
-                        "row": number, "rank": rank, "angle": line[order[index]],
+                        "row": number, "rank": rank, "angle": far,
                         "picture": table["picture"].iloc[chosen],
                         "label": table["label"].iloc[chosen],
                     }

@@ -19,7 +19,7 @@ from .perturb import matched_removal
 from .stats import random_basis
 from .study import Study
 
-__all__ = ["truncated_heads"]
+__all__ = ["truncated_classes", "truncated_heads"]
 
 RANKS = (900, 750, 500, 250, 100)
 
@@ -114,3 +114,66 @@ def _one_head(study: Study, model: str, spaces: HeadSpaces) -> pd.DataFrame:
         accuracy=float((winner == truth)[truth >= 0].mean()) if (truth >= 0).any() else np.nan,
         agreement=float((winner == clf.logits(f).argmax(1).numpy()).mean()),
     )
+
+
+def truncated_classes(study: Study, steps: int = 20) -> pd.DataFrame:
+    """AS and IS of every class while a head is cut down in even steps, for a slider.
+
+    Parameters
+    ----------
+    study : Study
+    steps : int
+        Ranks, evenly from the largest head's full rank down to the first step.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a classifier, rank and class: model, title, ``rank`` (a head of a lower rank is
+        shown as it is), label, ``attribute_score`` and ``image_score`` (medians over the class's
+        pictures, degrees), the same with ``_control`` (one random subspace of the same size, the
+        part in it as long as the unseen one; the subspaces of different ranks are nested), and
+        over all pictures ``null_share`` (median share of the feature's squared length that this
+        head does not see) and ``agreement`` (share that keep the full head's class), 0 to 1.
+
+    Raises
+    ------
+    SingError
+        If there is no step.
+    """
+    if steps < 1:
+        raise SingError(f"A slider over ranks needs at least one step; got {steps}.")
+    return study.stored(
+        f"truncated-classes-{steps}", lambda: _by_class(study, steps), *study.config.everyone)
+
+
+def _by_class(study: Study, steps: int) -> pd.DataFrame:
+    top = max(study.spaces(model).rank for model in study.config.everyone)
+    size = max(1, round(top / steps))
+    tables = []
+    for model in study.config.everyone:
+        scored, full = study.scored(model), study.spaces(model).rank
+        rows = study.rows(scored["picture"])
+        f, clf = study.features(model)[rows], study.classifier(model)
+        own, text = clf.logits(f).argmax(1), study.text(scored["label"])
+        z = study.translate(model, f, rows)
+        _, values, right = torch.linalg.svd(clf.head.weight.double(), full_matrices=True)
+        frame = random_basis(f.shape[1], f.shape[1], study.config.seed)
+        for rank in range(top, 0, -size):
+            spaces = HeadSpaces.from_svd(values, right, min(rank, full))
+            removed = spaces.remove_null(f)
+            z_removed, length = study.translate(model, removed, rows), (f - removed).norm(dim=1)
+            other = matched_removal(f, length, frame[:, : spaces.null_dim])
+            z_other = study.translate(model, other, rows)
+            scores = pd.DataFrame({
+                "label": scored["label"].to_numpy(),
+                "attribute_score": attribute_score(z, z_removed, text).numpy(),
+                "image_score": image_score(z, z_removed).numpy(),
+                "attribute_score_control": attribute_score(z, z_other, text).numpy(),
+                "image_score_control": image_score(z, z_other).numpy(),
+            })
+            tables.append(scores.groupby("label").median().reset_index().assign(
+                model=model, title=study.title(model), rank=rank,
+                null_share=float(np.median((length / f.norm(dim=1)).square())),
+                agreement=float((clf.logits(removed).argmax(1) == own).double().mean()),
+            ))
+    return pd.concat(tables, ignore_index=True)

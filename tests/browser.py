@@ -16,6 +16,7 @@ from typing import Any
 from playwright.sync_api import Browser, Page, sync_playwright
 
 DESKTOP, PHONE = (1280, 900), (390, 844)
+HEAVIEST = 6  # MB a page may take with all that it loads, before compression
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -68,11 +69,18 @@ def open_browser() -> Iterator[Browser]:
 
 @contextlib.contextmanager
 def new_page(
-    browser: Browser, size: tuple[int, int] = DESKTOP, theme: str = "light"
+    browser: Browser,
+    size: tuple[int, int] = DESKTOP,
+    theme: str = "light",
+    touch: bool = False,
 ) -> Iterator[Page]:
     """Open a tab of a given size; the book follows the colour scheme that the browser asks for."""
     context = browser.new_context(
-        viewport={"width": size[0], "height": size[1]}, color_scheme=theme, reduced_motion="reduce"
+        viewport={"width": size[0], "height": size[1]},
+        color_scheme=theme,
+        reduced_motion="reduce",
+        has_touch=touch,
+        is_mobile=touch,
     )
     try:
         yield context.new_page()
@@ -91,6 +99,8 @@ class PageReport:
     console_errors: list[str] = field(default_factory=list)
     charts: list[dict[str, Any]] = field(default_factory=list)
     overflow: list[str] = field(default_factory=list)
+    megabytes: float = 0.0
+    bundles: list[str] = field(default_factory=list)
 
     def problems(self) -> list[str]:
         """List everything that should not be, in words; empty for a good page."""
@@ -99,6 +109,10 @@ class PageReport:
         found += [f"page error: {text}" for text in self.page_errors]
         found += [f"console error: {text}" for text in self.console_errors]
         found += [f"scrolls sideways: {text}" for text in self.overflow]
+        if self.megabytes >= HEAVIEST:
+            found.append(f"weighs {self.megabytes:.1f} MB of {HEAVIEST}")
+        if len(self.bundles) != bool(self.charts):
+            found.append(f"loads Vega {len(self.bundles)} times for {len(self.charts)} charts")
         for number, chart in enumerate(self.charts, start=1):
             name = f"chart {number} ({chart['alt'][:40] or 'no alt text'})"
             if not chart["ready"] or chart["error"]:
@@ -155,6 +169,9 @@ OVERFLOW = """() => {
     `<${el.tagName.toLowerCase()} class="${el.getAttribute("class") ?? ""}">`).join(" ") || "?")];
 }"""
 
+LOADED = """() => ["navigation", "resource"].flatMap((type) => performance.getEntriesByType(type))
+  .map(({ name, decodedBodySize }) => [name, decodedBodySize])"""
+
 SETTLED = """(theme) => document.documentElement.dataset.theme === theme &&
   [...document.querySelectorAll("div.sing-chart")].every((el) =>
     el.dataset.error || (el.dataset.ready === "1" && !el.busy && el.dataset.drawn === theme &&
@@ -207,6 +224,9 @@ def inspect_page(page: Page, url: str, theme: str = "light", timeout: float = 30
     page.wait_for_load_state("networkidle")
     report.charts = page.evaluate(CHARTS)
     report.overflow = measure_overflow(page)
+    loaded = page.evaluate(LOADED)
+    report.megabytes = sum(size for _, size in loaded) / 1e6
+    report.bundles = [name for name, _ in loaded if "/vega-bundle.js" in name]
     return report
 
 

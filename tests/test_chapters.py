@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import os
+
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from sing_nb.chapters import chapter_files, chapter_parameters, resolve, run_chapter
 from sing_nb.errors import SingError
+from sing_nb.study import Study
 
 PARAMETERS = """\
 profile: str = "offline"  # a file in data/profiles
@@ -125,6 +128,24 @@ def test_a_chapter_runs_with_its_settings_and_replaces_the_old_result(tmp_path):
     assert not list((results / "failed").iterdir())
     # The source stays as it was, without outputs.
     assert printed(notebook) == ""
+
+
+WATCHED = """\
+import sing_nb, ipywidgets
+from IPython.display import display
+print(sing_nb.Study("smoke").progress)
+display(ipywidgets.IntSlider(7))
+"""
+
+
+def test_a_page_has_no_progress_bars_and_no_state_of_widgets(tmp_path, monkeypatch):
+    monkeypatch.delenv("SING_QUIET", raising=False)
+    notebook, results = chapter(tmp_path, body=WATCHED), tmp_path / "results"
+    found = run_chapter(notebook, results, "smoke", {}, {}, progress=False)
+    assert printed(found) == "False\n"
+    assert "SING_QUIET" not in os.environ  # here a person may watch again
+    assert Study("smoke").progress is True
+    assert "widgets" not in nbformat.read(found, as_version=4).metadata
 
 
 def test_a_chapter_that_fails_names_its_cell_and_keeps_the_old_result(tmp_path):

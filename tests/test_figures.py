@@ -137,3 +137,49 @@ def test_a_text_far_from_the_photo_stays_on_the_map():
     spec = figures.score_geometry(97).to_dict()
     ends = {tuple(layer["encoding"]["x"]["scale"]["domain"]) for layer in spec["layer"]}
     assert ends == {(-105.0, 105.0)}
+
+
+# --- colour-blind readers and small data --------------------------------------------------------
+
+#: Machado, Oliveira and Fernandes 2009, severity 1, in linear RGB.
+BLIND = {
+    "none": np.eye(3),
+    "red": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
+            [-0.003882, -0.048116, 1.051998]],
+    "green": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
+              [-0.011820, 0.042940, 0.968881]],
+    "blue": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602],
+             [0.004733, 0.691367, 0.303900]],
+}
+XYZ = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+
+
+def seen(colour, matrix):
+    """CIE Lab of a colour as somebody sees it."""
+    srgb = np.array([int(colour[at:at + 2], 16) for at in (1, 3, 5)]) / 255
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    xyz = XYZ @ np.clip(matrix @ linear, 0, 1) / np.array([0.9505, 1, 1.089])
+    x, y, z = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("kind", BLIND)
+def test_colours_of_one_chart_are_told_apart_without_a_cone(kind):
+    """A distance of 2.3 is just noticed; no two colours are closer than 8.5."""
+    colours = [figures.VERMILION, figures.GREY, *figures.MODELS]
+    labs = [seen(colour, np.array(BLIND[kind])) for colour in colours]
+    apart = [np.linalg.norm(one - other) for i, one in enumerate(labs) for other in labs[:i]]
+    assert min(apart) > 8.5
+
+
+def test_a_single_subset_cannot_be_pointed_out_among_others():
+    table = pd.DataFrame({"title": ["A", "B"], "subset": "music", "before": [0.8, 0.9],
+                          "after": [0.7, 0.9], "chance": 0.5})
+    several = pd.concat([table, table.assign(subset="birds")])
+
+    def selections(chart):
+        return [param["bind"] if "bind" in param else param["select"]["on"]
+                for param in chart.to_dict()["params"]]
+
+    assert selections(figures.robustness(table)) == ["legend"]
+    assert selections(figures.robustness(several)) == ["legend", "pointerover"]

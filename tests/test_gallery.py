@@ -3,11 +3,12 @@ from __future__ import annotations
 import json
 
 import altair as alt
+import ipywidgets
 import pandas as pd
 import pytest
 
 from sing_nb.errors import SingError
-from sing_nb.gallery import Gallery, between, merge_parts, power, sentences, span, verdict
+from sing_nb.gallery import WIDGET, Gallery, between, merge_parts, power, sentences, span, verdict
 
 ALT = "Three bars that grow from left to right."
 
@@ -70,6 +71,40 @@ def test_a_chart_as_wide_as_its_page_has_a_width_of_its_own_in_jupyterlab(tmp_pa
     new, old = (shown[0][f"application/vnd.vegalite.v{n}+json"] for n in (6, 5))
     assert new["width"] == "container"
     assert old["width"] == 640
+
+
+def test_a_live_figure_is_a_widget_for_a_kernel_and_a_chart_for_the_page(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(
+        "IPython.display.display",
+        lambda bundle, raw, metadata=None: shown.append((bundle, metadata)),
+    )
+    slider = ipywidgets.IntSlider()
+    book = Gallery(tmp_path, "01_tiny")
+    book.show(bars(), "still", ALT)
+    book.show(bars(), "moving", ALT, live=slider)
+    (still, plain), (moving, marked) = shown
+    assert moving.pop(WIDGET)["model_id"] == slider.model_id
+    assert moving.keys() == still.keys()  # with a PNG, for where neither is drawn
+    assert plain is None
+    assert marked == {"application/vnd.vegalite.v6+json": {"live": True}}
+    assert (tmp_path / "moving.vl.json").is_file()
+
+
+def test_a_readers_own_chart_is_shown_like_those_of_the_book(tmp_path, monkeypatch):
+    # Altair's own way has a notebook load its libraries from a host in the internet.
+    with alt.renderers.enable("default"):
+        Gallery(tmp_path, "01_tiny")
+        bundle = bars()._repr_mimebundle_()
+    assert "text/html" not in bundle
+    assert bundle["application/vnd.vegalite.v5+json"]["mark"]["type"] == "bar"
+    assert bundle["image/png"].startswith("iVBOR")
+
+
+def test_a_renderer_that_a_reader_chose_stays(tmp_path):
+    with alt.renderers.enable("svg"):
+        Gallery(tmp_path, "01_tiny")
+        assert alt.renderers.active == "svg"
 
 
 def test_every_row_is_drawn_however_many(tmp_path):

@@ -109,6 +109,15 @@ def code_cell(source: str, data: dict | None = None, **metadata) -> nbformat.Not
     return nbformat.v4.new_code_cell(source, metadata=metadata, outputs=outputs, execution_count=1)
 
 
+def make_live(cell: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Turn a cell's chart into one that is a widget where there is a kernel."""
+    (output,) = cell.outputs
+    view = {"model_id": "2f", "version_major": 2, "version_minor": 0}
+    output.data["application/vnd.jupyter.widget-view+json"] = view
+    output.metadata = {"application/vnd.vegalite.v6+json": {"live": True}}
+    return cell
+
+
 def figure(caption: str, name: str) -> dict:
     """Return the cell metadata of a numbered figure."""
     return {"mystnb": {"figure": {"caption": caption, "name": name}}}
@@ -133,7 +142,9 @@ def write_book(folder: Path) -> dict[str, Path]:
             code_cell("seed: int = 3", tags=["parameters"]),
             code_cell("seed = 4", tags=["injected-parameters"]),
             code_cell("one()", bundle(slider_chart()), **figure("Bars, cut.", "fig-slider")),
-            code_cell("two()", bundle(facet_chart()), **figure("Three lines.", "fig-facet")),
+            make_live(
+                code_cell("two()", bundle(facet_chart()), **figure("Three lines.", "fig-facet"))
+            ),
             code_cell("table", {"text/html": table.to_html(), "text/plain": "table"}),
         ],
         metadata={
@@ -263,6 +274,17 @@ def test_pages_are_small_and_name_no_vega_host(tiny_book):
     assert "vega-bundle.js" not in (tiny_book / "search.html").read_text()
     assert "9.2 degrees" in (tiny_book / "intro.html").read_text()
     assert "Parameters this page was made with" in page
+
+
+def test_a_live_figure_is_its_chart_with_a_line_that_says_where_it_is_live(tiny_book):
+    """The page keeps the chart and loads nothing for the widget; other figures have no line."""
+    page = (tiny_book / "01_charts.html").read_text()
+    assert page.count('class="sing-live"') == 1
+    figure = page.split('id="fig-facet"')[1].split("</figure>")[0]
+    assert figure.index('class="sing-chart"') < figure.index('class="sing-live"')
+    assert "make lab" in figure.split('class="sing-live"')[1].split("<figcaption")[0]
+    assert "jupyter.widget" not in page
+    assert "require.js" not in page
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

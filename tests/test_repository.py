@@ -24,11 +24,12 @@ NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
 SWEEPS = sorted((ROOT / "book" / "sweeps").glob("*.ipynb"))  # run once a cell of a grid, no pages
 # Ground floor first: a room may import what stands before it, never what comes after.
 ROOMS = [
-    "errors", "fetch", "hub", "prompts", "metrics", "nullspace", "stats", "translator",
+    "errors", "progress", "fetch", "hub", "prompts", "metrics", "nullspace", "stats", "translator",
     "perturb", "heads", "published", "joint", "images", "labels", "subsets", "folders", "features",
     "render", "profile", "networks", "tracking", "study", "neighbours", "comparison", "classes",
-    "photos", "steering", "validation", "towers", "truncation", "robustness", "identities",
-    "overview", "figures", "gallery", "chapters", "paper", "page", "costs", "doctor", "__main__",
+    "photos", "steering", "validation", "towers", "truncation", "robustness", "identities", "probe",
+    "overview", "figures", "gallery", "widgets", "chapters", "paper", "page", "costs", "doctor",
+    "__main__",
 ]
 
 

@@ -161,3 +161,12 @@ def test_a_subspace_does_not_exceed_its_space(size):
 def test_three_pairs_say_nothing_about_a_correlation():
     found = rank_correlation([1, 2, 3], [4, 5, 6])
     assert (found["rho"], found["low"], found["high"]) == (pytest.approx(1), -1, 1)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n", [2, 7, 12, 130])
+def test_means_of_single_rows_are_the_same_to_the_bit_all_at_once(n, dtype):
+    rng = np.random.default_rng(n)
+    values, clusters = rng.standard_normal(n).astype(dtype), rng.permutation(n)
+    fast = cluster_bootstrap(values, clusters, draws=200, seed=3)
+    assert fast == cluster_bootstrap(values, clusters, lambda v: np.mean(v), draws=200, seed=3)

@@ -54,6 +54,62 @@
     }
   }
 
+  const INK = 5.8; // contrast of a text with the page; 4.5 is left where it lies on a pale band
+
+  function luminance(rgb) {
+    const [r, g, b] = rgb.map((v) => v / 255)
+      .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  }
+
+  /** The numbers of a colour as CSS knows it, or null. */
+  function channels(colour) {
+    const probe = channels.probe ||= document.createElement("canvas").getContext("2d");
+    probe.fillStyle = "#010203";
+    probe.fillStyle = colour;
+    const hex = /^#([0-9a-f]{6})$/.exec(probe.fillStyle);
+    return hex && probe.fillStyle !== "#010203"
+      ? [0, 2, 4].map((i) => parseInt(hex[1].slice(i, i + 2), 16)) : null;
+  }
+
+  /** A text's colour, darkened (on a dark page lightened) until it can be read on the page. */
+  function ink(colour) {
+    const rgb = typeof colour === "string" ? channels(colour) : null;
+    if (!rgb) return colour;
+    const style = getComputedStyle(document.documentElement);
+    const page = luminance(channels(style.getPropertyValue("--pst-color-background").trim()) ||
+      (isDark() ? [18, 18, 18] : [255, 255, 255]));
+    const ratio = (one) => {
+      const [low, high] = [page, luminance(one)].sort((a, b) => a - b);
+      return (high + 0.05) / (low + 0.05);
+    };
+    if (ratio(rgb) < 1.8) return colour; // the page's own colour: this text lies on a bar
+    const end = isDark() ? 255 : 0;
+    for (let share = 0; share < 1; share += 0.04) {
+      const mixed = rgb.map((v) => Math.round(v + share * (end - v)));
+      if (ratio(mixed) >= INK) return `rgb(${mixed})`;
+    }
+    return colour;
+  }
+
+  /** In a compiled chart: let every text's colour, whatever gives it, pass through `ink`. */
+  function inkTexts(node) {
+    for (const mark of node.marks || []) {
+      inkTexts(mark);
+      const fill = mark.type === "text" && mark.encode && mark.encode.update.fill;
+      for (const rule of fill ? [fill].flat() : []) {
+        if ("value" in rule) rule.value = ink(rule.value);
+        else if (rule.scale && typeof rule.field === "string") {
+          const datum = `datum[${JSON.stringify(rule.field.replace(/\\(.)/g, "$1"))}]`;
+          rule.signal = `singInk(scale(${JSON.stringify(rule.scale)}, ${datum}))`;
+          delete rule.scale;
+          delete rule.field;
+        } else if (rule.signal && !rule.scale) rule.signal = `singInk(${rule.signal})`;
+      }
+    }
+    return node;
+  }
+
   /** What the chart takes from the page's theme, unless its own config says otherwise. */
   function themeConfig(narrow, legendColumns) {
     const style = getComputedStyle(document.documentElement);
@@ -74,6 +130,8 @@
       view: { stroke: line },
       rule: { color: muted },
       text: { color: text },
+      // Vega-Lite's own brush is dark grey on whatever is below.
+      selection: { interval: { mark: { fill: text, fillOpacity: 0.12, stroke: text } } },
     };
   }
 
@@ -201,8 +259,13 @@
   }
 
   /** The spec as it is drawn: `at.room` px of the column go to axes, legends and padding. */
-  function arrange(original, at) {
+  function arrange(original, at, choices) {
     const spec = copy(original);
+    for (const selection of selections(spec)) {
+      if (!(selection.name in choices)) continue;
+      delete selection.value;
+      if (choices[selection.name]) selection.value = choices[selection.name];
+    }
     spec.background = "transparent";
     if (isDark()) flipGreys(spec);
     spec.config = merge(themeConfig(at.narrow, at.legendColumns), spec.config);
@@ -223,6 +286,121 @@
   const usesContainer = (view) =>
     view.width === "container" || (view.spec ? usesContainer(view.spec) : false) ||
     childKeys.some((key) => (view[key] || []).some(usesContainer));
+
+  // --- what a reader does ---------------------------------------------------------------------
+
+  /** Every selection made by pointing, wherever in the spec it stands. */
+  function selections(node, found = []) {
+    for (const [key, value] of Object.entries(node)) {
+      if (key === "data" || key === "datasets" || !value || typeof value !== "object") continue;
+      if (key === "params" && Array.isArray(value)) found.push(...value.filter((p) => p.select));
+      else selections(value, found);
+    }
+    return found;
+  }
+
+  const isInterval = ({ select }) => (select.type || select) === "interval";
+  const isHover = ({ select }) => /pointerover|mouseover/.test(JSON.stringify(select.on || ""));
+  const hasInput = ({ bind }) =>
+    Boolean(bind && typeof bind === "object" && !("legend" in bind)); // a menu or a slider
+
+  /** Brushes, clicks and legend choices as the spec of the next drawing has them: by name. */
+  function choicesOf(el) {
+    const choices = {};
+    for (const selection of el.view ? selections(el.spec) : []) {
+      if (hasInput(selection) || isHover(selection)) continue;
+      let rows;
+      try { rows = el.view.data(`${selection.name}_store`); } catch { continue; }
+      const fields = rows.length ? rows[0].fields : [];
+      if (isInterval(selection)) {
+        choices[selection.name] = rows.length
+          ? Object.fromEntries(fields.map((f, i) => [f.channel, rows[0].values[i]])) : null;
+      } else if (fields.every((f) => f.type === "E")) {
+        choices[selection.name] = rows.length ? rows.map((row) =>
+          Object.fromEntries(row.fields.map((f, i) => [f.field, row.values[i]]))) : null;
+      }
+    }
+    return choices;
+  }
+
+  /** What can be done with a chart that cannot be seen on it; `usermeta.hint` says it better. */
+  function hintFor(spec) {
+    const own = spec.usermeta && spec.usermeta.hint;
+    if (typeof own === "string") return own;
+    const touch = window.matchMedia("(pointer: coarse)").matches;
+    const press = touch ? "Tap" : "Click";
+    const said = new Set(selections(spec).filter((p) => !hasInput(p)).map((p) => {
+      if (p.bind === "scales") return "Drag to move the view, scroll to zoom, double click to reset.";
+      if (isInterval(p)) {
+        return touch ? "Drag sideways over the plot to choose a part of it; a double tap lets go."
+          : "Drag over the plot to choose a part of it; a double click lets go.";
+      }
+      if (p.bind) {
+        return `${press} a name in the legend to bring it out` +
+          (touch ? "." : "; with shift, one more; a double click brings all back.");
+      }
+      return isHover(p) ? `${touch ? "Tap" : "Point at"} a mark to bring out what belongs to it.`
+        : `${press} a mark to choose it.`;
+    }));
+    return [...said].join(" ");
+  }
+
+  /** Name the inputs for readers who hear the page, and give a slider's value its unit. */
+  function nameInputs(inputs) {
+    for (const bind of inputs.querySelectorAll(".vega-bind")) {
+      const name = bind.querySelector(".vega-bind-name").textContent.trim();
+      const radios = bind.querySelector(".vega-bind-radio");
+      if (radios) {
+        radios.setAttribute("role", "radiogroup");
+        radios.setAttribute("aria-label", name);
+        continue;
+      }
+      const control = bind.querySelector("input, select");
+      control.setAttribute("aria-label", name);
+      const value = control.type === "range" && control.nextElementSibling;
+      if (!value) continue;
+      const unit = (/\(([^()=,\d]+)\)$/.exec(name) || [])[1];
+      const short = { degrees: "°", percent: " %" }[unit] || ` ${unit}`;
+      value.dataset.unit = unit && short.length < 13 ? short : ""; // a long one stands in the name
+      const say = () =>
+        control.setAttribute("aria-valuetext", `${value.textContent} ${unit || ""}`.trim());
+      new MutationObserver(say).observe(value, { childList: true });
+      say();
+    }
+  }
+
+  /** On a touch screen a scroll starts as a brush; when it turns out to be one, undo it. */
+  function undoScrolledBrush(el) {
+    let before = null;
+    el.addEventListener("pointerdown", (event) => {
+      before = event.pointerType === "touch" ? choicesOf(el) : null;
+    }, true);
+    el.addEventListener("pointercancel", () => {
+      if (!before) return;
+      window.dispatchEvent(new PointerEvent("pointerup")); // ends the drag that Vega still sees
+      el.restored = before;
+      before = null;
+      update(el);
+    });
+  }
+
+  /** A tap shows a mark's tooltip, as a mouse does by resting there, until the next tap or scroll. */
+  function tipOnTap() {
+    let tapped = null;
+    const leave = () => {
+      if (tapped) tapped.dispatchEvent(new MouseEvent("mouseout", { bubbles: true }));
+      tapped = null;
+    };
+    document.addEventListener("click", (event) => {
+      if (event.pointerType !== "touch") return;
+      leave();
+      if (!event.target.closest(".sing-plot svg")) return;
+      tapped = event.target;
+      const { clientX, clientY } = event;
+      tapped.dispatchEvent(new PointerEvent("pointermove", { bubbles: true, clientX, clientY }));
+    });
+    document.addEventListener("scroll", leave, { passive: true, capture: true });
+  }
 
   // --- drawing --------------------------------------------------------------------------------
 
@@ -248,26 +426,36 @@
     // A form: radio buttons of one name are one group, and two charts may both have a "show".
     const inputs = document.createElement("form");
     inputs.className = "sing-inputs";
+    inputs.autocomplete = "off"; // a reloaded page starts with the chart's values, and so do these
     inputs.addEventListener("submit", (event) => event.preventDefault());
     const plot = document.createElement("div");
     plot.className = "sing-plot";
     const old = [...el.querySelectorAll(":scope > .sing-inputs, :scope > .sing-plot")];
+    const focused = old.some((node) => node.contains(document.activeElement))
+      ? document.activeElement.name : "";
     old.forEach((node) => { node.hidden = true; });
     el.append(inputs, plot);
+    if (el.hint) el.append(el.hint);
     try {
       const result = await window.vegaEmbed(plot, spec, {
         actions: false, renderer: "svg", bind: inputs, tooltip: { disableDefaultStyle: true },
+        patch: inkTexts, expressionFunctions: { singInk: ink },
       });
       const bound = (result.vgSpec.signals || []).filter((s) => s.bind && s.bind.input);
       for (const { name } of bound) {
         if (name in values) result.view.signal(name, values[name]);
       }
       if (Object.keys(values).length) await result.view.runAsync();
+      nameInputs(inputs);
       if (el.result) el.result.finalize();
       old.forEach((node) => node.remove());
       el.result = result;
       el.view = result.view;
       el.boundSignals = bound.map((s) => s.name);
+      if (focused) {
+        const same = [...inputs.elements].filter((input) => input.name === focused);
+        (same.find((input) => input.checked) || same[0])?.focus({ preventScroll: true });
+      }
     } catch (error) {
       inputs.remove();
       plot.remove();
@@ -292,9 +480,11 @@
     el.drawnColumn = column;
     el.style.minHeight = `${el.clientHeight}px`; // so that the page does not jump
     const values = inputValues(el);
+    const choices = el.restored || choicesOf(el);
+    delete el.restored;
     // Axes and legends are as wide as their texts, so draw, measure what is too much, draw again.
     for (let turn = 0; turn < 5; turn += 1) {
-      const { width, cut } = await embed(el, arrange(el.spec, at), values);
+      const { width, cut } = await embed(el, arrange(el.spec, at, choices), values);
       if (cut && at.legendColumns > 1) {
         at.legendColumns = 1;
         continue;
@@ -346,6 +536,16 @@
       try {
         el.spec = JSON.parse(el.querySelector("script[type='application/json']").textContent);
         if (!window.vegaEmbed) throw new Error("_static/vega-bundle.js is missing");
+        const hint = hintFor(el.spec);
+        if (hint) {
+          el.hint = document.createElement("p");
+          el.hint.className = "sing-hint";
+          el.hint.textContent = hint;
+        }
+        if (selections(el.spec).some(isInterval)) {
+          el.classList.add("sing-brush");
+          undoScrolledBrush(el);
+        }
       } catch (error) {
         fail(el, error);
         continue;
@@ -366,6 +566,8 @@
     });
     drawable.forEach((el) => resized.observe(el));
 
+    tipOnTap();
+
     // A wide table scrolls in its own box, which the keyboard can reach.
     for (const table of document.querySelectorAll("article table, .bd-article table")) {
       if (table.closest(".sing-scroll, .highlight")) continue;
@@ -373,11 +575,19 @@
       box.className = "sing-scroll";
       table.replaceWith(box);
       box.append(table);
-      if (box.scrollWidth > box.clientWidth + 1) {
-        box.tabIndex = 0;
-        box.setAttribute("role", "region");
-        box.setAttribute("aria-label", "Table, scrolls sideways");
-      }
+      const note = document.createElement("p");
+      note.className = "sing-hint";
+      note.textContent = "The table goes on to the right: scroll it sideways.";
+      box.after(note);
+      new ResizeObserver(() => {
+        const wide = box.scrollWidth > box.clientWidth + 1;
+        note.hidden = !wide;
+        for (const [name, value] of [["tabindex", "0"], ["role", "region"],
+                                     ["aria-label", "Table, scrolls sideways"]]) {
+          if (wide) box.setAttribute(name, value);
+          else box.removeAttribute(name);
+        }
+      }).observe(box);
     }
   });
 })();

@@ -1,0 +1,308 @@
+from __future__ import annotations
+
+import datetime
+import re
+
+import numpy as np
+import pytest
+
+from sing_nb import probe, widgets
+from sing_nb.gallery import Gallery
+
+MODEL = "lite0"
+
+
+@pytest.fixture
+def explorer(smoke):
+    return widgets.NullSpaceExplorer(smoke, photos=["badger", "photo-00"])
+
+
+@pytest.fixture(scope="module")
+def counterpart(smoke):
+    """The chart of an explorer whose prompt cannot be used, which the box has said."""
+    return widgets.NullSpaceExplorer(smoke, photos=["badger", "photo-00"], prompt="").counterpart()
+
+
+def cells(widget):
+    """Rows of a table in HTML: first cell to the others."""
+    rows = re.findall(r"<tr>(.*?)</tr>", widget.value)
+    found = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in rows]
+    return {first: rest for first, *rest in found}
+
+
+def number(text):
+    return float(re.match(r"[+−]?[\d.]+", text)[0].replace("−", "-"))
+
+
+def file(content, name="mine.jpg"):
+    """What the browser hands over for one dropped file."""
+    now = datetime.datetime.now(datetime.timezone.utc)
+    return ({"name": name, "type": "image/jpeg", "size": len(content), "last_modified": now,
+             "content": memoryview(content)},)
+
+
+def said(explorer):
+    return re.sub(r"<[^>]+>", "", explorer.said.value)
+
+
+def state(explorer):
+    return [getattr(explorer, part).value for part in ("picture", "numbers", "words", "photos")]
+
+
+# --- answers ------------------------------------------------------------------------------------
+
+
+def test_it_opens_with_the_null_part_removed(smoke, explorer):
+    wanted = smoke.images(MODEL).set_index("picture").loc[explorer.photo.value]
+    control = smoke.controls(MODEL).query("draw == 0").set_index("picture").loc[wanted.name]
+    shown = cells(explorer.numbers)
+    assert [number(text) for text in shown["Image Score"]] == pytest.approx(
+        [wanted["image_score"], control["image_score"]], abs=0.051)
+    assert [number(text) for text in shown[
+        f"Attribute Score towards “an image of a {wanted['label']}”"]] == pytest.approx(
+        [wanted["attribute_score"], control["attribute_score"]], abs=0.051)
+    logit, logit_control = shown["largest change of a logit"]
+    assert re.fullmatch(r"\d\s×\s10⁻[⁴-⁹]", logit)
+    assert number(logit_control) == pytest.approx(control["logit_change"], abs=0.0051)
+    assert number(shown["translator error"][0]) == pytest.approx(
+        wanted["translator_error"], abs=0.051)
+    assert shown["taken for, after"][0].startswith(wanted["predicted"])
+    assert said(explorer) == ""
+
+
+def test_every_control_changes_the_numbers(smoke, explorer):
+    seen = [explorer.numbers.value]
+    for control, value in (
+        ("step", 2.0), ("direction", "random"), ("prompt", "teapot"), ("mode", "target"),
+        ("target", 12.0), ("towards", "teapot"), ("model", "lite1"), ("photo", "photo-00"),
+    ):
+        getattr(explorer, control).value = value
+        assert said(explorer) == "", control
+        assert explorer.numbers.value not in seen, control
+        seen.append(explorer.numbers.value)
+    photo = probe.known(smoke, "lite1", "photo-00")
+    wanted = probe.answer(smoke, "lite1", photo, "prompt", "teapot", "teapot", target=12.0)
+    shown = cells(explorer.numbers)
+    assert number(shown["Image Score"][0]) == 12.0
+    assert number(shown["step (lengths of the null part)"][0]) == pytest.approx(
+        wanted.scores["step"][0], abs=0.0051)
+    for name in ("towards the prompt", "towards “an image of a teapot”"):
+        assert number(shown[f"Attribute Score {name}"][0]) == pytest.approx(
+            wanted.scores["attribute_score"][0], abs=0.051)
+    for word in wanted.words["word"]:
+        assert word in explorer.words.value
+    assert explorer.words.value.count("<strong>+ ") == wanted.words["gained"].sum()
+    labels = re.findall(r'alt="(.*?), [\d.]+° away"', explorer.photos.value)
+    assert labels == wanted.photos["label"].tolist()
+
+
+def test_a_typed_prompt_is_gone_to(explorer):
+    assert explorer.direction.value == "remove"
+    explorer.prompt.value = "teapot"
+    assert explorer.direction.value == "prompt"
+    assert "towards “an image of a teapot”" in explorer.numbers.value
+
+
+def test_one_answer_for_one_action(smoke, explorer, monkeypatch):
+    asked = []
+    answer = probe.answer
+
+    def counted(*args, **options):
+        asked.append(args[3])
+        return answer(*args, **options)
+
+    monkeypatch.setattr(probe, "answer", counted)
+    explorer.prompt.value = "teapot"
+    explorer.upload.value = file(smoke.picture_path("photo-00").read_bytes())
+    explorer.step.value = 0.5
+    explorer.mode.value = "target"
+    assert asked == ["prompt"] * 4
+    assert explorer.step.layout.display == "none"
+    assert explorer.target.layout.display is None
+
+
+def test_the_chart_follows_without_being_drawn_again(smoke, explorer):
+    chart, params = explorer.chart.chart, explorer.chart.params
+    explorer.step.value = 2.5
+    explorer.direction.value = "control"
+    assert explorer.chart.chart is chart
+    assert params.step == 2.5
+    photo = probe.known(smoke, MODEL, explorer.photo.value)
+    wanted = probe.answer(smoke, MODEL, photo, "control", step=2.5).scores
+    for dots, (_, row) in zip(params.dots, wanted.iterrows(), strict=True):
+        assert dots == pytest.approx([row["image_score"], row["attribute_score"]], abs=0.01)
+    trail = [row for row in params.trail if row["held"] == 0]
+    table = probe.trail(smoke, MODEL, photo, "control").query("kind == 'control'")
+    assert [row["turn"] for row in trail] == pytest.approx(table["image_score"], abs=1e-3)
+    assert {row["way"] for row in trail} == {"random part of the same size"}
+
+
+def test_a_target_far_away_lengthens_the_trail(explorer):
+    explorer.mode.value = "target"
+    explorer.target.value = 60
+    step = explorer.chart.params.step
+    assert step > 3
+    assert max(row["step"] for row in explorer.chart.params.trail) >= step
+    assert explorer.chart.params.dots[0][0] == pytest.approx(60, abs=0.5)
+
+
+def test_words_before_are_not_marked(explorer):
+    explorer.prompt.value = "teapot"
+    explorer.step.value = 3
+    before, after = explorer.words.value.split("nearest words after")
+    assert "<strong>+ " not in before
+    assert "<strong>+ " in after
+
+
+# --- pictures of one's own ----------------------------------------------------------------------
+
+
+def test_an_own_picture_is_explored(smoke, explorer):
+    explorer.photo.value = "photo-00"
+    explorer.towards.value = "teapot"
+    wanted = cells(explorer.numbers)
+    explorer.upload.value = file(smoke.picture_path("photo-00").read_bytes(), "<b>me</b>.jpg")
+    assert explorer.photo.label == "your picture: <b>me</b>.jpg"
+    assert "&lt;b&gt;me&lt;/b&gt;.jpg" in explorer.picture.value
+    assert "<b>" not in explorer.picture.value
+    shown = cells(explorer.numbers)
+    for row in ("Image Score", "Attribute Score towards “an image of a teapot”"):
+        assert [number(text) for text in shown[row]] == pytest.approx(
+            [number(text) for text in wanted[row]], abs=0.11)
+    explorer.model.value = "lite1"  # the same file, seen by another classifier
+    photo = probe.uploaded(smoke, "lite1", smoke.picture_path("photo-00").read_bytes())
+    found = probe.answer(smoke, "lite1", photo, "remove", "", "teapot", step=1.0)
+    assert number(cells(explorer.numbers)["Image Score"][0]) == pytest.approx(
+        found.scores["image_score"][0], abs=0.051)
+    explorer.photo.value = "photo-00"
+    assert "me.jpg" not in explorer.picture.value
+
+
+@pytest.mark.parametrize(("content", "words"), [
+    (b"no picture", "holiday.png is not a picture that can be read"), (b"", "is empty"),
+])
+def test_a_file_that_is_no_picture_is_said(explorer, content, words):
+    before, picture = state(explorer), explorer.photo.value
+    explorer.upload.value = file(content, "holiday.png")
+    assert words in said(explorer)
+    assert 'role="alert"' in explorer.said.value
+    assert (state(explorer), explorer.photo.value) == (before, picture)
+    explorer.step.value = 2
+    assert said(explorer) == ""
+
+
+# --- what goes wrong ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("typed", ["", "  ", "!!!", "<>"])
+def test_a_prompt_without_a_word_is_said(explorer, typed):
+    explorer.prompt.value = "teapot"
+    before = state(explorer)
+    explorer.prompt.value = typed
+    if typed:
+        assert "type one, such as “jellyfish”" in said(explorer)
+    else:
+        assert "it is empty; type one" in said(explorer)
+    assert state(explorer) == before
+    explorer.direction.value = "remove"
+    assert said(explorer) == ""
+    assert state(explorer) != before
+
+
+def test_what_people_type_is_no_markup(explorer):
+    explorer.prompt.value = "<img src=x onerror=alert(1)>"
+    explorer.towards.value = "<script>alert(2)</script>"
+    for value in state(explorer):
+        assert "<script" not in value
+        assert "onerror=alert(1)>" not in value
+    assert "&lt;script&gt;" in explorer.numbers.value
+
+
+def test_out_of_reach_is_said(explorer):
+    explorer.prompt.value = "teapot"
+    explorer.mode.value = "target"
+    before = state(explorer)
+    explorer.target.value = 120
+    assert "the limit is" in said(explorer)
+    assert state(explorer) == before
+
+
+@pytest.mark.parametrize(("options", "words"), [
+    ({"model": "lite9"}, "Unknown classifier of this study 'lite9'; did you mean 'lite"),
+    ({"direction": "prompts"}, "did you mean 'prompt'"),
+    ({"photos": ["badgerr"]}, "Unknown picture 'badgerr'"),
+    ({"direction": "prompt", "prompt": " "}, "A prompt needs a word"),
+])
+def test_wrong_settings_are_said_in_the_box(smoke, options, words):
+    explorer = widgets.NullSpaceExplorer(smoke, **options)
+    assert words in said(explorer).replace("&#x27;", "'")
+    assert explorer.model.value == MODEL
+    explorer.direction.value = "random"
+    assert number(cells(explorer.numbers)["Image Score"][0]) > 0
+
+
+# --- reach, other studies, the page -------------------------------------------------------------
+
+
+def test_every_control_says_what_it_is(explorer):
+    for control in ("photo", "upload", "model", "direction", "prompt", "towards", "mode", "step",
+                    "target"):
+        assert getattr(explorer, control).description, control
+    for slider, unit in ((explorer.step, "lengths"), (explorer.target, "degrees")):
+        assert unit in slider.description
+    for toggle in (explorer.direction, explorer.mode):
+        assert len(toggle.tooltips) == len(toggle.options)
+    pictures = [value for _, value in explorer.photo.options]
+    assert pictures[:2] == ["badger-0-f103d0057d", "photo-00"]
+    assert len(pictures) == len(set(pictures))
+    assert len(pictures) == (explorer.study.pictures["source"] != "clipart").sum()
+
+
+def test_a_clip_like_study_is_explored(mini):
+    explorer = widgets.NullSpaceExplorer(mini, direction="prompt")
+    assert said(explorer) == ""
+    before = state(explorer)
+    explorer.upload.value = file(mini.picture_path(explorer.photo.value).read_bytes())
+    assert said(explorer) == ""
+    assert all(new != old for new, old in zip(state(explorer)[:2], before))
+
+
+def test_the_counterpart_holds_the_answers(smoke, counterpart):
+    spec = counterpart.to_dict()
+    assert "towards “an image of a jellyfish”" in str(spec["params"])
+    tables = sorted(spec["datasets"].values(), key=len)
+    rows = next(table for table in tables if table and "turn" in table[0])
+    pictures = next(table for table in tables if table and "image" in table[0])
+    assert len({row["picture"] for row in pictures}) == len(pictures)
+    wanted = smoke.images(MODEL).set_index("picture").loc["photo-00"]
+    row = next(
+        row for row in rows
+        if row["way"] == "remove the null part" and row["step"] == 1
+        and row["who"] == wanted["label"])
+    assert row["turn"] == pytest.approx(wanted["image_score"], abs=0.051)
+    assert row["own"] == pytest.approx(wanted["attribute_score"], abs=0.051)
+    used = {name for row in rows for name in (row["picture"], *row["photos"])}
+    assert used == {picture["picture"] for picture in pictures}
+    photo = next(one for one in spec["params"] if one["name"] == "photo")
+    assert photo["value"] == [{"who": rows[0]["who"]}]
+    assert photo["bind"]["options"] == list(dict.fromkeys(row["who"] for row in rows))
+    steps = next(one for one in spec["params"] if one["name"] == "step")
+    grid = np.arange(steps["bind"]["min"], steps["bind"]["max"] + 1e-9, steps["bind"]["step"])
+    assert np.allclose(grid, sorted({row["step"] for row in rows}))
+
+
+def test_the_counterpart_is_drawn(smoke, counterpart, tmp_path):
+    Gallery(tmp_path, "chapter").show(
+        counterpart, "counterpart", "A photo pushed step by step, with its scores.")
+    svg = (tmp_path / "counterpart.svg").read_text()
+    drawn = re.findall(r"<text[^>]*>([^<]*)</text>", svg)
+    photo = probe.known(smoke, MODEL, "badger")
+    found = probe.answer(smoke, MODEL, photo, "remove", step=1.0)
+    for text in ("this push", "control", f"{found.translator_error:.0f}°", *(
+        f"{score:.1f}°" for score in found.scores["image_score"]
+    )):
+        assert text in drawn
+    words = found.words.query("state == 'after' and rank == 1").iloc[0]
+    assert any(text.endswith(f"{words['angle']:.0f}° {words['word']}") for text in drawn)
+    assert svg.count("<image ") == 2 + 3 + 3  # the strip, and the nearest before and after
+    assert "null" not in "".join(drawn).replace("null part", "")
