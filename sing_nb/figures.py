@@ -351,6 +351,8 @@ def held_out_error(table: pd.DataFrame, what: str = "subjects") -> alt.LayerChar
 
 def targets(table: pd.DataFrame) -> alt.LayerChart:
     """Is a joint space easy to reach, and does it still speak? One dot a space."""
+    # Neighbours have their names on different sides of their dots.
+    table = table.assign(below=table["r2"].rank(method="first") % 2 == 0)
     long = pd.concat([
         table.assign(share=table["top5_own"], what="the picture itself"),
         table.assign(share=table["top5_translated"], what="translated features"),
@@ -382,13 +384,16 @@ def targets(table: pd.DataFrame) -> alt.LayerChart:
     # On a phone two names side by side would meet: the space of this book has its name above.
     styles = {
         "datum.used": {"dy": -16}, "!datum.used": {"dy": 18},
-    } if few else {"true": {"angle": 300, "align": "left", "dx": 9, "dy": -5}}
+    } if few else {
+        "!datum.below": {"angle": 300, "align": "left", "dx": 9, "dy": -5},
+        "datum.below": {"angle": 60, "align": "left", "dx": 9, "dy": 5},
+    }
     names = [
         base.transform_filter(f"datum.what == 'the picture itself' && {which}").mark_text(
             fontSize=11, **style).encode(text="space:N", color=alt.value(GREY))
         for which, style in styles.items()
     ]
-    return alt.layer(rules, *names, dots.add_params(hover)).properties(height=340, **WIDE)
+    return alt.layer(rules, *names, dots.add_params(hover)).properties(height=420, **WIDE)
 
 
 def score_geometry(label_angle: float) -> alt.LayerChart:

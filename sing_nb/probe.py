@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +23,6 @@ from .metrics import angle, attribute_score, image_score
 from .perturb import matched_removal, null_direction, step_for_angle
 from .profile import unknown
 from .prompts import complete_prompt, prompt
-from .stats import random_basis
 from .study import Study
 from .translator import Translator
 
@@ -196,12 +194,6 @@ def _check_model(study: Study, model: str) -> None:
 # --- pushes -------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=8)
-def _basis(features: int, size: int, seed: int) -> np.ndarray:
-    """Making one takes longer than everything else that a slider asks for."""
-    return random_basis(features, size, seed)
-
-
 def course(study: Study, model: str, photo: Photo, kind: str, words: str = "") -> Course:
     """The direction that a photo is pushed in, one step long.
 
@@ -225,16 +217,15 @@ def course(study: Study, model: str, photo: Photo, kind: str, words: str = "") -
     if kind not in DIRECTIONS:
         raise unknown("direction", kind, DIRECTIONS)
     spaces, title = study.spaces(model), DIRECTIONS[kind]
-    f, seed = photo.f.double(), study.config.seed
+    f = photo.f.double()
     null = spaces.null(f)
     length = null.norm(dim=1)
     if kind == "remove":
         return Course(kind, title, -null)
     if kind == "control":
-        basis = _basis(spaces.features, spaces.null_dim, seed)
-        return Course(kind, title, matched_removal(f, length, basis) - f)
+        return Course(kind, title, matched_removal(f, length, study.control_basis(model)) - f)
     if kind == "random":
-        rng = torch.Generator().manual_seed(seed)
+        rng = torch.Generator().manual_seed(study.config.seed)
         unit = normalize(spaces.null(torch.randn(f.shape, generator=rng, dtype=f.dtype)), dim=1)
     else:
         words = complete_prompt(words)
