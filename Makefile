@@ -5,7 +5,8 @@ SET ?=
 # The notebooks that JupyterLab shows, and options that it is given on top of ours.
 NOTEBOOKS ?= book
 LAB ?=
-CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
+# nproc answers OMP_NUM_THREADS where it is set, which is about threads and not about jobs.
+CORES ?= $(shell env -u OMP_NUM_THREADS nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
 
 BIN := .venv/bin
 READY := .venv/ready-$(shell cksum < pyproject.toml | cut -d ' ' -f 1)

@@ -2183,8 +2183,8 @@ def _explored_rows(
         before = old[row.name]
         rows.append({
             "who": row.name, "picture": number[row.picture], "way": row.title,
-            "step": round(row.step, 3), "turn": round(row.image_score, 1),
-            "own": round(row.attribute_score, 1), "aim": round(row.prompt_score, 1),
+            "step": round(row.step, 3), "turn": round(row.image_score, 2),
+            "own": round(row.attribute_score, 2), "aim": round(row.prompt_score, 2),
             "logit": float(f"{row.logit_change:.2g}"),
             "class": row.after, "sure": round(row.probability_after, 3),
             "error": round(row.translator_error, 1),

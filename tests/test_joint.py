@@ -373,3 +373,18 @@ def test_a_text_reads_the_same_in_every_company():
     whole = encoder(texts).float()
     alone = torch.cat([encoder([text]) for text in texts])
     assert torch.equal(whole, alone.float())
+
+
+def test_sentences_are_kept_on_disk_to_the_bit(tmp_path):
+    texts = ["a dog", "snow", "a dog"]
+    first = SentenceEncoder(tmp_path)(texts)
+    assert torch.equal(first, SentenceEncoder()(texts))
+    files = sorted(tmp_path.rglob("*.safetensors"))
+    assert len(files) == 2
+    again = SentenceEncoder(tmp_path)
+    assert torch.equal(again(texts), first)
+    assert "_network" not in vars(again)  # all on disk: the model is not even loaded
+    # One file is cut short, one holds something else: both are made again.
+    files[0].write_bytes(files[0].read_bytes()[:-20])
+    files[1].write_bytes(safetensors.torch.save({"embedding": torch.ones(3)}))
+    assert torch.equal(SentenceEncoder(tmp_path)(texts).float(), first.float())
