@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import html
 import json
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -98,7 +100,11 @@ class Gallery:
             display(bundle, raw=True, metadata={VEGALITE: {"live": True}})
 
     def tell(self, **numbers: str) -> None:
-        """Give numbers, as text, to the prose of this chapter and of the introduction."""
+        """Give numbers, as text, to the prose of this chapter and of the introduction.
+
+        Where a person watches, a folded table says what stands for each name in the prose.
+        """
+        from IPython.display import HTML, display
         from myst_nb import glue
 
         for key, value in numbers.items():
@@ -109,6 +115,9 @@ class Gallery:
             glue(key, numbers[key], display=False)
         self._numbers.update(numbers)
         self._keep()
+        if not os.environ.get("SING_QUIET"):
+            # JupyterLab shows the prose's roles as they are written, so a person needs the key.
+            display(HTML(_key(numbers)))
 
     def _keep(self) -> None:
         part = {"figures": self._figures, "numbers": self._numbers}
@@ -193,6 +202,15 @@ def merge_parts(folder: Path, chapters: Iterable[str]) -> None:
         raise SingError(f"Figures with the same name: {twice}.")
     write_atomic(Path(folder) / "manifest.json", json.dumps(figures, indent=1))
     write_atomic(Path(folder) / "numbers.json", json.dumps(numbers, indent=1))
+
+
+def _key(numbers: Mapping[str, str]) -> str:
+    """The numbers of the prose by their names, folded."""
+    rows = "".join(
+        f"<tr><td><code>{html.escape(key)}</code></td><td>{html.escape(text)}</td></tr>"
+        for key, text in numbers.items())
+    count = "1 value" if len(numbers) == 1 else f"{len(numbers)} values"
+    return f"<details><summary>{count} for the text</summary><table>{rows}</table></details>"
 
 
 def _bundle(spec: dict, **options: object) -> dict[str, object]:

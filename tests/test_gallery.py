@@ -218,3 +218,19 @@ def test_a_table_of_sentences_is_shown_whole_and_escaped():
     assert "a &lt; b" in shown
     assert shown.count("<td>–</td>") == 2
     assert 'class="dataframe sentences"' in shown
+
+
+@pytest.mark.parametrize("quiet", ["", "1"])
+def test_a_person_sees_what_stands_for_the_names_in_the_prose(tmp_path, monkeypatch, quiet):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda what, **_: shown.append(what))
+    monkeypatch.setenv("SING_QUIET", quiet)
+    Gallery(tmp_path, "01_tiny").tell(tiny_share="-3 %", tiny_name="<b>")
+    tables = [what.data for what in shown if hasattr(what, "data") and "details" in what.data]
+    if quiet:
+        assert tables == []
+    else:
+        (table,) = tables
+        assert "2 values for the text" in table
+        assert "<code>tiny_share</code></td><td>\N{MINUS SIGN}3 %</td>" in table
+        assert "&lt;b&gt;" in table
