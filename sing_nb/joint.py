@@ -142,6 +142,10 @@ class SentenceEncoder:
         # to move an angle by 1e-5 degrees from run to run.
         return tokenizer, model.double()
 
+    def prepare(self) -> None:
+        """Load the model now, so that the first new text need not wait for it."""
+        _ = self._network
+
     def __call__(self, texts: Sequence[str], batch: int = 128) -> torch.Tensor:
         """Unit embeddings (n, 384) of texts, float64; the same whatever the batch."""
         if self._files is None:

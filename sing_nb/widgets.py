@@ -189,6 +189,7 @@ class NullSpaceExplorer(Explorer):
             self.chart, self.words, self.photos,
         ]
         study.text(study.vocabulary)  # seconds, once: the first push would wait for it
+        _expect_words(study)
         self._answer()
         self.upload.observe(self._take, "value")
         self.prompt.observe(self._lead, "value")
@@ -436,6 +437,7 @@ class ConceptExplorer(Explorer):
             ipywidgets.HBox([self.label, self.model], layout={"flex_flow": "row wrap"}),
             self.words, self.said, self.sentence, self.chart, self.numbers,
         ]
+        _expect_words(study)
         self._answer()
         for one in (self.label, self.model, self.words):
             one.observe(self._answer, "value")
@@ -837,6 +839,12 @@ def _known(
         wrong.append(error)
         return known[0]
     return name
+
+
+def _expect_words(study: Study) -> None:
+    """Load what encodes a text, which otherwise waits until one is typed."""
+    if study.config.tower:
+        study.space.encoder.prepare()
 
 
 def _live_chart() -> alt.JupyterChart:
