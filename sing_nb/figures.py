@@ -1981,8 +1981,7 @@ def null_space_explorer(
         min=float(steps[0]), max=float(steps[-1]), step=float(steps[1] - steps[0]),
         name="step (× the null part) "))
     # The push is held against the control, and the control against the null part.
-    control, removal = (
-        table.loc[table["kind"] == kind, "title"].iloc[0] for kind in ("control", "remove"))
+    control, removal = _control_title(table), table.loc[table["kind"] == "remove", "title"].iloc[0]
     other = f"(way == {control!r} ? {removal!r} : {control!r})"
     photo = alt.Chart(data).transform_filter(chosen).transform_calculate(
         gain="goal == 'the prompt' ? datum.aim : datum.own")
@@ -2016,9 +2015,10 @@ def null_space_explorer(
     said = ["Image Score", "Attribute Score", "largest logit change", "taken for", "probability",
             "translator error"]
     numbers = [_written(["", *said], 0).mark_text(**text).encode(**column(len(said) + 1))]
-    for left, one, colour, head, error in (
-        (0.45, "way", VERMILION, "'this push'", "format(datum.error, '.0f') + '°'"),
-        (0.73, other, GREY, f"datum.way == {control!r} ? 'control' : 'null part'", "''"),
+    tints = _tints(control)
+    for left, one, head, error in (
+        (0.45, "way", "'this push'", "format(datum.error, '.0f') + '°'"),
+        (0.73, other, f"datum.way == {control!r} ? 'control' : 'null part'", "''"),
     ):
         cells = here.transform_filter(f"datum.way == {one}").transform_calculate(
             across=str(left), line=f"sequence({len(said) + 1})",
@@ -2027,17 +2027,20 @@ def null_space_explorer(
                  f"format(datum.sure, '.0%'), {error}]",
         ).transform_flatten(["line", "text"])
         hints = [alt.Tooltip("way:N", title="pushed"), alt.Tooltip("class:N", title="taken for")]
+        looks = [(f"datum.line == 0 && {which}", {"color": colour, "fontWeight": "bold"})
+                 for which, colour in tints]
         numbers += [
-            cells.transform_filter(f"datum.line {part} 0").mark_text(
+            cells.transform_filter(part).mark_text(
                 **text, **look, limit=88).encode(**column(len(said) + 1), tooltip=hints)
-            for part, look in (("==", {"color": colour, "fontWeight": "bold"}), (">", {}))
+            for part, look in [*looks, ("datum.line > 0", {})]
         ]
     numbers = alt.layer(*numbers).properties(height=17 * (len(said) + 1), **WIDE)
 
     curves = [
         _along_steps(photo, score, title, [
             (f"datum.way == {one}", f"abs(datum.step - step) < 0.01 && datum.way == {one}",
-             f"datum.{score}", look) for one, look in ((other, _HELD_AGAINST), ("way", _PUSHED))])
+             f"datum.{score}", dash) for one, dash in ((other, _HELD_AGAINST), ("way", _PUSHED))
+        ], tints)
         for score, title in (
             ("turn", "Image Score (degrees)"), ("gain", "Attribute Score (degrees)"))
     ]
@@ -2090,26 +2093,36 @@ def null_space_explorer(
     ).add_params(way, goal, step).configure_view(stroke=None)
 
 
-_PUSHED = {"color": VERMILION, "strokeDash": [1, 0]}
-_HELD_AGAINST = {"color": GREY, "strokeDash": [5, 4]}
+_PUSHED, _HELD_AGAINST = [1, 0], [5, 4]  # dashes
+
+
+def _control_title(table: pd.DataFrame) -> str:
+    return table.loc[table["kind"] == "control", "title"].iloc[0]
+
+
+def _tints(control: str) -> tuple[tuple[str, str], ...]:
+    """Which rows have which colour: the control is grey, also where it is what is pushed."""
+    return (f"datum.way != {control!r}", VERMILION), (f"datum.way == {control!r}", GREY)
 
 
 def _along_steps(
-    base: alt.Chart, score: str, title: str, lines: Sequence[tuple[str, str, str, dict]]
+    base: alt.Chart, score: str, title: str, lines: Sequence[tuple[str, str, str, list[int]]],
+    tints: Sequence[tuple[str, str]],
 ) -> alt.LayerChart:
     """A score against the step: for each line which rows are on it, which of them are at the
-    slider, how high the dot is there, and the look."""
+    slider, how high the dot is there, and its dash."""
     base = base.encode(
         x=alt.X("step:Q", title="step (lengths of the null part)", scale=alt.Scale(nice=False)),
         y=alt.Y(f"{score}:Q", title=None, axis=alt.Axis(tickCount=4)))
     layers = [alt.Chart(alt.InlineData(values=[{}])).transform_calculate(x="step").mark_rule(
         color=BLUE).encode(x="x:Q")]
-    for on, here, height, look in lines:
+    for (on, here, height, dash), (which, colour) in itertools.product(lines, tints):
         layers += [
-            base.transform_filter(on).mark_line(strokeWidth=2, **look),
-            base.transform_filter(here).transform_calculate(
+            base.transform_filter(f"{on} && {which}").mark_line(
+                strokeWidth=2, strokeDash=dash, color=colour),
+            base.transform_filter(f"{here} && {which}").transform_calculate(
                 **{"step": "step", score: height}
-            ).mark_point(color=look["color"], filled=True, size=70, opacity=1).encode(tooltip=[
+            ).mark_point(color=colour, filled=True, size=70, opacity=1).encode(tooltip=[
                 alt.Tooltip("way:N", title="pushed"),
                 alt.Tooltip(f"{score}:Q", title="degrees", format="+.1f"),
                 alt.Tooltip("step:Q", format=".2f")]),
@@ -2129,7 +2142,7 @@ def null_space_trail(table: pd.DataFrame, step: float) -> alt.HConcatChart:
     step : float
         Where the dots are, lengths of the null part.
     """
-    values = trail_params(table, step)
+    values, control = trail_params(table, step), _control_title(table)
     base = alt.Chart(alt.InlineData(values=[{}])).transform_calculate(
         row="trail").transform_flatten(["row"]).transform_calculate(
         **{key: f"datum.row.{key}" for key in ("held", "way", "step", "turn", "gain")})
@@ -2139,9 +2152,9 @@ def null_space_trail(table: pd.DataFrame, step: float) -> alt.HConcatChart:
     ):
         panels.append(_along_steps(base, score, title, [
             (f"datum.held == {held}", f"datum.held == {held} && datum.step == trail[0].step",
-             f"dots[{held}][{place}]", look)
-            for held, look in ((1, _HELD_AGAINST), (0, _PUSHED))
-        ]))
+             f"dots[{held}][{place}]", dash)
+            for held, dash in ((1, _HELD_AGAINST), (0, _PUSHED))
+        ], _tints(control)))
     return alt.hconcat(*panels).add_params(
         *(alt.param(name=name, value=value) for name, value in values.items()))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html
 import json
 import math
 import os
@@ -206,11 +205,9 @@ def merge_parts(folder: Path, chapters: Iterable[str]) -> None:
 
 def _key(numbers: Mapping[str, str]) -> str:
     """The numbers of the prose by their names, folded."""
-    rows = "".join(
-        f"<tr><td><code>{html.escape(key)}</code></td><td>{html.escape(text)}</td></tr>"
-        for key, text in numbers.items())
     count = "1 value" if len(numbers) == 1 else f"{len(numbers)} values"
-    return f"<details><summary>{count} for the text</summary><table>{rows}</table></details>"
+    table = sentences(pd.DataFrame({"value": numbers})).data
+    return f"<details><summary>{count} for the text</summary>{table}</details>"
 
 
 def _bundle(spec: dict, **options: object) -> dict[str, object]:

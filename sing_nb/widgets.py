@@ -37,11 +37,11 @@ LIVE_WIDTH = 640  # pixels: JupyterLab measures the width of a cell that has non
 MOST_PHOTOS = 4000  # entries of the menu of pictures, about
 OWN = "own"  # the reader's picture in that menu
 INK = "color:var(--jp-ui-font-color1, inherit)"
-DIRECTIONS = {
-    "remove": ("remove the null part", "Take away what the head ignores: no logit moves"),
-    "prompt": ("towards the prompt", "Inside the null space, to the prompt: no logit moves"),
-    "random": ("random null direction", "Somewhere inside the null space: no logit moves"),
-    "control": ("control", "A random part of the same size: the head sees it"),
+HINTS = {
+    "remove": "Take away what the head ignores: no logit moves",
+    "prompt": "Inside the null space, to the prompt: no logit moves",
+    "random": "Somewhere inside the null space: no logit moves",
+    "control": "The control: the head sees it",
 }
 MOST_WORDS = 30  # concepts that one string graph can show
 LONGEST = 60  # letters of a concept
@@ -153,9 +153,9 @@ class NullSpaceExplorer(Explorer):
             value=_known("classifier of this study", model, models, wrong))
         self.direction = ipywidgets.ToggleButtons(
             description="push", style={"button_width": "auto"},
-            options=[(title, kind) for kind, (title, _) in DIRECTIONS.items()],
-            tooltips=[hint for _, hint in DIRECTIONS.values()],
-            value=_known("direction", direction, list(DIRECTIONS), wrong))
+            options=[(title, kind) for kind, title in probe.DIRECTIONS.items()],
+            tooltips=[HINTS[kind] for kind in probe.DIRECTIONS],
+            value=_known("direction", direction, list(probe.DIRECTIONS), wrong))
         self.prompt = ipywidgets.Text(
             description="prompt", value=prompt, continuous_update=False,
             placeholder="jellyfish, or: an image of a birthday cake", layout=text)
