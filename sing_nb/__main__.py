@@ -32,6 +32,8 @@ def main(argv: list[str] | None = None) -> int:
             "tables", "score tables of one classifier, in another joint space, or across all",
             ("model?", "space?"),
         ),
+        ("controls", "unique information and noise of one classifier's translators", ("model",)),
+        ("plants", "heads made blind to known concepts, and what scores say of them", ()),
         (
             "sweep", "train one translator of the grid with papermill, or all that are missing",
             ("architecture?", "loss?"),
@@ -206,6 +208,20 @@ def _compute(args: argparse.Namespace, overrides: dict[str, object]) -> None:
     elif args.stage == "translator":
         cards = [fitted.card for fitted in study.translators(args.model)]
         study.mark(f"translator-{slug(args.model)}", {"translators": cards})
+    elif args.stage == "controls":
+        from .floor import translator_spread
+        from .information import unique_classes, unique_concepts
+
+        tables = (
+            unique_classes(study, args.model), unique_concepts(study, args.model),
+            translator_spread(study, args.model),
+        )
+        study.mark(f"controls-{slug(args.model)}", {"rows": [len(table) for table in tables]})
+    elif args.stage == "plants":
+        from . import plants
+
+        tables = plants.score_table(study), plants.power_table(study)
+        study.mark("plants", {"rows": [len(table) for table in tables]})
     elif args.model:
         from .robustness import group_probabilities
         from .validation import perturbations

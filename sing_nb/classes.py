@@ -9,24 +9,26 @@ views of a stamp, or photos.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import bootstrap, iqr, rankdata
+from scipy.stats import bootstrap, false_discovery_control, iqr, rankdata
 
 from .metrics import angle
-from .stats import holm, rank_correlation
+from .stats import cluster_means, excess_test, holm, rank_correlation
 from .study import Study
 
 __all__ = [
     "class_agreement",
+    "class_pairs",
     "class_pictures",
     "class_scores",
     "class_spread",
     "concept_difference",
+    "concept_excess",
     "concept_scores",
     "concept_summary",
     "spread_difference",
@@ -103,6 +105,30 @@ def class_pictures(study: Study, most: int = 20, each: int = 12) -> pd.DataFrame
         own = own.sort_values("label", key=lambda names: names.map(chosen.index), kind="stable")
         tables.append(own.assign(model=model, title=study.title(model)))
     return pd.concat(tables, ignore_index=True)
+
+
+def class_pairs(study: Study, first: str, second: str) -> pd.DataFrame:
+    """Median |AS| of each class under two classifiers, after null removal and after a random one.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a class and ``kind`` (null space removed, or random control: the first random
+        subspace): label, ``x`` and ``y`` (first and second classifier, degrees) and, for null
+        removal, both with ``_low`` and ``_high`` (as in ``Study.classes``: 95 % over the pictures
+        of this class; nan for the control and for a single picture).
+    """
+    parts = []
+    for side, model in (("x", first), ("y", second)):
+        table = class_scores(study, model).query("draw < 1")
+        ends = study.classes(model).set_index("label")[["as_abs_low", "as_abs_high"]]
+        ends = ends.reindex(table["label"]).set_axis([f"{side}_low", f"{side}_high"], axis=1)
+        ends = ends.set_index(table.index)
+        ends[table["draw"] >= 0] = np.nan
+        kind = table["draw"].map({-1: KINDS[0], 0: KINDS[1]})
+        table = table[["label"]].assign(kind=kind, **{side: table["as_abs"]}, **ends)
+        parts.append(table.set_index(["kind", "label"]))
+    return parts[0].join(parts[1]).reset_index()
 
 
 def _removals(study: Study, model: str, column: str) -> pd.DataFrame:
@@ -294,7 +320,9 @@ def concept_scores(
         the class), ``attribute_score`` (degrees, mean over pictures; + = the equivalents lie
         nearer to the concept), its ``low`` and ``high`` (95 % over the pictures of this class
         only, nan for a single one), ``control`` (mean over random removals) with
-        ``control_low`` and ``control_high`` (smallest and largest of them).
+        ``control_low`` and ``control_high`` (smallest and largest of them), and ``excess`` (the
+        score minus the control) with ``excess_low`` and ``excess_high`` (95 %, over these
+        pictures and over random subspaces).
     """
     concepts = list(concepts or study.concepts)
     asked = hashlib.sha256(repr(concepts).encode()).hexdigest()[:12]
@@ -303,9 +331,11 @@ def concept_scores(
         *study.config.everyone)
 
 
-def _concept_scores(study: Study, concepts: list[str], most: int) -> pd.DataFrame:
-    text, chosen = study.text(concepts)[None], _spread_classes(study, most)
-    tables = []
+def _concept_moves(
+    study: Study, concepts: Sequence[str], chosen: Sequence[str], draws: int
+) -> Iterator[tuple[str, pd.DataFrame, np.ndarray, np.ndarray]]:
+    """Each classifier, its pictures of the classes, their AS (n, k) and controls (n, draws, k)."""
+    text = study.text(concepts)[None]
     for model in study.config.everyone:
         scored = study.scored(model)
         scored = scored[scored["label"].isin(chosen)]
@@ -317,29 +347,84 @@ def _concept_scores(study: Study, concepts: list[str], most: int) -> pd.DataFram
 
         before = angles(f)
         moved = before - angles(study.spaces(model).remove_null(f))
-        other = np.stack([before - angles(one) for one in study.random_removals(model, f)])
+        other = [before - angles(one) for one in study.random_removals(model, f, draws)]
+        yield model, scored, moved, np.stack(other, axis=1)
+
+
+def _concept_scores(study: Study, concepts: list[str], most: int) -> pd.DataFrame:
+    chosen, c, tables = _spread_classes(study, most), study.config, []
+    for model, scored, moved, other in _concept_moves(
+        study, concepts, chosen, c.control_draws
+    ):
         for label in chosen:
             own = (scored["label"] == label).to_numpy()
-            low, high = _mean_interval(study, moved[own])
-            control = other[:, own].mean(1)
+            views = np.arange(own.sum())
+            score = cluster_means(moved[own], views, draws=c.bootstrap_draws, seed=c.seed)
+            beyond, control = study.excess(moved[own], other[own], views), other[own].mean(0)
             tables.append(pd.DataFrame({
                 "model": model, "title": study.title(model), "label": label, "concept": concepts,
-                "pictures": own.sum(), "attribute_score": moved[own].mean(0), "low": low,
-                "high": high, "control": control.mean(0), "control_low": control.min(0),
-                "control_high": control.max(0),
+                "pictures": own.sum(), "attribute_score": score.estimate, "low": score.low,
+                "high": score.high, "control": control.mean(0), "control_low": control.min(0),
+                "control_high": control.max(0), "excess": beyond["value"],
+                "excess_low": beyond["low"], "excess_high": beyond["high"],
             }))
     return pd.concat(tables, ignore_index=True)
 
 
-def _mean_interval(study: Study, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """95 % interval of the mean of each column, rows drawn, the same ones for all columns."""
-    if len(values) < 2:
-        return np.full(values.shape[1], np.nan), np.full(values.shape[1], np.nan)
-    found = bootstrap(
-        (values,), np.mean, method="percentile", n_resamples=study.config.bootstrap_draws,
-        random_state=np.random.default_rng(study.config.seed),
-    ).confidence_interval
-    return found.low, found.high
+def concept_excess(
+    study: Study, concepts: Sequence[str] | None = None, most: int = 90, draws: int | None = None
+) -> pd.DataFrame:
+    """Towards which concepts do classes move at all, more than under random removals?
+
+    Parameters
+    ----------
+    study : Study
+    concepts : sequence of str, optional
+        Those of ``data/concepts.yaml`` by default.
+    most : int
+        Classes, as in :func:`concept_scores`.
+    draws : int, optional
+        Random subspaces; four times the profile's by default, for of few of them small p-values
+        come too easily.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a classifier and concept: model, title, concept, ``subjects``, ``draws``,
+        ``value`` (AS, degrees, mean over subjects of their pictures' means) with ``low`` and
+        ``high`` (95 %, cluster bootstrap over subjects), ``control`` (mean over random removals),
+        ``excess`` (their difference) with ``excess_low`` and ``excess_high`` (95 %, over subjects
+        and over random subspaces), ``p`` (two-sided, that the excess is zero:
+        :func:`~sing_nb.stats.excess_test`) and ``p_fdr`` (adjusted by Benjamini and Yekutieli
+        over the rows of one classifier, however concepts depend on each other: below a level, no
+        larger share of what is found is false, on average).
+    """
+    concepts = list(concepts or study.concepts)
+    draws = draws or 4 * study.config.control_draws
+    asked = hashlib.sha256(repr(concepts).encode()).hexdigest()[:12]
+    return study.stored(
+        f"concept-excess-{most}-{draws}-{asked}",
+        lambda: _concept_excess(study, concepts, most, draws),
+        *study.config.everyone)
+
+
+def _concept_excess(study: Study, concepts: list[str], most: int, draws: int) -> pd.DataFrame:
+    chosen, tables = _spread_classes(study, most), []
+    how = {"draws": study.config.bootstrap_draws, "seed": study.config.seed}
+    for model, scored, moved, other in _concept_moves(study, concepts, chosen, draws):
+        rows = [np.flatnonzero(scored["subject"] == name) for name in scored["subject"].unique()]
+        moved, other = (np.stack([v[own].mean(0) for own in rows]) for v in (moved, other))
+        subjects = np.arange(len(rows))
+        score, beyond = cluster_means(moved, subjects, **how), study.excess(moved, other, subjects)
+        p = excess_test(moved, other, subjects, **how)
+        tables.append(pd.DataFrame({
+            "model": model, "title": study.title(model), "concept": concepts,
+            "subjects": len(rows), "draws": draws, "value": score.estimate, "low": score.low,
+            "high": score.high, "control": other.mean((0, 1)), "excess": beyond["value"],
+            "excess_low": beyond["low"], "excess_high": beyond["high"], "p": p,
+            "p_fdr": false_discovery_control(p, method="by") if np.isfinite(p).all() else np.nan,
+        }))
+    return pd.concat(tables, ignore_index=True)
 
 
 def concept_difference(

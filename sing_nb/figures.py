@@ -23,25 +23,40 @@ __all__ = [
     "class_violins",
     "concept_classes",
     "concept_explorer",
+    "concept_verdicts",
     "cosine_distributions",
     "energy",
+    "false_alarms",
+    "floor_differences",
     "held_out_error",
+    "information",
+    "interval_widths",
+    "invariances",
     "ladder",
     "lambda_path",
     "linked_models",
     "logit_change",
     "method",
+    "model_excess",
     "model_ratio",
     "model_scatter",
+    "nuisance_shares",
     "null_plane",
     "null_sizes",
     "null_space_explorer",
     "null_space_trail",
+    "paper_sizes",
     "perturbation_effects",
     "perturbations",
     "photo_neighbours",
     "photo_words",
+    "plant_power",
+    "plant_ranks",
+    "plant_roc",
     "pushed_photos",
+    "reliability",
+    "removal_curves",
+    "removal_differences",
     "robustness",
     "score_geometry",
     "slide",
@@ -58,6 +73,9 @@ __all__ = [
     "translator_photos",
     "truncated_classes",
     "truncated_heads",
+    "unique_groups",
+    "unique_information",
+    "version_scores",
     "views",
     "word_changes",
 ]
@@ -68,6 +86,7 @@ BLUE, VERMILION, GREEN, ORANGE, PINK, SKY, GREY = (
 MODELS = [BLUE, GREEN, PINK, ORANGE, SKY]
 KINDS = alt.Scale(domain=["null space removed", "random control"], range=[VERMILION, GREY])
 WIDE = {"width": "container"}
+EXCESS = [f"{score}_excess{end}" for score in ("as", "is") for end in ("", "_low", "_high")]
 
 
 def _model_colour(table: pd.DataFrame, title: str = "Classifier") -> alt.Color:
@@ -230,7 +249,11 @@ def energy(table: pd.DataFrame, heads: pd.DataFrame) -> alt.LayerChart:
     total = int(table["direction"].max())
     edges = {1, *heads["rank"], *heads["features"]}
     hover = alt.selection_point(fields=["title"], bind="legend")
-    thin = table[(table["direction"] % 4 == 0) | table["direction"].isin(edges)]
+    thin = table[(table["direction"] % 4 == 0) | table["direction"].isin(edges)].round(4)
+    thin = thin[["title", "direction", *(f"cumulative{end}" for end in ("", "_low", "_high"))]]
+    band = alt.Chart(thin).mark_area().encode(
+        x="direction:Q", y="cumulative_low:Q", y2="cumulative_high:Q", color=_model_colour(table),
+        opacity=alt.condition(hover, alt.value(0.2), alt.value(0.03)))
     line = (
         alt.Chart(thin)
         .mark_line(strokeWidth=2)
@@ -242,17 +265,21 @@ def energy(table: pd.DataFrame, heads: pd.DataFrame) -> alt.LayerChart:
             color=_model_colour(table),
             opacity=alt.condition(hover, alt.value(1), alt.value(0.15)),
             tooltip=[alt.Tooltip("title:N", title="classifier"), alt.Tooltip("direction:Q"),
-                     alt.Tooltip("cumulative:Q", title="share up to here", format=".1%")],
+                     alt.Tooltip("cumulative:Q", title="share up to here", format=".1%"),
+                     alt.Tooltip("cumulative_low:Q", title="95 % from", format=".1%"),
+                     alt.Tooltip("cumulative_high:Q", title="to", format=".1%")],
         )
         .add_params(hover)
     )
     even = alt.Chart(pd.DataFrame(
         [{"x": share * size, "y": share, "size": size}
          for size in heads["features"].unique() for share in (0, 1)])).mark_line(
-        color=GREY, strokeDash=[4, 4]).encode(x="x:Q", y="y:Q", detail="size:N")
+        color=GREY, strokeDash=[4, 4]).encode(
+        x="x:Q", y="y:Q", detail="size:N",
+        tooltip=[alt.Tooltip("y:Q", title="control: evenly spread", format=".1%")])
     note = alt.Chart(pd.DataFrame({"x": [0.52 * total], "y": [0.46], "t": ["evenly spread"]})
                      ).mark_text(color=GREY, align="left").encode(x="x:Q", y="y:Q", text="t:N")
-    return alt.layer(_null_bands(heads), even, note, line).properties(height=320, **WIDE)
+    return alt.layer(_null_bands(heads), even, note, band, line).properties(height=320, **WIDE)
 
 
 def logit_change(table: pd.DataFrame) -> alt.LayerChart:
@@ -350,7 +377,13 @@ def held_out_error(table: pd.DataFrame, what: str = "subjects") -> alt.LayerChar
 
 
 def targets(table: pd.DataFrame) -> alt.LayerChart:
-    """Is a joint space easy to reach, and does it still speak? One dot a space."""
+    """Is a joint space easy to reach, and does it still speak? One dot a space.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        ``Study.targets``.
+    """
     # Neighbours have their names on different sides of their dots.
     table = table.assign(below=table["r2"].rank(method="first") % 2 == 0)
     long = pd.concat([
@@ -393,7 +426,10 @@ def targets(table: pd.DataFrame) -> alt.LayerChart:
             fontSize=11, **style).encode(text="space:N", color=alt.value(GREY))
         for which, style in styles.items()
     ]
-    return alt.layer(rules, *names, dots.add_params(hover)).properties(height=420, **WIDE)
+    chance = alt.Chart(table[["chance"]].drop_duplicates()).mark_rule(
+        color=GREY, strokeDash=[4, 4]).encode(
+        y="chance:Q", tooltip=[alt.Tooltip("chance:Q", title="by chance", format=".1%")])
+    return alt.layer(chance, rules, *names, dots.add_params(hover)).properties(height=420, **WIDE)
 
 
 def score_geometry(label_angle: float) -> alt.LayerChart:
@@ -507,7 +543,8 @@ def model_scatter(tables: dict[str, pd.DataFrame], level: float = 0.5) -> alt.La
     ----------
     tables : dict
         For each classifier's title: label, image, and medians over the label's pictures of
-        image_score, attribute_score and the same with ``_control``.
+        image_score, attribute_score and the same with ``_control``; as_excess, is_excess and
+        theirs with ``_low`` and ``_high`` (``Study.classes``).
     level : float
         Share of a normal cloud inside the ellipse.
     """
@@ -518,12 +555,13 @@ def model_scatter(tables: dict[str, pd.DataFrame], level: float = 0.5) -> alt.La
                 "title": title, "kind": kind, "label": table["label"], "image": table["image"],
                 "as": table[f"attribute_score{suffix}"], "is": table[f"image_score{suffix}"],
             })
-            dots.append(part)
+            beyond = table[EXCESS].rename(columns=lambda name: name.replace("_excess", "e"))
+            dots.append(pd.concat([part, beyond], axis=1) if not suffix else part)
             outline = ellipse(part[["as", "is"]].to_numpy(), level)
             outlines.append(pd.DataFrame(
                 {"title": title, "kind": kind, "as": outline[:, 0], "is": outline[:, 1],
                  "order": range(len(outline))}))
-    dots, outlines = pd.concat(dots).round({"as": 3, "is": 3}), pd.concat(outlines)
+    dots, outlines = pd.concat(dots).round(3), pd.concat(outlines).round(3)
     shown = alt.param(name="shown", value="null space removed", bind=alt.binding_radio(
         options=["null space removed", "random control"], name="show "))
     legend = alt.selection_point(fields=["title"], bind="legend")
@@ -539,7 +577,13 @@ def model_scatter(tables: dict[str, pd.DataFrame], level: float = 0.5) -> alt.La
         tooltip=[alt.Tooltip("image:N", title="image"), alt.Tooltip("label:N", title="class"),
                  alt.Tooltip("title:N", title="classifier"),
                  alt.Tooltip("as:Q", title="AS (degrees)", format="+.2f"),
-                 alt.Tooltip("is:Q", title="IS (degrees)", format=".2f")],
+                 alt.Tooltip("ase:Q", title="AS − control", format="+.2f"),
+                 alt.Tooltip("ase_low:Q", title="95 % from", format="+.2f"),
+                 alt.Tooltip("ase_high:Q", title="to", format="+.2f"),
+                 alt.Tooltip("is:Q", title="IS (degrees)", format=".2f"),
+                 alt.Tooltip("ise:Q", title="IS − control", format="+.2f"),
+                 alt.Tooltip("ise_low:Q", title="95 % from", format="+.2f"),
+                 alt.Tooltip("ise_high:Q", title="to", format="+.2f")],
     ).add_params(legend)
     rings = alt.Chart(outlines).transform_filter("datum.kind == shown").mark_line(
         strokeWidth=2.5).encode(x=x, y=y, color=colour, order="order:Q", detail="title:N",
@@ -694,6 +738,38 @@ QUANTITIES = {
 }
 
 
+def model_excess(table: pd.DataFrame) -> alt.LayerChart:
+    """Image and Attribute Score minus their control, with 95 % intervals, by classifier.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        ``Study.models``.
+    """
+    names = {"image_score_excess": "IS − control", "attribute_score_excess": "AS − control",
+             "attribute_size_excess": "|AS| − control"}
+    table = table[table["quantity"].isin(names)]
+    kept = table[["title", "value", "low", "high"]].round(3).assign(
+        name=table["quantity"].map(names))
+    titles = list(dict.fromkeys(kept["title"]))
+    base = alt.Chart(kept).encode(
+        y=alt.Y("name:N", sort=list(names.values()), title=None),
+        yOffset=alt.YOffset("title:N", sort=titles, scale=alt.Scale(paddingInner=0.3)),
+        color=_model_colour(kept),
+        tooltip=[alt.Tooltip("title:N", title="classifier"), alt.Tooltip("name:N", title="score"),
+                 alt.Tooltip("value:Q", title="degrees", format="+.2f"),
+                 alt.Tooltip("low:Q", title="95 % from", format="+.2f"),
+                 alt.Tooltip("high:Q", title="to", format="+.2f")])
+    rules = base.mark_rule(strokeWidth=2.5).encode(
+        x=alt.X("low:Q", title="score minus its random control (degrees)",
+                axis=alt.Axis(tickCount=6)), x2="high:Q")
+    dots = base.mark_point(filled=True, size=90, opacity=1).encode(x="value:Q")
+    zero = alt.Chart(pd.DataFrame({"x": [0]})).mark_rule(color=GREY, strokeDash=[4, 4]).encode(
+        x="x:Q")
+    height = 3 * (16 + 16 * len(titles))
+    return alt.layer(zero, rules, dots).properties(height=height, **WIDE)
+
+
 def model_ratio(table: pd.DataFrame, quantity: str | None = None) -> alt.LayerChart:
     """Medians of IS, |AS| or their ratio with 95 % intervals, beside the control.
 
@@ -740,7 +816,7 @@ def _violin(values: np.ndarray) -> pd.DataFrame | None:
 
 def class_violins(
     tables: dict[str, pd.DataFrame], shown: int | None = None, row: int = 26,
-    most: int | None = None,
+    most: int | None = None, scores: dict[str, pd.DataFrame] | None = None,
 ) -> alt.LayerChart:
     """Distribution of AS over the pictures of each class, sorted by each classifier's medians.
 
@@ -754,9 +830,16 @@ def class_violins(
         Height of a class, pixels.
     most : int, optional
         Of more classes, this many evenly over the order.
+    scores : dict, optional
+        For each title rows of ``Study.classes``, for intervals of the medians and of the excess.
     """
     shapes, middles, names = [], [], []
-    for number, table in enumerate(tables.values()):
+    fields = {"low": "as_median_low", "high": "as_median_high", "e": "as_excess",
+              "e_low": "as_excess_low", "e_high": "as_excess_high"}
+    for number, (title, table) in enumerate(tables.items()):
+        known = pd.DataFrame(columns=list(fields.values()), dtype=float)
+        if scores is not None:
+            known = scores[title].set_index("label")
         order = table.groupby("label")["attribute_score"].median().sort_values().index.tolist()
         if shown is not None:
             order = list(dict.fromkeys([*order[:shown], *order[-shown:]]))
@@ -766,11 +849,13 @@ def class_violins(
         for place, label in enumerate(order):
             own = table[table["label"] == label]
             values = own["attribute_score"].to_numpy()
-            low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
+            quarter, middle, other = np.quantile(values, [0.25, 0.5, 0.75])
             middles.append({
                 "t": number, "p": place, "label": label, "views": len(values),
-                "stamps": own["path"].nunique(), "low": low, "m": middle, "high": high,
-                "c": own["attribute_score_control"].median()})
+                "stamps": own["path"].nunique(), "q": quarter, "m": middle, "r": other,
+                "c": own["attribute_score_control"].median()} | {
+                short: known.loc[label, name] if label in known.index else np.nan
+                for short, name in fields.items()})
             if (shape := _violin(values)) is not None:
                 shapes.append(shape.assign(t=number, p=place))
     # Short names and three digits: the page carries a few thousand of these rows.
@@ -796,9 +881,14 @@ def class_violins(
         y=alt.Y("p:Q", **y),
         tooltip=[alt.Tooltip("label:N", title="class"),
                  alt.Tooltip("m:Q", title="median AS (degrees)", format="+.2f"),
-                 alt.Tooltip("low:Q", title="middle half of the pictures from", format="+.2f"),
+                 alt.Tooltip("q:Q", title="middle half of the pictures from", format="+.2f"),
+                 alt.Tooltip("r:Q", title="to", format="+.2f"),
+                 alt.Tooltip("low:Q", title="95 % of the median from", format="+.2f"),
                  alt.Tooltip("high:Q", title="to", format="+.2f"),
                  alt.Tooltip("c:Q", title="control (degrees)", format="+.2f"),
+                 alt.Tooltip("e:Q", title="excess over the control", format="+.2f"),
+                 alt.Tooltip("e_low:Q", title="95 % from", format="+.2f"),
+                 alt.Tooltip("e_high:Q", title="to", format="+.2f"),
                  alt.Tooltip("views:Q", title="pictures"),
                  alt.Tooltip("stamps:Q", title="different photos")])
     size = row * 1.8
@@ -809,7 +899,8 @@ def class_violins(
     ).encode(x=alt.X("c:Q"))
     zero = alt.Chart(pd.DataFrame({"x": [0]})).mark_rule(color=GREY, strokeDash=[4, 4]).encode(
         x="x:Q")
-    layers = [zero, violins, control, dots]
+    sure = base.mark_rule(color="#222", strokeWidth=1.5).encode(x=alt.X("low:Q"), x2="high:Q")
+    layers = [zero, violins, control, sure, dots]
     if shown is not None and rows == 2 * shown:
         cut = alt.Chart(pd.DataFrame({"p": [shown - 0.5]}))
         layers.append(cut.mark_rule(color=GREY, strokeDash=[4, 4]).encode(y=alt.Y("p:Q", **y)))
@@ -1011,7 +1102,7 @@ def class_ranks(table: pd.DataFrame, first: str, second: str) -> alt.LayerChart:
     Parameters
     ----------
     table : pandas.DataFrame
-        label, kind, x, y (median |AS|, degrees), image.
+        ``classes.class_pairs``, with image.
     first, second : str
         Titles of the classifiers.
     """
@@ -1021,7 +1112,13 @@ def class_ranks(table: pd.DataFrame, first: str, second: str) -> alt.LayerChart:
     scale = alt.Scale(domain=[0, top], nice=False)
     # Both kinds show the same photos: the page carries each once.
     images = table.drop_duplicates("label")[["label", "image"]]
-    slim = table[["label", "kind", "x", "y"]].round(4)
+    ends = ["x_low", "x_high", "y_low", "y_high"]
+    slim = table[["label", "kind", "x", "y", *ends]].round(3)
+    sides = {"opacity": 0.3, "strokeWidth": 1, "clip": True}
+    one = alt.Chart(slim).transform_filter("datum.kind == shown && isValid(datum.x_low)").encode(
+        color=alt.Color("kind:N", scale=KINDS, legend=None))
+    across = one.mark_rule(**sides).encode(x=alt.X("x_low:Q", scale=scale), x2="x_high:Q", y="y:Q")
+    along = one.mark_rule(**sides).encode(x="x:Q", y=alt.Y("y_low:Q", scale=scale), y2="y_high:Q")
     dots = alt.Chart(slim).transform_filter("datum.kind == shown").transform_lookup(
         "label", alt.LookupData(images, "label", ["image"])
     ).mark_circle(size=70, opacity=0.75).encode(
@@ -1030,10 +1127,14 @@ def class_ranks(table: pd.DataFrame, first: str, second: str) -> alt.LayerChart:
         color=alt.Color("kind:N", scale=KINDS, legend=None),
         tooltip=[alt.Tooltip("image:N", title="image"), alt.Tooltip("label:N", title="class"),
                  alt.Tooltip("x:Q", title=first, format=".2f"),
-                 alt.Tooltip("y:Q", title=second, format=".2f")])
+                 alt.Tooltip("x_low:Q", title="95 % over its pictures from", format=".2f"),
+                 alt.Tooltip("x_high:Q", title="to", format=".2f"),
+                 alt.Tooltip("y:Q", title=second, format=".2f"),
+                 alt.Tooltip("y_low:Q", title="95 % over its pictures from", format=".2f"),
+                 alt.Tooltip("y_high:Q", title="to", format=".2f")])
     line = alt.Chart(pd.DataFrame({"x": [0, top], "y": [0, top]})).mark_line(
         color=GREY, strokeDash=[4, 4]).encode(x="x:Q", y="y:Q")
-    return alt.layer(line, dots).add_params(shown).properties(height=360, **WIDE)
+    return alt.layer(line, across, along, dots).add_params(shown).properties(height=360, **WIDE)
 
 
 def photo_words(table: pd.DataFrame, label: str = "photo ") -> alt.LayerChart:
@@ -1835,7 +1936,16 @@ def robustness(table: pd.DataFrame) -> alt.LayerChart:
     several = len(table["subset"].unique()) > 1
     ends = [float(table[["before", "after"]].to_numpy().min()) - 0.02, 1.0]
     scale = alt.Scale(domain=ends, nice=False)
-    table = table.assign(all=table["chance"] == table["chance"].min())
+    table = table.assign(all=table["chance"] == table["chance"].min()).round(4)
+    colour = alt.Color("title:N", title="classifier",
+                       scale=alt.Scale(domain=list(dict.fromkeys(table["title"])),
+                                       range=MODELS[: table["title"].nunique()]))
+    whole = alt.Chart(table).transform_filter("datum.all").encode(color=colour)
+    sides = {"strokeWidth": 1.5, "clip": True}
+    across = whole.mark_rule(**sides).encode(
+        x=alt.X("before_low:Q", scale=scale), x2="before_high:Q", y="after:Q")
+    along = whole.mark_rule(**sides).encode(
+        x="before:Q", y=alt.Y("after_low:Q", scale=scale), y2="after_high:Q")
     dots = alt.Chart(table).mark_point(filled=True).encode(
         x=alt.X("before:Q", title="balanced accuracy on principal features", scale=scale,
                 axis=alt.Axis(format="%")),
@@ -1851,12 +1961,16 @@ def robustness(table: pd.DataFrame) -> alt.LayerChart:
                               alt.value(0.85), alt.value(0.15)),
         tooltip=["title:N", "subset:N",
                  alt.Tooltip("before:Q", title="principal features", format=".1%"),
+                 alt.Tooltip("before_low:Q", title="95 % over subjects from", format=".1%"),
+                 alt.Tooltip("before_high:Q", title="to", format=".1%"),
                  alt.Tooltip("after:Q", title="translated", format=".1%"),
+                 alt.Tooltip("after_low:Q", title="95 % over subjects from", format=".1%"),
+                 alt.Tooltip("after_high:Q", title="to", format=".1%"),
                  alt.Tooltip("chance:Q", format=".1%")]).add_params(legend, *[hover] * several)
     line = alt.Chart(pd.DataFrame({"x": ends, "y": ends})).mark_line(
         color=GREY, strokeDash=[4, 4]).encode(
         x=alt.X("x:Q", scale=scale), y=alt.Y("y:Q", scale=scale))
-    return alt.layer(line, dots).properties(height=380, **WIDE)
+    return alt.layer(line, across, along, dots).properties(height=380, **WIDE)
 
 def method(table: pd.DataFrame) -> alt.LayerChart:
     """The method's four steps for one photo; a switch takes the null part away.
@@ -1945,6 +2059,799 @@ def null_sizes(table: pd.DataFrame) -> alt.LayerChart:
     texts = alt.Chart(table).mark_text(align="left", dx=4).encode(
         y=y, x="features:Q", text="text:N")
     return alt.layer(bars, texts).properties(height=22 * len(table) + 10, **WIDE)
+
+
+# --- what could fool us: noise floor and size of the null space ----------------------------------
+
+REMOVAL = QUANTITIES | {"logit_change": "largest logit change"}
+BY = {"count": "the same number for every head", "energy": "the same share of each head's energy"}
+
+
+def _of(by: str, table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of one ``by`` with the menus' names, and levels in percent."""
+    whole = 1.0
+    own = table[table["by"] == by]
+    if by == "count":  # in percent of the narrowest feature
+        whole = float((own["removed"] / own["share"]).min())
+    return own.assign(x=(100 * own["level"] / whole).round(3), way=BY[by])
+
+
+def removal_curves(table: pd.DataFrame) -> alt.LayerChart:
+    """Scores against how many of the weakest directions are removed, beside the control.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        ``truncation.removal_curves``.
+    """
+    table = pd.concat([_of(by, table) for by in BY])
+    table["name"] = table["quantity"].map(REMOVAL)
+    null = table[(table["head_energy"] == 0) & (table["way"] == BY["count"])]
+    null = null.groupby(["title", "way"], sort=False)["x"].max().reset_index()
+    columns = ["title", "way", "x", "removed", "head_energy", "feature_share", "kind", "name"]
+    table = table[[*columns, "value", "low", "high"]].round(
+        {"value": 3, "low": 3, "high": 3, "head_energy": 4, "feature_share": 3})
+    titles = list(dict.fromkeys(table["title"]))
+    pick = _dropdown("quantity", [REMOVAL[q] for q in (
+        "image_score", "attribute_score", "logit_change", "ratio")], "quantity ")
+    way = _dropdown("removed", list(BY.values()), "remove ")
+    shown = alt.param(name="shown", value="with the control", bind=alt.binding_radio(
+        options=["with the control", "excess over the control"], name="show "))
+    model = _dropdown("classifier", titles, "classifier ")
+    x = alt.X("x:Q", scale=alt.Scale(type="sqrt", domain=[0, 100], nice=False),
+              axis=alt.Axis(values=[1, 5, 10, 25, 50, 75, 100], labelExpr="datum.value + ' %'"),
+              title="removed, of all directions or of the head's energy")
+    kinds = ["weakest directions removed", "random control", "excess"]
+    base = alt.Chart(table).transform_filter(
+        "datum.name == quantity && datum.way == removed && datum.title == classifier && "
+        "(datum.kind == 'excess') == (shown == 'excess over the control')"
+    ).encode(x=x, color=alt.Color(
+        "kind:N", title=None, legend=alt.Legend(orient="top", columns=2, symbolOpacity=1),
+        scale=alt.Scale(domain=kinds, range=[VERMILION, GREY, VERMILION])))
+    bands = base.mark_area(opacity=0.22).encode(
+        y=alt.Y("low:Q", title="median over pictures"), y2="high:Q")
+    lines = base.mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=40, filled=True)).encode(
+        y="value:Q",
+        tooltip=[alt.Tooltip("title:N", title="classifier"), "kind:N",
+                 alt.Tooltip("removed:Q", title="directions removed"),
+                 alt.Tooltip("head_energy:Q", title="share of the head's energy", format=".1%"),
+                 alt.Tooltip("feature_share:Q", title="share of the feature removed",
+                             format=".0%"),
+                 alt.Tooltip("name:N", title="quantity"), alt.Tooltip("value:Q", format=".2f"),
+                 alt.Tooltip("low:Q", title="95 % from", format=".2f"),
+                 alt.Tooltip("high:Q", title="to", format=".2f")])
+    edge = alt.Chart(null).transform_filter(
+        "datum.way == removed && datum.title == classifier").encode(x=x)
+    edge = edge.mark_rule(color=VERMILION, strokeDash=[3, 3]), edge.mark_text(
+        text="← null space", align="right", dx=-4, color=VERMILION).encode(y=alt.value(10))
+    zero = alt.Chart(pd.DataFrame({"y": [0]})).mark_rule(color=GREY, strokeDash=[4, 4]).encode(
+        y="y:Q")
+    return alt.layer(zero, *edge, bands, lines).add_params(pick, way, shown, model).properties(
+        height=340, **WIDE)
+
+
+def removal_differences(table: pd.DataFrame) -> alt.LayerChart:
+    """Two heads at the same size: difference of a score with its interval, and the control's.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        ``truncation.removal_differences``.
+    """
+    table = table.assign(
+        name=table["quantity"].map(REMOVAL), way=table["by"].map(BY),
+        pair=table["second"] + " minus " + table["first"],
+        at=[f"{v:,.0f}" if by == "count" else f"{v:.1%}" for by, v in zip(
+            table["by"], table["level"])])
+    table = table.drop(columns=["first", "second", "by", "quantity"]).round(
+        {"value": 3, "low": 3, "high": 3, "p_holm": 3})
+    pick = _dropdown("quantity", [REMOVAL[q] for q in (
+        "ratio", "image_score", "attribute_score", "logit_change")], "quantity ")
+    way = _dropdown("removed", list(BY.values()), "remove ")
+    params = [pick, way]
+    pairs = list(dict.fromkeys(table["pair"]))
+    chosen = "datum.name == quantity && datum.way == removed && datum.kind != 'excess'"
+    if len(pairs) > 1:
+        params.append(_dropdown("pair", pairs, "classifiers "))
+        chosen += " && datum.pair == pair"
+    kinds = ["weakest directions removed", "random control"]
+    base = alt.Chart(table).transform_filter(chosen).encode(
+        x=alt.X("at:O", sort=alt.EncodingSortField("level"),
+                title="directions removed (number, or share of the head's energy)",
+                axis=alt.Axis(labelAngle=-45)),
+        xOffset=alt.XOffset("kind:N", sort=kinds),
+        color=alt.Color("kind:N", title=None, legend=alt.Legend(orient="top", columns=1),
+                        scale=alt.Scale(domain=kinds, range=[VERMILION, GREY])),
+        tooltip=["pair:N", "kind:N", alt.Tooltip("at:O", title="removed"),
+                 alt.Tooltip("name:N", title="quantity"), alt.Tooltip("value:Q", format=".2f"),
+                 alt.Tooltip("low:Q", title="95 % from", format=".2f"),
+                 alt.Tooltip("high:Q", title="to", format=".2f"),
+                 alt.Tooltip("p_holm:Q", title="p (Holm)", format=".2f")])
+    rules = base.mark_rule(strokeWidth=2.5).encode(
+        y=alt.Y("low:Q", title=pairs[0].replace(" minus ", "|minus ").split("|")
+                if len(pairs) == 1 else "second minus first classifier"), y2="high:Q")
+    dots = base.mark_point(filled=True, size=60, opacity=1).encode(y="value:Q")
+    zero = alt.Chart(pd.DataFrame({"y": [0]})).mark_rule(color=GREY, strokeDash=[4, 4]).encode(
+        y="y:Q")
+    return alt.layer(zero, rules, dots).add_params(*params).properties(height=300, **WIDE)
+
+
+def paper_sizes(table: pd.DataFrame) -> alt.LayerChart:
+    """One head cut to the null spaces of the paper's models: what their size alone would do.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        ``truncation.paper_sizes``.
+    """
+    names = {"count": "as many directions as theirs", "share": "the same share of all directions"}
+    table = table[table["kind"] != "excess"]
+    table = table.assign(
+        name=table["quantity"].map(REMOVAL), way=table["by"].map(names),
+        size=[f"{k:,} of {m:,}" for k, m in zip(table["null_dim"], table["features"])])
+    kinds = list(dict.fromkeys(table["kind"]))
+    table = table[["title", "name", "way", "size", "null_dim", "models", "removed", "kind",
+                   "place", "value", "low", "high"]].round({"value": 3, "low": 3, "high": 3})
+    pick = _dropdown("quantity", [REMOVAL[q] for q in (
+        "ratio", "image_score", "attribute_score", "logit_change")], "quantity ")
+    way = _dropdown("removed", list(names.values())[::-1], "remove ")
+    sizes = list(dict.fromkeys(table.sort_values("null_dim")["size"]))
+    base = alt.Chart(table).transform_filter(
+        "datum.name == quantity && datum.way == removed").encode(
+        y=alt.Y("size:N", sort=sizes, title="null space of the paper's models"),
+        yOffset=alt.YOffset("kind:N", sort=kinds),
+        color=alt.Color("kind:N", title=None, legend=alt.Legend(orient="top", columns=1),
+                        scale=alt.Scale(domain=kinds, range=[VERMILION, GREY])),
+        tooltip=[alt.Tooltip("models:N", title="the paper's"), "kind:N",
+                 alt.Tooltip("title:N", title="head that is cut"),
+                 alt.Tooltip("removed:Q", title="directions removed of it"),
+                 alt.Tooltip("name:N", title="quantity"), alt.Tooltip("value:Q", format=".2f"),
+                 alt.Tooltip("low:Q", title="95 % from", format=".2f"),
+                 alt.Tooltip("high:Q", title="to", format=".2f"),
+                 alt.Tooltip("place:Q", title="place")])
+    rules = base.mark_rule(strokeWidth=3).encode(
+        x=alt.X("low:Q", title="median over pictures, 95 % interval",
+                scale=alt.Scale(zero=True)), x2="high:Q")
+    dots = base.mark_point(filled=True, size=90, opacity=1).encode(x="value:Q")
+    return alt.layer(rules, dots).add_params(pick, way).properties(
+        height=46 * len(sizes), **WIDE)
+
+
+SCORE_NAMES = {
+    "image_score": "Image Score", "attribute_score": "Attribute Score (signed)",
+    "image_score_excess": "excess Image Score", "attribute_score_excess": "excess Attribute Score",
+}
+
+
+def reliability(table: pd.DataFrame) -> alt.LayerChart:
+    """How much of a number's variance is its object's: null removal beside the control.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        ``floor.reliability``.
+    """
+    table = table.assign(
+        name=table["quantity"].map(SCORE_NAMES), row=table["level"] + ": " + table["over"])
+    table = table[["title", "name", "row", "kind", "objects", "value", "low", "high", "spread",
+                   "between"]].round(3)
+    titles = [t for t in dict.fromkeys(table["title"]) if t != "all compared"]
+    order = ["picture", "class", "classifier"]
+    rows = sorted(table["row"].unique(), key=lambda row: (order.index(row.split(":")[0]), row))
+    pick = _dropdown("quantity", list(SCORE_NAMES.values()), "score ")
+    model = _dropdown("classifier", titles, "classifier ")
+    kinds = KINDS.domain
+    base = alt.Chart(table).transform_filter(
+        "datum.name == quantity && "
+        "(datum.title == classifier || datum.title == 'all compared')").encode(
+        y=alt.Y("row:N", sort=rows, title=None, axis=alt.Axis(
+            labelExpr="split(replace(replace(datum.label, ': ', ':|'), ' of ', '|of '), '|')",
+            labelLimit=160)),
+        yOffset=alt.YOffset("kind:N", sort=kinds),
+        color=alt.Color("kind:N", title=None, scale=KINDS,
+                        legend=alt.Legend(orient="top", columns=2)),
+        tooltip=["title:N", alt.Tooltip("row:N", title="of a"), "kind:N",
+                 alt.Tooltip("name:N", title="score"), alt.Tooltip("objects:Q"),
+                 alt.Tooltip("value:Q", title="reliability", format=".2f"),
+                 alt.Tooltip("low:Q", title="95 % from", format=".2f"),
+                 alt.Tooltip("high:Q", title="to", format=".2f"),
+                 alt.Tooltip("spread:Q", title="SD when done again (degrees)", format=".2f"),
+                 alt.Tooltip("between:Q", title="SD between objects (degrees)", format=".2f")])
+    rules = base.mark_rule(strokeWidth=3).encode(
+        x=alt.X("low:Q", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format=".1f", tickCount=5),
+                title="reliability (share of the variance, 95 %)"),
+        x2="high:Q")
+    dots = base.mark_point(filled=True, size=90, opacity=1).encode(x="value:Q")
+    return alt.layer(rules, dots).add_params(pick, model).properties(
+        height=52 * len(rows), **WIDE)
+
+
+FLOORS = {
+    "image_score": "Image Score (degrees)", "attribute_score": "|Attribute Score| (degrees)",
+    "image_score_excess": "excess Image Score (degrees)",
+}
+
+
+def floor_differences(table: pd.DataFrame) -> alt.LayerChart:
+    """What scores exceed: classifiers in their own space, the spaces' towers, the control.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        ``floor.floor_differences``.
+    """
+    table = table.assign(
+        name=table["quantity"].map(FLOORS), row=table["title"] + " in " + table["space"])
+    table = table[["title", "space", "row", "name", "floor", "score", "floor_score", "value",
+                   "low", "high"]].round(3)
+    floors = list(dict.fromkeys(table["floor"]))
+    colours = dict(zip([name for name in floors if name != "random control"], [BLUE, ORANGE]))
+    rows = list(dict.fromkeys(table.sort_values(["title", "space"])["row"]))
+    pick = _dropdown("quantity", list(FLOORS.values()) if len(floors) > 1 else list(
+        FLOORS.values())[:2], "score ")
+    base = alt.Chart(table).transform_filter("datum.name == quantity").encode(
+        y=alt.Y("row:N", sort=rows, title=None, axis=alt.Axis(
+            labelExpr="split(replace(datum.label, ' in ', '|in '), '|')", labelLimit=150)),
+        yOffset=alt.YOffset("floor:N", sort=floors),
+        color=alt.Color("floor:N", title="minus", sort=floors,
+                        legend=alt.Legend(orient="top", columns=1, symbolOpacity=1),
+                        scale=alt.Scale(domain=floors, range=[
+                            colours.get(name, GREY) for name in floors])),
+        tooltip=[alt.Tooltip("row:N", title="score of"), alt.Tooltip("floor:N", title="minus"),
+                 alt.Tooltip("score:Q", format=".2f"),
+                 alt.Tooltip("floor_score:Q", title="floor", format=".2f"),
+                 alt.Tooltip("value:Q", title="difference (degrees)", format=".2f"),
+                 alt.Tooltip("low:Q", title="95 % from", format=".2f"),
+                 alt.Tooltip("high:Q", title="to", format=".2f")])
+    rules = base.mark_rule(strokeWidth=3).encode(
+        x=alt.X("low:Q", title="score minus floor (degrees)"), x2="high:Q")
+    dots = base.mark_point(filled=True, size=80, opacity=1).encode(x="value:Q")
+    zero = alt.Chart(pd.DataFrame({"x": [0]})).mark_rule(color=GREY, strokeDash=[4, 4]).encode(
+        x="x:Q")
+    return alt.layer(zero, rules, dots).add_params(pick).properties(
+        height=18 * len(rows) * (len(floors) + 0.5), **WIDE)
+
+
+# --- what could fool us: intervals, nuisances -----------------------------------------------------
+
+
+def interval_widths(table: pd.DataFrame) -> alt.LayerChart:
+    """Intervals over subjects beside intervals over pictures, as if those were independent.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        ``coverage.interval_widths``.
+    """
+    table = table.assign(name=table["quantity"].map(QUANTITIES),
+                         over="over " + table["resampled"]).round(3)
+    titles = list(dict.fromkeys(table["title"]))
+    pick = _dropdown("quantity", list(dict.fromkeys(table["name"])), "quantity ")
+    kind = alt.param(name="shown", value=KINDS.domain[0], bind=alt.binding_radio(
+        options=list(KINDS.domain), name="show "))
+    order = ["over subjects", "over pictures"]
+    base = alt.Chart(table).transform_filter(
+        "datum.name == quantity && datum.kind == shown").encode(
+        y=alt.Y("title:N", sort=titles, title=None,
+                axis=alt.Axis(labelExpr="split(datum.label, /-| /)", labelLimit=120)),
+        yOffset=alt.YOffset("over:N", sort=order),
+        color=alt.Color("kind:N", scale=KINDS, legend=None),
+        strokeDash=alt.StrokeDash("over:N", sort=order, title="95 % interval", legend=alt.Legend(
+            orient="top", symbolType="stroke", symbolStrokeWidth=3, symbolStrokeColor=GREY),
+            scale=alt.Scale(domain=order, range=[[1, 0], [3, 3]])))
+    rules = base.mark_rule(strokeWidth=3).encode(
+        x=alt.X("low:Q", title="median (degrees)", scale=alt.Scale(zero=False, padding=12)),
+        x2="high:Q")
+    dots = base.mark_point(filled=True, size=80, opacity=1).encode(
+        x="value:Q", strokeDash=alt.Undefined,
+        tooltip=["title:N", "over:N", "kind:N", alt.Tooltip("value:Q", title="degrees",
+                                                            format=".2f"),
+                 alt.Tooltip("low:Q", title="95 % from", format=".2f"),
+                 alt.Tooltip("high:Q", title="to", format=".2f")])
+    return alt.layer(rules, dots).add_params(pick, kind).properties(
+        height=52 * len(titles), **WIDE)
+
+
+_PARTS = {
+    "null space": VERMILION, "principal space": BLUE, "random control": GREY,
+    "joint space": GREEN,
+}
+_VARIED = {
+    "features": "features", "image_score": "Image Score",
+    "image_score_excess": "Image Score − control", "joint_embedding": "joint embedding",
+}
+
+
+def nuisance_shares(table: pd.DataFrame) -> alt.LayerChart:
+    """What explains the variance: each factor's share in the null part, beside other parts.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        ``nuisances.shares``.
+    """
+    titles = [title for title in dict.fromkeys(table["title"]) if title]
+    # The joint embedding is the pictures' own, whatever classifier is chosen.
+    joint = table[table["title"] == ""]
+    table = pd.concat([table[table["title"] != ""], *(joint.assign(title=t) for t in titles)])
+    table = table.assign(name=table["quantity"].map(_VARIED))
+    for end in ("value", "low", "high"):
+        table[end] = (100 * table[end]).round(3)
+    factors = list(dict.fromkeys(table["factor"]))
+    effects = list(dict.fromkeys(table["effect"]))
+    if len(factors) > 2:  # what a subject explains is what the nuisances leave
+        table, factors = table[table["factor"] != factors[0]], factors[1:]
+    params = [
+        _dropdown("quantity", [n for n in _VARIED.values() if n in set(table["name"])],
+                  "variance of the "),
+        _dropdown("classifier", titles, "classifier "),
+        _dropdown("effect", effects, "effect "),
+    ]
+    base = alt.Chart(table[["title", "name", "kind", "factor", "effect", "value", "low", "high"]]
+                     ).transform_filter(
+        "datum.name == quantity && datum.title == classifier && datum.effect == effect").encode(
+        y=alt.Y("factor:N", sort=factors, title=None,
+                axis=alt.Axis(labelExpr="split(datum.label, ' ')", labelLimit=100)),
+        yOffset=alt.YOffset("kind:N", sort=list(_PARTS)),
+        color=alt.Color("kind:N", title=None, sort=list(_PARTS),
+                        legend=alt.Legend(orient="top", columns=2),
+                        scale=alt.Scale(domain=list(_PARTS), range=list(_PARTS.values()))))
+    rules = base.mark_rule(strokeWidth=3).encode(
+        x=alt.X("low:Q", title="share of the variance, beyond chance (%)",
+                scale=alt.Scale(zero=True)), x2="high:Q")
+    dots = base.mark_point(filled=True, size=60, opacity=1).encode(x="value:Q", tooltip=[
+        "factor:N", "kind:N", "effect:N", alt.Tooltip("value:Q", title="%", format=".2f"),
+        alt.Tooltip("low:Q", title="95 % from", format=".2f"),
+        alt.Tooltip("high:Q", title="to", format=".2f")])
+    return alt.layer(rules, dots).add_params(*params).properties(
+        height=44 * len(factors) + 20, **WIDE)
+
+
+def invariances(table: pd.DataFrame) -> alt.LayerChart:
+    """What a head ignores more than the rest: shares in the null part over the principal part.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        ``nuisances.invariances``.
+    """
+    parts = ["null space", "random control"]
+    table = table[table["kind"].isin(parts)].round(4)
+    factors, titles, effects = (
+        list(dict.fromkeys(table[column])) for column in ("factor", "title", "effect"))
+    params = [_dropdown("classifier", titles, "classifier "),
+              _dropdown("effect", effects, "effect ")]
+    base = alt.Chart(table[["title", "kind", "factor", "effect", "value", "low", "high"]]
+                     ).transform_filter(
+        "datum.title == classifier && datum.effect == effect").encode(
+        y=alt.Y("factor:N", sort=factors, title=None,
+                axis=alt.Axis(labelExpr="split(datum.label, ' ')", labelLimit=100)),
+        yOffset=alt.YOffset("kind:N", sort=parts),
+        color=alt.Color("kind:N", title=None, legend=alt.Legend(orient="top"),
+                        scale=alt.Scale(domain=parts, range=[VERMILION, GREY])))
+    one = alt.Chart(pd.DataFrame({"x": [1]})).mark_rule(strokeDash=[3, 3], color=GREY).encode(
+        x="x:Q")
+    rules = base.mark_rule(strokeWidth=3).encode(
+        x=alt.X("low:Q", title="share in this part / in the principal part",
+                scale=alt.Scale(zero=False, padding=12)), x2="high:Q")
+    dots = base.mark_point(filled=True, size=70, opacity=1).encode(x="value:Q", tooltip=[
+        "factor:N", "kind:N", "effect:N", alt.Tooltip("value:Q", title="ratio", format=".2f"),
+        alt.Tooltip("low:Q", title="95 % from", format=".2f"),
+        alt.Tooltip("high:Q", title="to", format=".2f")])
+    return alt.layer(one, rules, dots).add_params(*params).properties(
+        height=36 * len(factors) + 20, **WIDE)
+
+
+# --- planted truths ------------------------------------------------------------------------------
+
+ASKED = {"hidden": VERMILION, "joint": BLUE, "attribute_excess": GREEN, "attribute_score": PINK,
+         "image_score": SKY}
+BROKEN = "split(replace(datum.label, ' of the ', '|of the '), '|')"  # long names take two lines
+
+
+def _asked_colour(table: pd.DataFrame, field: str = "name") -> alt.Color:
+    """One colour a score; a second line of the same score is orange."""
+    names = table.drop_duplicates(field)
+    colours = [ASKED[score] if score not in set(names["score"].iloc[:at]) else ORANGE
+               for at, score in enumerate(names["score"])]
+    return alt.Color(f"{field}:N", title=None, sort=None, legend=alt.Legend(
+        orient="top", columns=1, labelLimit=320, symbolOpacity=1), scale=alt.Scale(
+        domain=names[field].tolist(), range=colours))
+
+
+def plant_ranks(table: pd.DataFrame) -> alt.LayerChart:
+    """Hidden share of every concept on one planted head, beside the head as it was.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        ``plants.found_plants``.
+    """
+    kinds = ["blind to the planted concept", "untouched head", "untouched head, random control"]
+    planted = table[table["kind"] == "planted"].assign(kind=kinds[0])
+    plain = table[table["kind"] == "untouched"].assign(plant="")
+    control = plain.assign(
+        hidden=plain["hidden_control"], low=plain["hidden_control"],
+        high=plain["hidden_control"], kind=kinds[2])
+    columns = ["title", "plant", "concept", "kind", "hidden", "low", "high"]
+    rows = pd.concat([planted, plain.assign(kind=kinds[1]), control])[columns].round(3)
+    titles = list(dict.fromkeys(rows["title"]))
+    names = list(dict.fromkeys(planted["plant"]))
+    pick = _dropdown("plant", names, "planted concept ")
+    model = _dropdown("classifier", titles, "classifier ")
+    base = alt.Chart(rows).transform_filter(
+        "datum.title == classifier && (datum.plant == plant || datum.plant == '')").encode(
+        y=alt.Y("concept:N", title=None, axis=alt.Axis(labelExpr=BROKEN, labelLimit=150),
+                sort=alt.EncodingSortField("hidden", op="max", order="descending")),
+        color=alt.Color("kind:N", title=None, sort=kinds, legend=alt.Legend(
+            orient="top", columns=1, symbolOpacity=1, labelLimit=300),
+            scale=alt.Scale(domain=kinds, range=[VERMILION, BLUE, GREY])),
+        tooltip=["title:N", "concept:N", "kind:N",
+                 alt.Tooltip("hidden:Q", title="hidden share", format=".0%"),
+                 alt.Tooltip("low:Q", title="over the splits, from", format=".0%"),
+                 alt.Tooltip("high:Q", title="to", format=".0%")])
+    own = base.transform_filter(f"datum.kind == '{kinds[0]}' && datum.concept == plant").mark_point(
+        filled=False, size=260, strokeWidth=2, opacity=1, color=VERMILION).encode(
+        x="hidden:Q", color=alt.Undefined)
+    rules = base.mark_rule(strokeWidth=2, opacity=0.7).encode(
+        x=alt.X("low:Q", title="hidden share: what the principal part lost",
+                axis=alt.Axis(format="%", tickCount=5), scale=alt.Scale(
+                    domain=[-0.4, 1], clamp=True)), x2="high:Q")
+    dots = base.mark_point(filled=True, size=60, opacity=1).encode(x="hidden:Q")
+    limit = alt.Chart(pd.DataFrame({"x": [float(table["threshold"].iloc[0])]})).mark_rule(
+        strokeDash=[4, 4], color=GREY).encode(x="x:Q")
+    count = max(rows.groupby("title")["concept"].nunique())
+    return alt.layer(limit, rules, dots, own).add_params(pick, model).properties(
+        height=24 * int(count), **WIDE)
+
+
+def plant_roc(curves: pd.DataFrame, scores: pd.DataFrame) -> alt.LayerChart:
+    """ROC curves of every score, with the band and the sham control of a chosen one.
+
+    Parameters
+    ----------
+    curves : pandas.DataFrame
+        ``plants.roc_curves``.
+    scores : pandas.DataFrame
+        ``plants.score_table``.
+    """
+    auc = scores[(scores["quantity"] == "auc") & (scores["kind"] == "planted")]
+    auc = auc.set_index("score")["value"]
+    curves = curves.assign(
+        name=[f"{name}: AUC {auc[score]:.2f}" for score, name in zip(
+            curves["score"], curves["name"])]).round(3)
+    planted = curves[curves["kind"] == "planted"]
+    names = list(dict.fromkeys(planted["name"]))
+    pick = _dropdown("shown", names, "band and sham control of ")
+    x = alt.X("false:Q", title="false alarms (share of concepts not planted)",
+              axis=alt.Axis(format="%", values=[0.01, 0.05, 0.2, 0.5, 1]),
+              scale=alt.Scale(type="sqrt", domain=[0, 1]))
+    chosen = alt.Chart(curves).transform_filter("datum.name == shown").encode(x=x)
+    bands = chosen.mark_area(opacity=0.2).encode(
+        y="low:Q", y2="high:Q", color=alt.Color("kind:N", legend=None, scale=alt.Scale(
+            domain=["planted", "sham"], range=[VERMILION, GREY])))
+    sham = chosen.transform_filter("datum.kind == 'sham'").mark_line(
+        color=GREY, strokeDash=[5, 4], strokeWidth=2).encode(y="value:Q")
+    lines = alt.Chart(planted).mark_line(strokeWidth=2, interpolate="step-after").encode(
+        x=x, y=alt.Y("value:Q", title="plants found", axis=alt.Axis(format="%"),
+                     scale=alt.Scale(domain=[0, 1])),
+        color=_asked_colour(planted), tooltip=[
+            alt.Tooltip("name:N", title="score"),
+            alt.Tooltip("false:Q", title="false alarms", format=".1%"),
+            alt.Tooltip("value:Q", title="plants found", format=".1%"),
+            alt.Tooltip("low:Q", title="95 % from", format=".1%"),
+            alt.Tooltip("high:Q", title="to", format=".1%")],
+        opacity=alt.condition("datum.name == shown", alt.value(1), alt.value(0.65)))
+    edge = alt.Chart(pd.DataFrame({"x": [0.05]})).mark_rule(
+        color=GREY, strokeDash=[2, 3]).encode(x="x:Q")
+    return alt.layer(bands, edge, sham, lines).add_params(pick).resolve_scale(
+        color="independent").properties(height=330, **WIDE)
+
+
+POWER = {"auc": "area under the ROC curve (AUC)", "first": "planted concept ranks first",
+         "found": "above the threshold"}
+AXES = {"subjects": "subjects asked about", "pictures": "pictures of each subject",
+        "directions": "directions planted"}
+
+
+def plant_power(table: pd.DataFrame) -> alt.LayerChart:
+    """How well plants are found by subjects, pictures and planted directions.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        ``plants.power_table``.
+    """
+    table = table.assign(
+        way=table["axis"].map(AXES), what=table["quantity"].map(POWER),
+        line=table["name"] + table["method"].map(
+            {"mean": "", "discriminant": ", planted by discriminants"}))
+    table = table[["way", "what", "score", "line", "method", "size", "subjects", "pictures",
+                   "value", "low", "high", "control"]].round(3)
+    ways = [way for way in AXES.values() if way in set(table["way"])]
+    axis, what = _dropdown("axis", ways, "against "), _dropdown(
+        "measure", list(POWER.values()), "measure ")
+    x = alt.X("size:Q", title="number (subjects, pictures or directions; log scale)",
+              scale=alt.Scale(type="log", nice=False, padding=12),
+              axis=alt.Axis(values=[1, 2, 4, 8, 16, 32, 64, 128, 10, 20, 40, 80], format="d"))
+    base = alt.Chart(table).transform_filter(
+        "datum.way == axis && datum.what == measure").encode(x=x)
+    lines = table.drop_duplicates("line")
+    dashes = [[5, 4] if method == "discriminant" else [1, 0] for method in lines["method"]]
+    colour = _asked_colour(table, "line")
+    dash = alt.StrokeDash("line:N", title=None, sort=None, legend=None, scale=alt.Scale(
+        domain=lines["line"].tolist(), range=dashes))
+    bands = base.mark_area(opacity=0.15).encode(
+        y=alt.Y("low:Q", title="share, or area", scale=alt.Scale(domain=[0, 1])), y2="high:Q",
+        color=colour, detail="line:N")
+    curves = base.mark_line(strokeWidth=2).encode(y="value:Q", color=colour, strokeDash=dash)
+    dots = base.mark_point(filled=True, size=60, opacity=1).encode(
+        y="value:Q", color=colour, tooltip=[
+            alt.Tooltip("line:N", title="score"), alt.Tooltip("what:N", title="measure"),
+            alt.Tooltip("subjects:Q"), alt.Tooltip("pictures:Q"),
+            alt.Tooltip("value:Q", format=".2f"),
+            alt.Tooltip("low:Q", title="95 % from", format=".2f"),
+            alt.Tooltip("high:Q", title="to", format=".2f"),
+            alt.Tooltip("control:Q", title="a guess, or alarms without a plant", format=".2f")])
+    control = base.transform_filter("datum.score == 'hidden'").mark_line(
+        color=GREY, strokeDash=[5, 4], strokeWidth=2).encode(y="control:Q")
+    goal = alt.Chart(pd.DataFrame({"what": [POWER["auc"]], "y": [0.95]})).transform_filter(
+        "datum.what == measure").mark_rule(color=GREY, strokeDash=[2, 3]).encode(y="y:Q")
+    return alt.layer(control, goal, bands, curves, dots).add_params(axis, what).properties(
+        height=330, **WIDE)
+
+
+def false_alarms(table: pd.DataFrame, kinds: dict[str, str]) -> alt.LayerChart:
+    """How often each score gives an alarm where nothing was planted.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        ``plants.false_alarms``.
+    kinds : dict
+        Names for people of its kinds, in order.
+    """
+    table = table.assign(kind=table["kind"].map(kinds)).round(4)
+    base = alt.Chart(table).encode(
+        y=alt.Y("name:N", sort=list(dict.fromkeys(table["name"])), title=None, axis=alt.Axis(
+            labelExpr="split(replace(replace(datum.label, ' (', '|('), ' in the', '|in the'), '|')",
+            labelLimit=150)),
+        yOffset=alt.YOffset("kind:N", sort=list(kinds.values())),
+        color=alt.Color("kind:N", title=None, sort=None, legend=alt.Legend(
+            orient="top", columns=1, symbolOpacity=1), scale=alt.Scale(
+            domain=list(kinds.values()), range=[BLUE, ORANGE, GREY])),
+        tooltip=[alt.Tooltip("name:N", title="score"), "kind:N", alt.Tooltip("asked:Q"),
+                 alt.Tooltip("threshold:Q", format=".3f"),
+                 alt.Tooltip("value:Q", title="false alarms", format=".1%"),
+                 alt.Tooltip("low:Q", title="95 % from", format=".1%"),
+                 alt.Tooltip("high:Q", title="to", format=".1%")])
+    top = max(0.06, 1.05 * float(table["high"].max()))
+    rules = base.mark_rule(strokeWidth=3).encode(
+        x=alt.X("low:Q", title="false alarms (share of concepts asked about)",
+                axis=alt.Axis(format=".0%", tickCount=6), scale=alt.Scale(domain=[0, top])),
+        x2="high:Q")
+    dots = base.mark_point(filled=True, size=80, opacity=1).encode(x="value:Q")
+    edge = alt.Chart(pd.DataFrame({"x": [0.05]})).mark_rule(
+        color=GREY, strokeDash=[4, 4]).encode(x="x:Q")
+    return alt.layer(edge, rules, dots).properties(
+        height=50 * table["name"].nunique(), **WIDE)
+
+
+def concept_verdicts(table: pd.DataFrame) -> alt.LayerChart:
+    """Which concepts real heads ignore: hidden share with interval, control and threshold.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        ``plants.concept_verdicts`` of one classifier or several.
+    """
+    said = ["ignores it", "keeps it", "cannot be told"]
+    columns = ["title", "concept", "full", "hidden", "hidden_low", "hidden_high",
+               "hidden_control", "verdict"]
+    rows = table[columns].round(3)
+    titles = list(dict.fromkeys(rows["title"]))
+    model = _dropdown("classifier", titles, "classifier ")
+    base = alt.Chart(rows).transform_filter("datum.title == classifier").encode(
+        y=alt.Y("concept:N", title=None, axis=alt.Axis(labelExpr=BROKEN, labelLimit=150),
+                sort=alt.EncodingSortField("full", op="max", order="descending")),
+        tooltip=["title:N", "concept:N", "verdict:N",
+                 alt.Tooltip("full:Q", title="R² from the whole feature", format=".2f"),
+                 alt.Tooltip("hidden:Q", title="hidden share", format=".0%"),
+                 alt.Tooltip("hidden_low:Q", title="95 % from", format=".0%"),
+                 alt.Tooltip("hidden_high:Q", title="to", format=".0%"),
+                 alt.Tooltip("hidden_control:Q", title="random control", format=".0%")])
+    colour = alt.Color("verdict:N", title="the head", sort=None, legend=alt.Legend(
+        orient="top", columns=3, symbolOpacity=1), scale=alt.Scale(
+        domain=said, range=[VERMILION, BLUE, ORANGE]))
+    rules = base.mark_rule(strokeWidth=2.5).encode(
+        x=alt.X("hidden_low:Q", title="hidden share (grey: random control)",
+                axis=alt.Axis(format="%", tickCount=5), scale=alt.Scale(
+                    domain=[-0.4, 1], clamp=True)),
+        x2="hidden_high:Q", color=colour)
+    dots = base.mark_point(filled=True, size=60, opacity=1).encode(x="hidden:Q", color=colour)
+    control = base.mark_tick(color=GREY, thickness=2.5, size=14).encode(x="hidden_control:Q")
+    limit = alt.Chart(pd.DataFrame({"x": [float(table["threshold"].iloc[0])]})).mark_rule(
+        strokeDash=[4, 4], color=GREY).encode(x="x:Q")
+    count = max(rows.groupby("title")["concept"].nunique())
+    return alt.layer(limit, control, rules, dots).add_params(model).properties(
+        height=23 * int(count), **WIDE)
+
+
+# What the null part adds: information.py.
+
+MEASURES = {  # quantity: what it is called, and on its axis
+    "r2": ("R²", "held-out R² of the joint embedding"),
+    "near": ("true label near", "share of pictures whose label is among the nearest fifth"),
+    "median_rank": ("rank of the true label", "median rank of the true label (1 = nearest)"),
+}
+UNIQUE_KINDS = alt.Scale(
+    domain=["null space removed", "random control", "circular floor"],
+    range=[VERMILION, GREY, SKY])
+
+
+def information(table: pd.DataFrame) -> alt.LayerChart:
+    """What translators of the parts of a feature get right, with intervals and controls.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        ``information.information_table`` of one joint space.
+    """
+    columns = ["title", "name", "kind", "quantity", "value", "low", "high", "chance"]
+    table = table[columns].round(4)
+    table = table.assign(
+        quantity=table["quantity"].map({key: name for key, (name, _) in MEASURES.items()}),
+        parts=table["kind"].map({"null space removed": "principal and null part",
+                                 "random control": "random subspace as null part"}))
+    names, kinds = list(dict.fromkeys(table["name"])), list(dict.fromkeys(table["parts"]))
+    model = _dropdown("classifier", list(dict.fromkeys(table["title"])), "classifier ")
+    pick = _dropdown("quantity", [name for name, _ in MEASURES.values()], "measure ")
+    base = alt.Chart(table).transform_filter(
+        "datum.title == classifier && datum.quantity == quantity").encode(
+        y=alt.Y("name:N", sort=names, title=None, axis=alt.Axis(
+            labelLimit=150, labelExpr="split(datum.label, ', ')")),
+        yOffset=alt.YOffset("parts:N", sort=kinds),
+        color=alt.Color("parts:N", title=None, legend=alt.Legend(orient="top", columns=1),
+                        scale=alt.Scale(domain=kinds, range=[VERMILION, GREY][: len(kinds)])))
+    axis = alt.X("low:Q", title="R², share or rank (95 % interval)",
+                 scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=6))
+    rules = base.mark_rule(strokeWidth=3).encode(x=axis, x2="high:Q")
+    dots = base.mark_point(filled=True, size=90, opacity=1).encode(
+        x="value:Q",
+        tooltip=["title:N", "name:N", "parts:N", "quantity:N",
+                 alt.Tooltip("value:Q", format=".3f"),
+                 alt.Tooltip("low:Q", title="95 % over subjects from", format=".3f"),
+                 alt.Tooltip("high:Q", title="to", format=".3f"),
+                 alt.Tooltip("chance:Q", title="by chance", format=".2f")])
+    return alt.layer(rules, dots).add_params(model, pick).properties(
+        height=44 * len(names), **WIDE)
+
+
+def unique_information(table: pd.DataFrame, bases: dict[str, str]) -> alt.LayerChart:
+    """What the null part adds to the principal part's R2, beside control and circular floor.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        ``information.unique_table`` of one joint space.
+    bases : dict
+        What the principal part is read by: names for people.
+    """
+    columns = ["title", "base", "kind", "value", "low", "high"]
+    table = table.loc[table["kind"].isin(UNIQUE_KINDS.domain), columns].copy()
+    table[["value", "low", "high"]] = (100 * table[["value", "low", "high"]]).round(3)
+    table["base"] = table["base"].map(bases)
+    titles = list(dict.fromkeys(table["title"]))
+    kinds = [kind for kind in UNIQUE_KINDS.domain if (table["kind"] == kind).any()]
+    pick = _dropdown("base", list(bases.values()), "principal part read by ")
+    base = alt.Chart(table).transform_filter("datum.base == base").encode(
+        y=alt.Y("title:N", sort=titles, title=None,
+                axis=alt.Axis(labelLimit=130, labelExpr="split(datum.label, '-')")),
+        yOffset=alt.YOffset("kind:N", sort=kinds),
+        color=alt.Color("kind:N", title=None, legend=alt.Legend(orient="top", columns=1),
+                        scale=alt.Scale(domain=kinds, range=UNIQUE_KINDS.range[: len(kinds)])))
+    rules = base.mark_rule(strokeWidth=3).encode(
+        x=alt.X("low:Q", title="unique R² (percentage points, 95 % interval)",
+                axis=alt.Axis(tickCount=6)), x2="high:Q")
+    dots = base.mark_point(filled=True, size=110, opacity=1).encode(
+        x="value:Q",
+        shape=alt.Shape("kind:N", legend=None, scale=alt.Scale(
+            domain=kinds, range=["circle", "square", "cross"][: len(kinds)])),
+        tooltip=["title:N", "kind:N", "base:N",
+                 alt.Tooltip("value:Q", title="unique R² (points)", format=".2f"),
+                 alt.Tooltip("low:Q", title="95 % over subjects from", format=".2f"),
+                 alt.Tooltip("high:Q", title="to", format=".2f")])
+    zero = alt.Chart(pd.DataFrame({"x": [0]})).mark_rule(color=GREY, strokeDash=[4, 4]).encode(
+        x="x:Q")
+    return alt.layer(zero, rules, dots).add_params(pick).properties(
+        height=30 * len(kinds) * len(titles), **WIDE)
+
+
+def unique_groups(table: pd.DataFrame, bases: dict[str, str]) -> alt.LayerChart:
+    """Unique R2 of every label or every concept, sorted, beside control and circular floor.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        Rows of ``information.unique_classes`` and ``unique_concepts`` with ``title``, ``what``
+        (label or concept) and ``name``.
+    bases : dict
+        What the principal part is read by: names for people.
+    """
+    columns = ["title", "what", "name", "base", "value", "low", "high", "control", "floor",
+               "found"]
+    table = table[columns].copy()
+    numbers = ["value", "low", "high", "control", "floor"]
+    table[numbers] = (100 * table[numbers]).round(2)
+    table["base"] = table["base"].map(bases)
+    places = table.groupby(["title", "what", "base"])["value"]
+    table["place"] = places.rank(method="first").astype(int)
+    model = _dropdown("classifier", list(dict.fromkeys(table["title"])), "classifier ")
+    what = _dropdown("what", list(dict.fromkeys(table["what"])), "each dot a ")
+    pick = _dropdown("base", list(bases.values()), "principal part read by ")
+    base = alt.Chart(table).transform_filter(
+        "datum.title == classifier && datum.what == what && datum.base == base").encode(
+        x=alt.X("place:Q", title="place by unique R² (1 = least)",
+                scale=alt.Scale(nice=False, padding=6), axis=alt.Axis(grid=False, tickMinStep=1)))
+    rules = base.mark_rule(strokeWidth=1.5, opacity=0.45, color=VERMILION).encode(
+        y=alt.Y("low:Q", title="unique R² (points)"), y2="high:Q")
+    control = base.mark_point(shape="square", filled=True, size=22, opacity=0.8, color=GREY).encode(
+        y="control:Q")
+    dots = base.mark_point(filled=True, size=36, opacity=1, color=VERMILION).encode(
+        y="value:Q",
+        tooltip=["name:N", "title:N", alt.Tooltip("value:Q", title="unique R² (points)"),
+                 alt.Tooltip("low:Q", title="95 % from"), alt.Tooltip("high:Q", title="to"),
+                 alt.Tooltip("control:Q", title="random control (points)"),
+                 alt.Tooltip("floor:Q", title="circular floor (points)"),
+                 alt.Tooltip("found:N", title="found by the rule")])
+    zero = alt.Chart(pd.DataFrame({"y": [0]})).mark_rule(color=GREY, strokeDash=[4, 4]).encode(
+        y="y:Q")
+    return alt.layer(zero, rules, control, dots).add_params(model, what, pick).properties(
+        height=320, **WIDE)
+
+
+def version_scores(table: pd.DataFrame) -> alt.LayerChart:
+    """Scores of null removal by version of the translator, beside control and circular space.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        ``information.version_table`` of the study's own space and of each classifier's own.
+    """
+    columns = ["title", "name", "kind", "circular", "quantity", "value", "low", "high"]
+    table = table[columns].copy()
+    table[["value", "low", "high"]] = table[["value", "low", "high"]].round(3)
+    table["quantity"] = table["quantity"].map(QUANTITIES)
+    table["where"] = np.where(table["circular"], " in its own space (should be 0)", "")
+    table["series"] = table["kind"] + table["where"]
+    order = {"null space removed": VERMILION, "random control": GREY,
+             "null space removed in its own space (should be 0)": SKY}
+    table = table[table["series"].isin(order)]
+    series = [name for name in order if (table["series"] == name).any()]
+    names = list(dict.fromkeys(table["name"]))
+    model = _dropdown("classifier", list(dict.fromkeys(table["title"])), "classifier ")
+    pick = _dropdown("quantity", list(dict.fromkeys(table["quantity"])), "score ")
+    base = alt.Chart(table).transform_filter(
+        "datum.title == classifier && datum.quantity == quantity").encode(
+        y=alt.Y("name:N", sort=names, title=None, axis=alt.Axis(
+            labelLimit=150, labelExpr="split(datum.label, ', ')")),
+        yOffset=alt.YOffset("series:N", sort=series),
+        color=alt.Color("series:N", title=None,
+                        legend=alt.Legend(orient="top", columns=1, labelLimit=320),
+                        scale=alt.Scale(domain=series, range=[order[name] for name in series])))
+    rules = base.mark_rule(strokeWidth=3).encode(
+        x=alt.X("low:Q", title="median over pictures (degrees, 95 % interval)",
+                scale=alt.Scale(zero=True), axis=alt.Axis(tickCount=6)), x2="high:Q")
+    dots = base.mark_point(filled=True, size=110, opacity=1).encode(
+        x="value:Q",
+        shape=alt.Shape("series:N", legend=None, scale=alt.Scale(
+            domain=series, range=["circle", "square", "cross"][: len(series)])),
+        tooltip=["title:N", "name:N", "series:N", "quantity:N",
+                 alt.Tooltip("value:Q", title="median (degrees)", format=".2f"),
+                 alt.Tooltip("low:Q", title="95 % over subjects from", format=".2f"),
+                 alt.Tooltip("high:Q", title="to", format=".2f")])
+    return alt.layer(rules, dots).add_params(model, pick).properties(
+        height=72 * len(names), **WIDE)
 
 
 # --- what the explorers leave in a page ---------------------------------------------------------

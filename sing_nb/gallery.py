@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import altair as alt
+import numpy as np
 import pandas as pd
 import vl_convert
 
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
     import ipywidgets
     from IPython.display import HTML
 
-__all__ = ["Gallery", "between", "merge_parts", "power", "sentences", "span", "verdict"]
+__all__ = [
+    "Gallery", "between", "judge", "merge_parts", "power", "sentences", "span", "verdict",
+]
 
 # Sizes that read at a phone's width too; colours are the page's business.
 TYPE = {
@@ -30,6 +33,8 @@ TYPE = {
     "legend": {"labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal"},
     "text": {"fontSize": 12},
 }
+#: What a claim may turn out to be.
+CLAIMS = ("holds", "does not hold", "cannot be told here")
 PAPER_WIDTH = 640  # pixels, where a chart that fills its column is saved as a file
 VEGALITE = "application/vnd.vegalite.v6+json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -176,6 +181,34 @@ def sentences(table: pd.DataFrame) -> HTML:
 def verdict(holds: bool) -> str:
     """What the paper map says of a result of the paper: ``holds here`` or ``differs here``."""
     return "holds here" if holds else "differs here"
+
+
+def judge(*found: Mapping[str, float] | bool | None) -> str:
+    """What the table of claims says: ``holds``, ``does not hold`` or ``cannot be told here``.
+
+    Parameters
+    ----------
+    *found : mapping, bool or None
+        Everything that the claim needs: an interval with ``low`` and ``high`` that has to lie
+        above zero, or a fact that needs none. An interval below zero refutes the claim; one that
+        holds zero (or none: nan) leaves it open, as None does, which could not be asked.
+
+    Raises
+    ------
+    SingError
+        If nothing was found.
+    """
+    if not found:
+        raise SingError("A claim needs at least one interval or fact to be judged by; got none.")
+    signs = []
+    for one in found:
+        if one is None:
+            signs.append(0)
+        elif isinstance(one, bool | np.bool_):
+            signs.append(1 if one else -1)
+        else:
+            signs.append(int(one["low"] > 0) - int(one["high"] < 0))
+    return CLAIMS[0] if min(signs) > 0 else CLAIMS[1] if min(signs) < 0 else CLAIMS[2]
 
 
 def merge_parts(folder: Path, chapters: Iterable[str]) -> None:

@@ -87,7 +87,7 @@ def _translators(study: Study) -> pd.DataFrame:
     records = []
     for model in study.config.everyone:
         found = []
-        for fitted in study.fitted(model):
+        for fitted in study.fitted(model, "ridge"):  # the paper's, whatever the book is made with
             rows = torch.tensor((fitted_on & (fold != fitted.card["held_out_fold"])).to_numpy())
             f, z = study.features(model)[rows].double(), study.embeddings[rows].double()
             lam = fitted.card["lambda"]

@@ -130,6 +130,11 @@ class HeadSpaces:
         return self.features - self.rank
 
     @property
+    def null_basis(self) -> torch.Tensor:
+        """Orthonormal basis of the null space, (m, null_dim), float64."""
+        return self._right[self.rank :].T
+
+    @property
     def has_null_space(self) -> bool:
         """Whether any change of a feature leaves all logits alone."""
         return self.null_dim > 0

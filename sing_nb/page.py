@@ -19,6 +19,7 @@ from docutils.parsers.rst import directives
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
+from .claims import write_claims
 from .paper import PAGE, write_paper_map
 
 if TYPE_CHECKING:
@@ -332,7 +333,7 @@ def stage_book(
     ------
     ValueError
         Where the table of contents names a page that is not there, a source file is missing, or
-        the paper map asks for a number that no chapter told.
+        the paper map or the table of claims asks for a number that no chapter told.
     """
     executed, out, root = Path(executed_dir), Path(out_dir).resolve(), Path(root).resolve()
     book = root / "book"
@@ -360,6 +361,8 @@ def stage_book(
                 shutil.copy2(source, staging / source.relative_to(book))
         if PAGE in names:
             write_paper_map(root / "data" / "paper.yaml", figures_dir, staging)
+        if (claims := root / "data" / "claims.yaml").is_file():
+            write_claims(claims, figures_dir, staging)
         config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
         sphinx_config = config.setdefault("sphinx", {}).setdefault("config", {})
         sphinx_config["sing_figures_dir"] = str(Path(figures_dir).resolve())

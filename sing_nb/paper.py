@@ -13,7 +13,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,10 @@ from .errors import SingError
 from .fetch import write_atomic
 from .profile import unknown
 
-__all__ = ["PAGE", "VERDICTS", "Row", "fill_rows", "paper_page", "read_rows", "write_paper_map"]
+__all__ = [
+    "PAGE", "VERDICTS", "Row", "badge", "block", "checked", "fill", "fill_rows", "link",
+    "paper_page", "read_rows", "require", "write_paper_map",
+]
 
 #: The page's name in the table of contents.
 PAGE = "paper_map"
@@ -95,13 +98,17 @@ class Row:
         return f"{KINDS[kind][0]} {number}"
 
 
-def read_rows(path: str | os.PathLike[str]) -> list[Row]:
+def read_rows(
+    path: str | os.PathLike[str], make: Callable[[object], Row] | None = None
+) -> list[Row]:
     """Read the rows of the paper map and check them.
 
     Parameters
     ----------
     path : path
         A list of mappings with the names of :class:`Row`.
+    make : callable, optional
+        Makes rows of another kind, each with an ``id``.
 
     Returns
     -------
@@ -120,7 +127,7 @@ def read_rows(path: str | os.PathLike[str]) -> list[Row]:
     for number, entry in enumerate(content, start=1):
         name = entry.get("id") if isinstance(entry, dict) else None
         try:
-            rows.append(_row(entry))
+            rows.append((make or _row)(entry))
         except SingError as error:
             raise SingError(f"{path}, row {number} ({name or 'without an id'}): {error}") from None
         if [row.id for row in rows].count(name) > 1:
@@ -128,8 +135,27 @@ def read_rows(path: str | os.PathLike[str]) -> list[Row]:
     return rows
 
 
-def _row(entry: object) -> Row:
-    known = {field.name: field for field in dataclasses.fields(Row)}
+def checked(entry: object, kind: type) -> dict[str, object]:
+    """An entry of a file with the names of a dataclass: texts, but ``where``, a list of links.
+
+    Parameters
+    ----------
+    entry : object
+        What the file has.
+    kind : type
+        A dataclass; a field without a default is needed.
+
+    Returns
+    -------
+    dict
+        The entry, line breaks folded.
+
+    Raises
+    ------
+    SingError
+        For an unknown or missing name, an empty text, or a link that is none.
+    """
+    known = {field.name: field for field in dataclasses.fields(kind)}
     if not isinstance(entry, dict):
         raise SingError(f"expected a mapping with {', '.join(known)}; got {entry!r}.")
     for key, value in entry.items():
@@ -141,17 +167,60 @@ def _row(entry: object) -> Row:
     needed = {name for name, field in known.items() if field.default is dataclasses.MISSING}
     if missing := sorted(needed - entry.keys()):
         raise SingError(f"{', '.join(missing)} is missing.")
-    if not ID.fullmatch(entry["id"]):
+    for one in entry["where"]:
+        if not LINK.fullmatch(str(one)):
+            raise SingError(f"where reads `text <target>`, as `every head <fig-x>`; got {one!r}.")
+    return {k: v if k == "where" else " ".join(v.split()) for k, v in entry.items()}
+
+
+def _row(entry: object) -> Row:
+    found = checked(entry, Row)
+    if not ID.fullmatch(found["id"]):
         raise SingError("an id reads eq3, fig12a or tab1.")
-    if ("verdict" in entry) == ("not_run" in entry):
+    if ("verdict" in found) == ("not_run" in found):
         raise SingError("give either verdict, a key that a chapter tells, or not_run, a reason.")
-    if ("verdict" in entry) != ("rule" in entry):
+    if ("verdict" in found) != ("rule" in found):
         raise SingError("a verdict needs its rule, and a row that was not run has none.")
-    for link in entry["where"]:
-        if not LINK.fullmatch(str(link)):
-            raise SingError(f"where reads `text <target>`, as `every head <fig-x>`; got {link!r}.")
-    folded = {k: v if k == "where" else " ".join(v.split()) for k, v in entry.items()}
-    return Row(**folded)
+    return Row(**found)
+
+
+def require(
+    asked: Mapping[str, Iterable[str]], numbers: Mapping[str, str], what: str
+) -> None:
+    """Make sure that chapters told every text that a page asks for.
+
+    Parameters
+    ----------
+    asked : mapping
+        Row -> its texts, whose ``{{ key }}`` count.
+    numbers : mapping
+        What the chapters told.
+    what : str
+        The page and its file, for the error.
+
+    Raises
+    ------
+    SingError
+        With each missing key and its row.
+    """
+    absent = [
+        f"{name}: {key}" + "".join(
+            f" (did you mean {near}?)" for near in difflib.get_close_matches(key, numbers, 1, 0.85)
+        )
+        for name, texts in asked.items() for key in KEY.findall(" ".join(texts))
+        if key not in numbers
+    ]
+    if absent:
+        raise SingError(
+            f"{what} asks for numbers that no chapter told. Run 'make "
+            "book', which runs the chapters; if they ran, either the chapter that the row links "
+            "to lacks book.tell(key=...), or the row has a wrong key.\n  " + "\n  ".join(absent)
+        )
+
+
+def fill(text: str, numbers: Mapping[str, str]) -> str:
+    """A text with the run's numbers in place of ``{{ key }}``, escaped for Markdown."""
+    return KEY.sub(lambda match: _escape(numbers[match[1]]), text)
 
 
 def fill_rows(rows: Iterable[Row], numbers: Mapping[str, str]) -> list[dict[str, object]]:
@@ -176,20 +245,11 @@ def fill_rows(rows: Iterable[Row], numbers: Mapping[str, str]) -> list[dict[str,
         For keys that no chapter told, each with its row, or a verdict that is none.
     """
     rows = list(rows)
-    absent = [
-        f"{row.id}: {key}" + "".join(
-            f" (did you mean {near}?)" for near in difflib.get_close_matches(key, numbers, 1, 0.85)
-        )
+    asked = {
+        row.id: [row.says, row.here, row.rule, f"{{{{ {row.verdict} }}}}" if row.verdict else ""]
         for row in rows
-        for key in [*KEY.findall(row.says + row.here + row.rule), *filter(None, [row.verdict])]
-        if key not in numbers
-    ]
-    if absent:
-        raise SingError(
-            "The paper map (data/paper.yaml) asks for numbers that no chapter told. Run 'make "
-            "book', which runs the chapters; if they ran, either the chapter that the row links "
-            "to lacks book.tell(key=...), or the row has a wrong key.\n  " + "\n  ".join(absent)
-        )
+    }
+    require(asked, numbers, "The paper map (data/paper.yaml)")
     filled = []
     for row in rows:
         verdict = numbers[row.verdict] if row.verdict else "not run here"
@@ -198,10 +258,7 @@ def fill_rows(rows: Iterable[Row], numbers: Mapping[str, str]) -> list[dict[str,
                 f"Row {row.id} of the paper map: {row.verdict} must be 'holds here' or 'differs "
                 f"here'; got {verdict!r}. Let the chapter tell gallery.verdict(...)."
             )
-        says, here, rule = (
-            KEY.sub(lambda match: _escape(numbers[match[1]]), text)
-            for text in (row.says, row.here, row.rule)
-        )
+        says, here, rule = (fill(text, numbers) for text in (row.says, row.here, row.rule))
         filled.append({
             "id": row.id, "kind": row.kind, "label": row.label, "title": row.title,
             "where": [LINK.fullmatch(link).groupdict() for link in row.where],
@@ -236,46 +293,49 @@ def paper_page(rows: Iterable[Mapping[str, object]]) -> str:
         "Every numbered equation, figure and table of *Make it SING* {cite:p}`yadid2026sing`: "
         "where it is in this book, what the paper reports, what this run gives, and whether the "
         "two agree. This page is made by code from the numbers that the chapters wrote down.",
-        _block("sing-legend", *(
-            f"{_badge(text)}\n\n**{counts[text]} of {len(rows)} rows.** {meaning}"
+        block("sing-legend", *(
+            f"{badge(text)}\n\n**{counts[text]} of {len(rows)} rows.** {meaning}"
             for text, (_, _, meaning) in VERDICTS.items()
         )),
     ]
     for kind, (_, plural) in KINDS.items():
         own = [row for row in rows if row["kind"] == kind]
-        links = " ".join(
+        chips = " ".join(
             f"{{ref}}`{VERDICTS[row['verdict']][0]} {row['id'].removeprefix(kind)} "
             f"<map-{row['id']}>`"
             for row in own
         )
-        page += [f"## {plural}", _block("sing-chips", links), *map(_card, own)]
+        page += [f"## {plural}", block("sing-chips", chips), *map(_card, own)]
     return "\n\n".join(page) + "\n"
 
 
-def _block(classes: str, *parts: str) -> str:
+def block(classes: str, *parts: str) -> str:
+    """Paragraphs of a page in a box with CSS classes."""
     body = "\n\n".join(parts)
     # A block is fenced by more colons than any block in it.
     fence = ":" * (1 + max([2, *map(len, re.findall(r"^:{3,}", body, re.MULTILINE))]))
     return f"{fence}{{container}} {classes}\n{body}\n{fence}"
 
 
-def _badge(verdict: str) -> str:
-    mark, own, _ = VERDICTS[verdict]
-    return _block(f"sing-verdict {own}", f"{mark} {verdict}")
+def badge(verdict: str, verdicts: Mapping[str, tuple[str, str, str]] = VERDICTS) -> str:
+    """A verdict with its mark, in its colour."""
+    mark, own, _ = verdicts[verdict]
+    return block(f"sing-verdict {own}", f"{mark} {verdict}")
 
 
 def _card(row: Mapping[str, object]) -> str:
     lines = [("The paper", row["says"]), ("This run", row["here"])]
     lines += [("Holds if", row["rule"])] if row["rule"] else [("Not run", row["reason"])]
-    lines += [("In the book", ", ".join(_link(**link) for link in row["where"]))]
+    lines += [("In the book", ", ".join(link(**one) for one in row["where"]))]
     definitions = "\n\n".join(f"{term}\n: {text}" for term, text in lines)
     return (
         f"(map-{row['id']})=\n### {row['label']}: {row['title']}\n\n"
-        + _block(f"sing-row {VERDICTS[row['verdict']][1]}", _badge(row["verdict"]), definitions)
+        + block(f"sing-row {VERDICTS[row['verdict']][1]}", badge(row["verdict"]), definitions)
     )
 
 
-def _link(text: str, target: str) -> str:
+def link(text: str, target: str) -> str:
+    """A reference to a figure (``fig-...``), an anchor or a page, with its text."""
     if target.startswith("fig-"):
         return f"{{numref}}`Fig. %s, {text} <{target}>`"
     role = "ref" if target.startswith(("sec-", "tab-")) else "doc"

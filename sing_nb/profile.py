@@ -20,6 +20,7 @@ __all__ = ["Profile", "build_dir", "cast", "load_profile", "profile_names", "unk
 
 SWEEP_ARCHITECTURES = ("ridge", "linear", "mlp3", "mlp4", "residual")
 SWEEP_LOSSES = ("mse", "cosine", "both")
+TRANSLATORS = ("ridge", "principal-first")
 PRECISIONS = ("float32", "bfloat16", "float16")
 COSTS = ("hours", "memory_gb", "gpu_gb", "disk_gb", "download_gb", "machine")
 
@@ -59,6 +60,9 @@ class Profile:
         How many of the tower's largest logits speak in the ConSE space.
     temperature : float or None
         Of the tower's softmax, which replaces `top_classes` if given.
+    translator : str
+        What is fitted: ``ridge``, the paper's, or ``principal-first``, which asks the null part
+        only for what the principal part leaves (:mod:`sing_nb.controls`).
     published_translators : str or None
         Folder of the translators that the paper's authors published, used instead of fitting.
     views, clipart_views : int
@@ -85,6 +89,17 @@ class Profile:
         Views of each photo stamp that it uses; of a drawing, the first.
     sweep_hidden, sweep_epochs : int
         Hidden units of its networks, and passes over the pictures at most.
+    information_draws : int
+        Random subspaces that the unique information of each null space is compared with.
+    kernel_size : int
+        Features of the non-linear map that it is compared with, too.
+    redeals : int
+        How often the subjects are dealt anew to measure the translators' share of a score.
+    plant_splits : int
+        Splits of the subjects in halves on which planted concepts are looked for; as many others
+        serve to choose thresholds.
+    plant_concepts, plant_pictures : int
+        Candidate concepts at most, and pictures of a half at most.
     renderer : str
         What draws an embedding: ``nearest`` (the nearest photo) or ``unclip/<repository>``.
     device : str
@@ -110,6 +125,7 @@ class Profile:
     picture_split: str | None = None
     picture_mapping: str | None = None
     total_pictures: int | None = None
+    translator: str = "ridge"
     published_translators: str | None = None
     top_classes: int = 75
     temperature: float | None = None
@@ -132,6 +148,12 @@ class Profile:
     sweep_views: int = field(default=6, repr=False)
     sweep_hidden: int = field(default=512, repr=False)
     sweep_epochs: int = field(default=60, repr=False)
+    information_draws: int = field(default=3, repr=False)
+    kernel_size: int = field(default=1000, repr=False)
+    redeals: int = field(default=4, repr=False)
+    plant_splits: int = field(default=3, repr=False)
+    plant_concepts: int = field(default=30, repr=False)
+    plant_pictures: int = field(default=1600, repr=False)
     renderer: str = field(default="nearest", repr=False)
     device: str = field(default="auto", repr=False)
     precision: str = field(default="float32", repr=False)
@@ -241,7 +263,7 @@ def load_profile(name: str, overrides: Mapping[str, object] | None = None) -> Pr
 def _check(profile: Profile) -> None:
     at_least_one = (
         "views", "control_draws", "bootstrap_draws", "sweep_folds", "sweep_views", "sweep_hidden",
-        "sweep_epochs", "batch",
+        "sweep_epochs", "batch", "information_draws", "kernel_size",
     )
     for key in at_least_one:
         if getattr(profile, key) < 1:
@@ -268,6 +290,13 @@ def _check(profile: Profile) -> None:
     if not {"mse", "cosine"} <= set(profile.sweep_losses):
         raise SingError(
             f"sweep_losses needs mse and cosine, which are compared; got {profile.sweep_losses}."
+        )
+    if profile.translator not in TRANSLATORS:
+        raise unknown("translator", profile.translator, TRANSLATORS)
+    if profile.translator != "ridge" and profile.published_translators:
+        raise SingError(
+            f"published_translators takes the place of what is fitted, so that translator "
+            f"{profile.translator} would change nothing. Leave one of the two out."
         )
     if profile.precision not in PRECISIONS:
         raise unknown("precision", profile.precision, PRECISIONS)

@@ -115,24 +115,41 @@ def group_accuracies(
     -------
     pandas.DataFrame
         model, title, subset (names), ``before`` and ``after`` (balanced accuracy on subjects
-        never trained on, 0 to 1), ``chance``.
+        never trained on, 0 to 1), both with ``_low`` and ``_high`` (95 %, cluster bootstrap over
+        subjects), ``chance``.
     """
     records = []
     for model in models:
         parts = _by_state(group_probabilities(study, model, at_least))
         names = sorted(set(parts[STATES[0]]["group"]))
         for subset in _subsets(names, size):
-            scores = []
-            for state in STATES:
-                right = _right(parts[state], subset)
-                scores.append(right.groupby(parts[state]["group"]).mean().mean())
-            records.append(
-                {
-                    "model": model, "title": study.title(model), "subset": ", ".join(subset),
-                    "before": scores[0], "after": scores[1], "chance": 1 / len(subset),
-                }
-            )
+            record = {"model": model, "title": study.title(model), "subset": ", ".join(subset)}
+            for name, state in zip(("before", "after"), STATES):
+                part, right = parts[state], _right(parts[state], subset)
+                low, high = _balanced_ends(study, right, part["group"], part["subject"])
+                record |= {name: right.groupby(part["group"]).mean().mean(),
+                           f"{name}_low": low, f"{name}_high": high}
+            records.append(record | {"chance": 1 / len(subset)})
     return pd.DataFrame(records)
+
+
+def _balanced_ends(
+    study: Study, right: pd.Series, group: pd.Series, subject: pd.Series
+) -> tuple[float, float]:
+    """95 % interval of a balanced accuracy over subjects; `right` is nan outside the subset."""
+    inside = right.notna()
+    codes = pd.get_dummies(group[inside]).to_numpy(dtype=float)
+    hits, size = codes * right[inside].to_numpy()[:, None], codes.shape[1]
+
+    def balanced(v: np.ndarray) -> np.ndarray:
+        hit, count = np.split(v.sum(1), [size], axis=1)
+        # A group that a draw leaves out has no recall there; the others have.
+        recall = np.divide(hit, count, out=np.full_like(hit, np.nan), where=count > 0)
+        return np.nanmean(recall, axis=1)
+
+    sums = pd.DataFrame(np.hstack([hits, codes])).groupby(subject[inside].to_numpy()).sum()
+    found = study.interval(sums.to_numpy(), sums.index, balanced, vectorized=True)
+    return found["low"], found["high"]
 
 
 def accuracy_correlation(

@@ -1,12 +1,12 @@
-"""Intervals, ellipses, rank correlations and control subspaces.
+"""Intervals, permutation tests, ellipses, rank correlations and control subspaces.
 
 Views of one subject are not independent, so every interval is a cluster bootstrap: whole subjects
-are drawn with replacement.
+are drawn with replacement, and a permutation test moves whole subjects.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,10 +17,15 @@ from .errors import SingError
 __all__ = [
     "Interval",
     "cluster_bootstrap",
+    "cluster_means",
     "ellipse",
+    "excess",
+    "excess_test",
+    "group_test",
     "holm",
     "random_basis",
     "rank_correlation",
+    "sign_flip_test",
 ]
 
 
@@ -28,20 +33,27 @@ AT_ONCE = 10**7  # values of all bootstrap samples that are held together
 
 
 class Interval(NamedTuple):
-    """An estimate with its percentile interval."""
+    """An estimate with its interval; arrays for a statistic of several numbers."""
 
-    estimate: float
-    low: float
-    high: float
+    estimate: float | np.ndarray
+    low: float | np.ndarray
+    high: float | np.ndarray
 
 
 def cluster_bootstrap(
     values: np.ndarray,
     clusters: Sequence[Hashable],
-    statistic: Callable[..., float] = np.mean,
-    *, level: float = 0.95, draws: int = 1000, seed: int = 0,
+    statistic: Callable[..., float | np.ndarray] = np.mean,
+    *, level: float = 0.95, draws: int = 1000, seed: int = 0, vectorized: bool = False,
 ) -> Interval:
-    """Percentile interval of a statistic, whole clusters drawn with replacement.
+    """Expanded percentile interval of a statistic, whole clusters drawn with replacement.
+
+    The percentiles lie as much farther out as Student's t does beside the normal distribution
+    (Hesterberg 2015, "What teachers should know about the bootstrap", section 5.3): plain ones are
+    too narrow by a factor of about sqrt(1 - 1/k) for k clusters. Simulated (tests/test_stats.py),
+    95 % intervals of means, medians, paired differences and ratios of medians cover the truth in
+    93 to 97 % of the runs from 20 clusters on. Of 8 clusters they cover it in some 91 %, and of
+    fewer they say little.
 
     Parameters
     ----------
@@ -51,13 +63,16 @@ def cluster_bootstrap(
     clusters : sequence
         (n,), the cluster (subject) of each row.
     statistic : callable
-        Of an array like `values`; the mean by default.
+        Of an array like `values`, a number or an array of numbers; the mean by default.
     level : float
         Confidence level, 0 to 1.
     draws : int
         Bootstrap samples.
     seed : int
         Seed of the draws.
+    vectorized : bool
+        Whether the statistic takes many samples at once, (samples, n, ...), and gives (samples,)
+        or (samples, numbers).
 
     Returns
     -------
@@ -70,27 +85,354 @@ def cluster_bootstrap(
     SingError
         If there are no values, or not one cluster a value.
     """
+    values, clusters = _checked(values, clusters)
+    many = statistic if vectorized else _one_by_one(statistic)
+    estimate = many(values[None])[0]
+    count = len(np.unique(clusters))
+    if count < 2:
+        return Interval(*map(_plain, (estimate, estimate * np.nan, estimate * np.nan)))
+    if statistic is np.mean and not vectorized and count == values.size:
+        many = _row_means  # the same sums, to the bit, for a tenth of the time
+    rng = np.random.default_rng(seed)
+    drawn = _draws(clusters, draws, values.size, rng)
+    sample = np.concatenate([many(values[rows]) for rows in drawn])
+    low, high = _quantiles(sample, level, count - 1, count / (count - 1))
+    return Interval(*map(_plain, (estimate, low, high)))
+
+
+def _row_means(samples: np.ndarray) -> np.ndarray:
+    return samples.mean(1)
+
+
+def _checked(values: np.ndarray, clusters: Sequence[Hashable]) -> tuple[np.ndarray, np.ndarray]:
     values, clusters = np.asarray(values), np.asarray(clusters)
     if len(values) == 0 or len(values) != len(clusters):
         raise SingError(
-            f"cluster_bootstrap needs one cluster a value and at least one value; got "
+            f"Statistics of clusters need one cluster a value and at least one value; got "
             f"{len(values)} values and {len(clusters)} clusters."
         )
-    estimate = float(statistic(values))
-    names, members = np.unique(clusters, return_inverse=True)
-    if len(names) < 2:
-        return Interval(estimate, np.nan, np.nan)
-    order = np.argsort(members, kind="stable")
-    rng = np.random.default_rng(seed)
-    if statistic is np.mean and len(names) == values.size and draws * values.size <= AT_ONCE:
-        # The same draws and sums, to the bit, for a tenth of the time.
-        sample = values[order][rng.integers(0, len(names), (draws, len(names)))].mean(1)
+    return values, clusters
+
+
+def _one_by_one(statistic: Callable) -> Callable:
+    return lambda *samples: np.array([statistic(*one) for one in zip(*samples)])
+
+
+def _plain(value: np.ndarray) -> float | np.ndarray:
+    return float(value) if np.ndim(value) == 0 else value
+
+
+def _draws(
+    clusters: np.ndarray, draws: int, size: int, rng: np.random.Generator
+) -> Iterator[np.ndarray]:
+    """Rows (samples, n) of whole clusters drawn with replacement, as many at once as fit."""
+    _, members = np.unique(clusters, return_inverse=True)
+    order, sizes = np.argsort(members, kind="stable"), np.bincount(members)
+    count = len(sizes)
+    if (sizes == sizes[0]).all():
+        rows, step = order.reshape(count, -1), max(1, AT_ONCE // size)
+        for start in range(0, draws, step):
+            number = min(step, draws - start)
+            yield rows[rng.integers(0, count, (number, count))].reshape(number, -1)
     else:
-        rows = np.split(order, np.cumsum(np.bincount(members))[:-1])
-        drawn = (rng.integers(0, len(rows), len(rows)) for _ in range(draws))
-        sample = [statistic(values[np.concatenate([rows[i] for i in one])]) for one in drawn]
-    low, high = np.nanquantile(sample, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(estimate, float(low), float(high))
+        rows = np.split(order, np.cumsum(sizes)[:-1])
+        for _ in range(draws):
+            yield np.concatenate([rows[i] for i in rng.integers(0, count, count)])[None]
+
+
+def _quantiles(
+    sample: np.ndarray, level: float, freedom: np.ndarray, stretch: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Expanded percentiles of bootstrap samples (draws,) or (draws, numbers), for each number."""
+    out = scipy.stats.t.ppf((1 + level) / 2, freedom) * np.sqrt(stretch)
+    tails = np.broadcast_to(scipy.stats.norm.sf(out), sample.shape[1:])
+    ends = np.empty((2, *sample.shape[1:]))
+    for at in np.ndindex(sample.shape[1:]):
+        where = (slice(None), *at)
+        ends[where] = np.nanquantile(sample[where], [tails[at], 1 - tails[at]])
+    return ends[0], ends[1]
+
+
+def cluster_means(
+    values: np.ndarray, clusters: Sequence[Hashable],
+    *, level: float = 0.95, draws: int = 1000, seed: int = 0,
+) -> Interval:
+    """:func:`cluster_bootstrap` of the means of many columns, by sums of clusters.
+
+    Parameters
+    ----------
+    values : numpy.ndarray
+        (n, k), one row an observation; one draw of clusters serves all columns.
+    clusters, level, draws, seed
+        As for :func:`cluster_bootstrap`.
+
+    Returns
+    -------
+    Interval
+        Arrays (k,); bounds are nan for a single cluster.
+
+    Raises
+    ------
+    SingError
+        If there are no values, or not one cluster a value.
+    """
+    values, clusters = _checked(values, clusters)
+    _, members = np.unique(clusters, return_inverse=True)
+    sizes = np.bincount(members)
+    count = len(sizes)
+    sums = np.zeros((count, values.shape[1]))
+    np.add.at(sums, members, values)
+    estimate = sums.sum(0) / len(values)
+    if count < 2:
+        return Interval(estimate, estimate * np.nan, estimate * np.nan)
+    drawn = np.random.default_rng(seed).integers(0, count, (draws, count))
+    times = np.apply_along_axis(np.bincount, 1, drawn, minlength=count).astype(float)
+    sample = times @ sums / (times @ sizes)[:, None]
+    out = scipy.stats.t.ppf((1 + level) / 2, count - 1) * np.sqrt(count / (count - 1))
+    tail = scipy.stats.norm.sf(out)
+    return Interval(estimate, *np.quantile(sample, [tail, 1 - tail], axis=0))
+
+
+def excess(
+    score: np.ndarray,
+    control: np.ndarray,
+    clusters: Sequence[Hashable],
+    statistic: Callable[..., float | np.ndarray] | None = None,
+    *, level: float = 0.95, draws: int = 1000, seed: int = 0, vectorized: bool = False,
+) -> Interval:
+    """A score minus its control, where the control is a sample too: crossed bootstrap.
+
+    Subjects and random subspaces are both drawn anew, independently of each other: the interval
+    is for other subjects *and* for other random subspaces. Of D subspaces D - 1 are drawn, which
+    makes their part of the variance unbiased (Rao and Wu 1988). The percentiles are expanded as
+    in :func:`cluster_bootstrap`, with Satterthwaite's degrees of freedom of the two parts: few
+    subspaces that disagree make a wide interval. Subjects that answer differently to each
+    subspace are counted in both parts, so that the interval is rather too wide than too narrow
+    (Owen 2007).
+
+    Parameters
+    ----------
+    score : numpy.ndarray
+        (n, ...), one row an observation.
+    control : numpy.ndarray
+        (n, D, ...), the same of each of D random subspaces. Simulated, 95 % intervals cover the
+        truth in 93 to 97 % of the runs with 5 subspaces; with 2 that differ much, in some 70 %
+        only; with 1 the interval is for this one subspace.
+    clusters : sequence
+        (n,), the cluster (subject) of each row.
+    statistic : callable, optional
+        Of arrays like `score` and `control`, a number or an array of numbers; by default the mean
+        of ``score - control.mean(1)``. Sizes, such as median |AS|, must be taken subspace by
+        subspace and averaged then.
+    level, draws, seed
+        As for :func:`cluster_bootstrap`.
+    vectorized : bool
+        Whether the statistic takes samples at once, (samples, n, ...) and (samples, n, D, ...).
+
+    Returns
+    -------
+    Interval
+        In the unit of the statistic; bounds are nan for a single cluster.
+
+    Raises
+    ------
+    SingError
+        If there are no values, not one cluster a value, or not one control a score.
+    """
+    score, clusters = _checked(score, clusters)
+    control = np.asarray(control)
+    if control.ndim < 2 or len(control) != len(score) or control.shape[1] == 0:
+        raise SingError(
+            f"excess needs a control of shape (n, draws) with n = {len(score)}; got "
+            f"{control.shape}. Put one row an observation and one column a random subspace."
+        )
+    many = (_mean_excess if statistic is None
+            else statistic if vectorized else _one_by_one(statistic))
+    estimate = many(score[None], control[None])[0]
+    count = len(np.unique(clusters))
+    if count < 2:
+        return Interval(*map(_plain, (estimate, estimate * np.nan, estimate * np.nan)))
+    drawn = _crossed(score, control, clusters, many, np.random.default_rng(seed))
+    _, freedom, stretch = _variance(drawn, count, control.shape[1], draws)
+    low, high = _quantiles(drawn(draws, True, True), level, freedom, stretch)
+    return Interval(*map(_plain, (estimate, low, high)))
+
+
+def excess_test(
+    score: np.ndarray, control: np.ndarray, clusters: Sequence[Hashable],
+    *, draws: int = 1000, seed: int = 0,
+) -> np.ndarray:
+    """Two-sided p-values of mean excesses: Student's t with the variance of :func:`excess`.
+
+    Parameters
+    ----------
+    score : numpy.ndarray
+        (n,) or (n, k).
+    control : numpy.ndarray
+        (n, D) or (n, D, k).
+    clusters, draws, seed
+        As for :func:`excess`.
+
+    Returns
+    -------
+    numpy.ndarray
+        () or (k,), 0 to 1; nan for a single cluster. Adjust them (:func:`holm`,
+        :func:`scipy.stats.false_discovery_control`) where several are looked at, and take 20
+        subspaces then: of 5 that differ much, a p-value below 0.001 comes some four times as often
+        as it should under the null, for the degrees of freedom are estimated too.
+    """
+    score, clusters = _checked(score, clusters)
+    count, estimate = len(np.unique(clusters)), _mean_excess(score[None], control[None])[0]
+    if count < 2:
+        return estimate * np.nan
+    drawn = _crossed(score, control, clusters, _mean_excess, np.random.default_rng(seed))
+    total, freedom, stretch = _variance(drawn, count, control.shape[1], draws)
+    error = np.sqrt(total * stretch)
+    size = np.abs(estimate) / np.where(error > 0, error, 1)
+    return np.where(error > 0, 2 * scipy.stats.t.sf(size, freedom), np.where(size > 0, 0.0, 1.0))
+
+
+def _crossed(
+    score: np.ndarray, control: np.ndarray, clusters: np.ndarray, many: Callable,
+    rng: np.random.Generator,
+) -> Callable[[int, bool, bool], np.ndarray]:
+    """Makes samples of a statistic with subjects drawn anew, or random subspaces, or both."""
+    whole, subspaces = np.arange(len(score))[None], control.shape[1]
+
+    def drawn(number: int, subjects: bool, columns: bool) -> np.ndarray:
+        found, step = [], max(1, AT_ONCE // control.size)
+        parts = (_draws(clusters, number, control.size, rng) if subjects else
+                 (whole.repeat(min(step, number - at), 0) for at in range(0, number, step)))
+        for rows in parts:
+            shape = len(rows), max(1, subspaces - 1)
+            chosen = (rng.integers(0, subspaces, shape) if columns
+                      else np.arange(subspaces)[None].repeat(len(rows), 0))
+            found.append(many(score[rows], control[rows[:, :, None], chosen[:, None]]))
+        return np.concatenate(found)
+
+    return drawn
+
+
+def _variance(
+    drawn: Callable, count: int, subspaces: int, draws: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Variance of a crossed statistic, its degrees of freedom, and what it is too small by."""
+    few = min(draws, 200)
+    by_subject = drawn(few, True, False).var(0)
+    by_subspace = drawn(few, False, True).var(0)
+    total = by_subject + by_subspace
+    spread = np.where(total > 0, total, 1)
+    parts = by_subject**2 / (count - 1) + by_subspace**2 / max(1, subspaces - 1)
+    freedom = np.where(parts > 0, total**2 / np.where(parts > 0, parts, 1), np.inf)
+    return total, freedom, 1 + by_subject / spread / (count - 1)
+
+
+def _mean_excess(score: np.ndarray, control: np.ndarray) -> np.ndarray:
+    return (score - control.mean(2)).mean(1)
+
+
+def sign_flip_test(
+    values: np.ndarray,
+    clusters: Sequence[Hashable],
+    statistic: Callable[[np.ndarray], float] = np.mean,
+    *, draws: int = 9999, seed: int = 0,
+) -> float:
+    """Two-sided permutation test of paired differences: the signs of whole clusters are flipped.
+
+    Under the null hypothesis a cluster's differences are as likely as their negatives. All flips
+    are taken where there are no more than `draws`, otherwise so many at random
+    (:func:`scipy.stats.permutation_test`).
+
+    Parameters
+    ----------
+    values : numpy.ndarray
+        (n,), differences, such as score minus control.
+    clusters : sequence
+        (n,), the cluster (subject) of each row.
+    statistic : callable
+        Of an array (n,), odd in its sign; the mean by default.
+    draws : int
+        Random flips at most.
+    seed : int
+
+    Returns
+    -------
+    float
+        p-value, from 2 / 2**clusters or 2 / (draws + 1) to 1; 1 for a single cluster.
+
+    Raises
+    ------
+    SingError
+        If there are no values, or not one cluster a value.
+    """
+    values, clusters = _checked(values, clusters)
+    _, members = np.unique(clusters, return_inverse=True)
+    how = {"permutation_type": "samples", "n_resamples": draws,
+           "random_state": np.random.default_rng(seed)}
+    if statistic is np.mean:
+        sums = np.bincount(members, weights=values)
+        found = scipy.stats.permutation_test((sums,), np.sum, vectorized=True, batch=500, **how)
+    else:
+        found = scipy.stats.permutation_test(
+            (np.ones(members.max() + 1),), lambda sign: statistic(values * sign[members]),
+            vectorized=False, **how)
+    return float(found.pvalue)
+
+
+def group_test(
+    values: np.ndarray,
+    clusters: Sequence[Hashable],
+    group: Sequence[bool],
+    statistic: Callable[[np.ndarray], float] = np.mean,
+    *, draws: int = 9999, seed: int = 0,
+) -> float:
+    """Two-sided permutation test of two groups of clusters: whole clusters change places.
+
+    Parameters
+    ----------
+    values : numpy.ndarray
+        (n,).
+    clusters : sequence
+        (n,), the cluster (subject) of each row.
+    group : sequence of bool
+        (n,), which group each row is in; one for all rows of a cluster.
+    statistic : callable
+        Of an array; its difference between the groups is tested.
+    draws : int
+        Random permutations at most (all, where there are no more).
+    seed : int
+
+    Returns
+    -------
+    float
+        p-value.
+
+    Raises
+    ------
+    SingError
+        If a cluster is in both groups, or a group is empty.
+    """
+    values, clusters = _checked(values, clusters)
+    group = np.asarray(group, dtype=bool)
+    names, members = np.unique(clusters, return_inverse=True)
+    share = np.bincount(members, weights=group) / np.bincount(members)
+    if not np.isin(share, (0, 1)).all() or len(set(share)) < 2:
+        raise SingError(
+            f"group_test needs two groups of whole clusters; of {len(names)} clusters "
+            f"{(share == 1).sum()} are in the group, {(share == 0).sum()} are outside it and the "
+            f"others in both. To compare within clusters, use sign_flip_test on differences."
+        )
+    rows = [np.flatnonzero(members == number) for number in range(len(names))]
+
+    def difference(inside: np.ndarray, outside: np.ndarray) -> float:
+        one, two = (values[np.concatenate([rows[int(i)] for i in part])]
+                    for part in (inside, outside))
+        return statistic(one) - statistic(two)
+
+    found = scipy.stats.permutation_test(
+        (np.flatnonzero(share == 1), np.flatnonzero(share == 0)), difference, vectorized=False,
+        n_resamples=draws, random_state=np.random.default_rng(seed))
+    return float(found.pvalue)
 
 
 def ellipse(points: np.ndarray, level: float = 0.5, vertices: int = 73) -> np.ndarray:

@@ -22,8 +22,10 @@ import pandas as pd
 import safetensors.torch
 import torch
 import yaml
+from scipy.stats import binomtest
 from torch.nn.functional import cosine_similarity, normalize
 
+from .controls import chosen_lambdas, frame, principal_first
 from .errors import SingError
 from .features import (
     FeatureSet,
@@ -52,12 +54,12 @@ from .perturb import matched_removal
 from .profile import build_dir, load_profile, unknown
 from .prompts import class_aliases, imagenet_names, prompt
 from .published import PUBLISHED_SPACE, import_translator
-from .stats import cluster_bootstrap, random_basis
-from .translator import RidgeFitter, Translator, grouped_cv, nested_cv
+from .stats import cluster_bootstrap, cluster_means, excess, random_basis
+from .translator import RidgeFitter, Translator, grouped_cv
 
 __all__ = ["Study"]
 
-METHOD = 7  # part of every stored table's name: raise it when a table's meaning changes
+METHOD = 8  # part of every stored table's name: raise it when a table's meaning changes
 TOP = 5
 # What is removed, and what is said of it: of a table whose first row are medians of IS and whose
 # second row are medians of |AS|, a column for each random draw, the mean over draws.
@@ -67,6 +69,8 @@ QUANTITIES = {
     "attribute_score": lambda m: m[1].mean(),
     "ratio": lambda m: (m[0] / m[1]).mean(),
 }
+PAIR = ["image_score", "attribute_score"]
+EXCESS = ("image_score_excess", "attribute_score_excess", "attribute_size_excess", "ratio_excess")
 KEPT_CLASSES = 64  # classes whose translated states are kept, of some 100 kB each
 KEPT_BASES = 2**27  # bytes of random subspaces that are kept
 
@@ -102,7 +106,7 @@ class Study:
         self._features: dict[str, FeatureSet] = {}
         self._keys: dict[str, str] = {}
         self._tables: dict[str, pd.DataFrame] = {}
-        self._fits: dict[str, list[Translator]] = {}
+        self._fits: dict[tuple[str, str], list[Translator]] = {}
         self._published: dict[str, Translator] = {}
         self._others: dict[str, Study] = {}
         self._states: dict[tuple[str, str], tuple[torch.Tensor, ...]] = {}
@@ -488,23 +492,26 @@ class Study:
             self._published[model] = found
         return [self._published[model]] * (self.config.folds + 1)
 
-    def fitted(self, model: str) -> list[Translator]:
+    def fitted(self, model: str, kind: str | None = None) -> list[Translator]:
         """One translator a fold, fitted without its subjects; last, one fitted on all subjects.
 
-        Lambda is chosen by cross-validation grouped by subject, for each fold among the other
-        folds only, so that held-out scores have seen neither weights nor lambda.
+        Of a `kind` of the profile's ``translator``, by default that one. Lambda is chosen by
+        cross-validation grouped by subject, for each fold among the other folds only, so that
+        held-out scores have seen neither weights nor lambda.
         """
-        if model not in self._fits:
-            key = self._hash("translator", self.feature_key(model), self.embedding_key)
+        kind = kind or self.config.translator
+        if (model, kind) not in self._fits:
+            other = () if kind == self.config.translator else (kind,)
+            key = self._hash("translator", self.feature_key(model), self.embedding_key, *other)
             count = self.config.folds + 1
             names = [*(str(fold) for fold in range(count - 1)), "all"]
             home = self.folder / "translators"
             files = [home / f"{slug(model)}-{key}-{name}.safetensors" for name in names]
             if not all(path.is_file() for path in files):
-                for path, fitted in zip(files, self._fit(model), strict=True):
+                for path, fitted in zip(files, self._fit(model, kind), strict=True):
                     fitted.save(path)
-            self._fits[model] = [Translator.load(path) for path in files]
-        return self._fits[model]
+            self._fits[model, kind] = [Translator.load(path) for path in files]
+        return self._fits[model, kind]
 
     def translator(self, model: str) -> Translator:
         """The translator for pictures from elsewhere, fitted on all subjects."""
@@ -514,43 +521,62 @@ class Study:
         self, model: str, z: torch.Tensor | None = None
     ) -> tuple[RidgeFitter, list[RidgeFitter]]:
         """Sufficient statistics of the clip art, and of each fold's stamps."""
-        f, z = self.features(model), self.embeddings if z is None else z
+        return self.fold_fitters(self.features(model), self.embeddings if z is None else z)
+
+    def fold_fitters(
+        self, x: torch.Tensor, z: torch.Tensor
+    ) -> tuple[RidgeFitter, list[RidgeFitter]]:
+        """The same of any features (n, k) and targets (n, d) of all pictures."""
         fitters = {}
         for fold in range(-1, self.config.folds):
             rows = (self.pictures["fold"] == fold) & (self.pictures["source"] != "photo")
             rows = torch.tensor(rows.to_numpy())
-            fitters[fold] = RidgeFitter(f.shape[1], z.shape[1]).update(f[rows], z[rows])
+            fitters[fold] = RidgeFitter(x.shape[1], z.shape[1]).update(x[rows], z[rows])
         return fitters[-1], [fitters[fold] for fold in range(self.config.folds)]
 
-    def _fit(self, model: str) -> list[Translator]:
+    def _fit(self, model: str, kind: str = "ridge") -> list[Translator]:
         always, folds = self._fold_fitters(model)
-        lams = self.config.lambdas
+        ways = {"ridge": self._ridge, "principal-first": self._principal_first}
+        solved = ways[kind](model, always, folds)
         pictures = self.pictures[self.pictures["source"] != "photo"]
-        outer = grouped_cv(always, folds, lams)
-        inner_scores = nested_cv(always, folds, lams) if len(folds) > 2 else None
-        fitted = []
-        for held_out in [*range(len(folds)), None]:
-            inner = [fold for index, fold in enumerate(folds) if index != held_out]
-            if len(inner) < 2:  # nothing is left to choose by: the middle candidate
-                lam = lams[len(lams) // 2]
-            else:
-                scores = outer if held_out is None else inner_scores[held_out]
-                lam = lams[int(scores.nanmean(0).argmax())]
-            total = always.copy()
-            for fold in inner:
-                total.merge(fold)
+        count, fitted = always.n + sum(fold.n for fold in folds), []
+        for held_out, one in zip([*range(len(folds)), None], solved, strict=True):
             card = {
                 "model": model, "joint_space": self.config.joint_space,
                 "tower": self.config.tower, "profile": self.config.name, "seed": self.config.seed,
-                "pictures": total.n, "held_out_fold": held_out,
+                "kind": kind, "held_out_fold": held_out,
+                "pictures": count - (0 if held_out is None else folds[held_out].n),
                 "subjects": int(pictures.loc[pictures["fold"] != held_out, "subject"].nunique()),
             }
             if held_out is not None:
-                solved = total.solve(lam)
-                residual, energy = folds[held_out].squared_errors(solved.weight, solved.bias)
+                residual, energy = folds[held_out].squared_errors(one.weight, one.bias)
                 card["held_out_r2"] = 1 - residual / energy
-            fitted.append(total.solve(lam, card))
+            fitted.append(dataclasses.replace(one, card=one.card | card))
         return fitted
+
+    def _ridge(
+        self, model: str, always: RidgeFitter, folds: list[RidgeFitter]
+    ) -> list[Translator]:
+        """The paper's translator, equation (4): without each fold, and of all."""
+        solved = []
+        lambdas = chosen_lambdas(always, folds, self.config.lambdas)
+        for held_out, (lam,) in zip([*range(len(folds)), None], lambdas):
+            total = always.copy()
+            for index, fold in enumerate(folds):
+                if index != held_out:
+                    total.merge(fold)
+            solved.append(total.solve(lam))
+        return solved
+
+    def _principal_first(
+        self, model: str, always: RidgeFitter, folds: list[RidgeFitter]
+    ) -> list[Translator]:
+        """The repaired translator, which asks the null part only for what is left."""
+        spaces = self.spaces(model)
+        directions = frame(spaces.null_basis)
+        fitters = self.fold_fitters(self.features(model).double() @ directions, self.embeddings)
+        staged = principal_first(*fitters, spaces.rank, self.config.lambdas)
+        return [one.affine(directions) for one in staged]
 
     def translate(self, model: str, f: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
         """Translate features by the translator that never saw their subject.
@@ -658,7 +684,7 @@ class Study:
             list(pictures)].to_numpy()
 
     def models(self) -> pd.DataFrame:
-        """One row a classifier: medians of AS and IS with intervals and controls.
+        """One row a classifier: medians of AS and IS with intervals, controls and excess.
 
         Only pictures of :meth:`scored` count. The tower, if there is one, is the last row and is
         marked in ``role``: it is measured in the space built from itself.
@@ -667,7 +693,15 @@ class Study:
         -------
         pandas.DataFrame
             model, title, role, ``value``/``low``/``high`` of each ``quantity`` in long form with
-            its ``kind`` (null space removed, or control), cluster bootstrap over subjects.
+            its ``kind`` (null space removed, or control). ``image_score``, ``attribute_score``
+            (median |AS|) and their ``ratio``; of the null space alone what exceeds the control:
+            ``image_score_excess`` and ``attribute_score_excess`` (median over pictures of the
+            score minus the mean control; AS with its sign, + = closer to the own class than under
+            random removals), ``attribute_size_excess`` and ``ratio_excess`` (differences of the
+            medians); and the ``translator_error``, held out and of a ``constant``, the mean
+            embedding of what each fold's translator is fitted on. Degrees; 95 %, cluster
+            bootstrap over subjects, where a control takes part also over random subspaces
+            (:func:`~sing_nb.stats.excess`).
         """
         return self.stored("models", self._models, *self.config.everyone)
 
@@ -681,36 +715,55 @@ class Study:
         return self.stored(f"model-{model}", lambda: self._model(model), model)
 
     def _model(self, model: str) -> pd.DataFrame:
-        table, records = self.scored(model), []
-        for kind in KINDS:
-            pair = self._scores(model, kind, table["picture"])
-            for quantity, score in QUANTITIES.items():
+        table = self.scored(model)
+        score, control = self.score_pairs(model, table["picture"])
+        subject, names = table["subject"], list(QUANTITIES)
+        error = np.column_stack([table["translator_error"], self._constant_error(table)])
+        parts = {
+            tuple((name, KINDS[0]) for name in names): self.interval(
+                score, subject, lambda v: _sizes(v[:, :, None]).mean(2), vectorized=True),
+            (*((name, KINDS[1]) for name in names), *((name, KINDS[0]) for name in EXCESS)):
+                self.excess(score, control, subject, _control_and_excess, vectorized=True),
+            (("translator_error", "held out"), ("translator_error", "constant")): self.interval(
+                error, subject, lambda v: np.median(v, axis=1), vectorized=True),
+        }
+        role = "control: the tower itself" if model == self.config.tower else "compared"
+        who = {"model": model, "title": self.title(model), "role": role}
+        return pd.DataFrame([
+            who | {key: float(value[at]) for key, value in found.items()}
+            | {"quantity": quantity, "kind": kind}
+            for rows, found in parts.items() for at, (quantity, kind) in enumerate(rows)
+        ])
 
-                def statistic(v: np.ndarray, score=score) -> float:
-                    return float(score(np.median(np.abs(v), axis=0).reshape(2, -1)))
+    def _constant_error(self, table: pd.DataFrame) -> np.ndarray:
+        """Angle of pictures' embeddings to the mean embedding of the other folds, degrees."""
+        fold = self.pictures["fold"].to_numpy()
+        fitted = (self.pictures["source"] != "photo").to_numpy()
+        z, out = self.embeddings.double(), np.empty(len(table))
+        for number in table["fold"].unique():
+            own = (table["fold"] == number).to_numpy()
+            constant = z[torch.tensor(fitted & (fold != number))].mean(0)
+            out[own] = angle(constant, z[self.rows(table.loc[own, "picture"])]).numpy()
+        return out
 
-                records.append(
-                    self._record(model, pair, table["subject"], statistic)
-                    | {"quantity": quantity, "kind": kind}
-                )
-        excess = (table["image_score"] - table["image_score_control"]).to_numpy()
-        records.append(
-            self._record(model, excess, table["subject"], np.median)
-            | {"quantity": "image_score_excess", "kind": "null space removed"}
-        )
-        error = table["translator_error"].to_numpy()
-        records.append(
-            self._record(model, error, table["subject"], np.median)
-            | {"quantity": "translator_error", "kind": "held out"}
-        )
-        return pd.DataFrame(records)
+    def score_pairs(self, model: str, pictures: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """IS and AS of pictures, and the same of every random removal.
+
+        Returns
+        -------
+        score : numpy.ndarray
+            (n, 2), degrees, for :func:`~sing_nb.stats.excess`.
+        control : numpy.ndarray
+            (n, draws, 2).
+        """
+        score = self.images(model).set_index("picture").loc[list(pictures), PAIR].to_numpy()
+        return score, np.stack([self.by_draw(model, name, pictures) for name in PAIR], axis=2)
 
     def _scores(self, model: str, kind: str, pictures: Sequence[str]) -> np.ndarray:
         """IS and, after it, AS of pictures: (pictures, 2), or of a control (pictures, 2 draws)."""
-        columns = ["image_score", "attribute_score"]
         if kind == "random control":
-            return np.hstack([self.by_draw(model, name, pictures) for name in columns])
-        return self.scored(model).set_index("picture").loc[list(pictures), columns].to_numpy()
+            return np.hstack([self.by_draw(model, name, pictures) for name in PAIR])
+        return self.scored(model).set_index("picture").loc[list(pictures), PAIR].to_numpy()
 
     def model_difference(
         self, first: str, second: str, quantity: str = "ratio", kind: str = "null space removed"
@@ -724,7 +777,8 @@ class Study:
             ``ratio`` (of the median IS to the median absolute AS), ``image_score`` or
             ``attribute_score`` (the median of its size), as in :meth:`models`.
         kind : str
-            ``null space removed``, or ``random control``: mean over the random draws.
+            ``null space removed``, or ``random control``: mean over the random draws, whose
+            interval is for other subjects and these subspaces.
 
         Returns
         -------
@@ -743,11 +797,27 @@ class Study:
 
         return self.interval(pair, table["subject"], difference)
 
-    def _record(self, model: str, values: np.ndarray, clusters, statistic: Callable) -> dict:
-        role = "control: the tower itself" if model == self.config.tower else "compared"
-        return {"model": model, "title": self.title(model), "role": role} | self.interval(
-            values, clusters, statistic
-        )
+    def difference_excess(self, first: str, second: str) -> dict[str, float]:
+        """:meth:`model_difference` of the ratio minus the same under random removals.
+
+        Returns
+        -------
+        dict
+            ``value``, ``low`` and ``high`` (95 %, over subjects and random subspaces; a draw is
+            the same subspace for both classifiers where their heads are of one size).
+        """
+        table = self.scored(first)
+        pairs = [self.score_pairs(name, table["picture"]) for name in (first, second)]
+        score, control = (np.concatenate(both, axis=-1) for both in zip(*pairs))
+
+        def beyond(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+            ratios = [
+                _sizes(v[..., at:at + 2])[:, 2].mean(1)
+                for v in (one[:, :, None], other) for at in (0, 2)
+            ]
+            return ratios[1] - ratios[0] - (ratios[3] - ratios[2])
+
+        return self.excess(score, control, table["subject"], beyond, vectorized=True)
 
     def scored(self, model: str, draw: int | None = None) -> pd.DataFrame:
         """Rows of :meth:`images` that count: stamps of a true ImageNet class, folder pictures.
@@ -764,40 +834,44 @@ class Study:
         return table.assign(**{f"{name}_control": one[name] for name in one.columns.drop("draw")})
 
     def classes(self, model: str) -> pd.DataFrame:
-        """One row a class: median AS, |AS| and IS over its views, with controls.
+        """One row a class: median AS, |AS| and IS over its views, with controls and excess.
 
         Returns
         -------
         pandas.DataFrame
             label, views, stamps, ``as_median``, ``as_low``/``as_high`` (middle half of the views:
-            a spread, not an interval for other subjects), ``as_abs``, ``is_median``, the same
-            controls, and ``accuracy`` (share of views classified correctly).
+            a spread, not an interval), ``as_abs``, ``is_median``, the same three with
+            ``_control`` (mean over random subspaces, each measured by itself) and with ``_low``
+            and ``_high``, ``as_excess`` and ``is_excess`` (median over views of the score minus
+            the mean control) and ``as_abs_excess`` (difference of the medians) with theirs, and
+            ``accuracy`` (share of views classified correctly). Degrees. Intervals: 95 %, the
+            pictures of the class drawn with replacement, for an excess the random subspaces too.
+            They are for other pictures of the class where each picture is another subject; where
+            a class is one stamp, for other views of *this* stamp. Nan for a single picture.
         """
-        scored = self.scored(model)
-        groups = scored.groupby("label")
-        drawn = self.controls(model).merge(scored[["picture", "label"]], on="picture")
-        drawn["as_abs"] = drawn["attribute_score"].abs()
-        # Each draw by itself, then their mean: one random removal has no more than one size.
-        control = drawn.groupby(["label", "draw"])[["as_abs", "image_score"]].median()
-        control = control.groupby("label").mean()
-        return (
-            pd.DataFrame(
-                {
-                    "views": groups.size(),
-                    "stamps": groups["path"].nunique(),
-                    "as_median": groups["attribute_score"].median(),
-                    "as_low": groups["attribute_score"].quantile(0.25),
-                    "as_high": groups["attribute_score"].quantile(0.75),
-                    "as_abs": groups["attribute_score"].apply(lambda v: v.abs().median()),
-                    "as_abs_control": control["as_abs"],
-                    "is_median": groups["image_score"].median(),
-                    "is_median_control": control["image_score"],
-                    "accuracy": groups["correct"].mean(),
-                }
-            )
-            .sort_values("as_median")
-            .reset_index()
-        )
+        return self.stored(f"classes-{model}", lambda: self._classes(model), model)
+
+    def _classes(self, model: str) -> pd.DataFrame:
+        records = []
+        for label, own in self.scored(model).groupby("label"):
+            score, control = self.score_pairs(model, own["picture"])
+            views = np.arange(len(own))
+            direct = self.interval(score, views, _class_medians, vectorized=True)
+            beside = self.excess(score, control, views, _class_excess, vectorized=True)
+            number = {"as_median": 0, "as_abs": 1, "is_median": 2}
+            record = {
+                "label": label, "views": len(own), "stamps": own["path"].nunique(),
+                "as_low": own["attribute_score"].quantile(0.25),
+                "as_high": own["attribute_score"].quantile(0.75),
+            }
+            for name, at in number.items():
+                record |= {name: direct["value"][at], f"{name}_control": beside["value"][at],
+                           f"{name}_low": direct["low"][at], f"{name}_high": direct["high"][at]}
+            for at, name in enumerate(("as_excess", "as_abs_excess", "is_excess"), start=3):
+                record |= {name: beside["value"][at], f"{name}_low": beside["low"][at],
+                           f"{name}_high": beside["high"][at]}
+            records.append(record | {"accuracy": own["correct"].mean()})
+        return pd.DataFrame(records).sort_values("as_median").reset_index(drop=True)
 
     def concept_angles(
         self, model: str, label: str, concepts: Sequence[str]
@@ -861,27 +935,25 @@ class Study:
             ``attribute_score`` (before - after), its ``low`` and ``high`` (95 % over views: of
             this subject only), ``attribute_score_control`` (mean over random subspaces) with
             ``control_low`` and ``control_high`` (smallest and largest of them), ``beyond`` (share
-            of the random subspaces whose |AS| is smaller) and ``strength`` (place by |AS|,
-            1 = strongest).
+            of the random subspaces whose |AS| is smaller), ``excess`` (AS minus the mean
+            control) with ``excess_low`` and ``excess_high`` (95 % over views and random
+            subspaces) and ``strength`` (place by |AS|, 1 = strongest).
         """
         concepts = list(concepts or self.concepts)
         before, after, other = self.concept_angles(model, label, concepts)
-        control = (before - other).mean(1)
-        records = []
-        for column, concept in enumerate(concepts):
-            score = self.interval((before - after)[:, column], np.arange(len(before)))
-            records.append(
-                {
-                    "concept": concept, "before": before[:, column].mean(),
-                    "after": after[:, column].mean(), "attribute_score": score["value"],
-                    "low": score["low"], "high": score["high"],
-                    "attribute_score_control": control[:, column].mean(),
-                    "control_low": control[:, column].min(),
-                    "control_high": control[:, column].max(),
-                    "beyond": np.mean(np.abs(control[:, column]) < abs(score["value"])),
-                }
-            )
-        table = pd.DataFrame(records)
+        views, moved = np.arange(len(before)), before - after
+        c, shifts = self.config, before - other
+        score = cluster_means(moved, views, draws=c.bootstrap_draws, seed=c.seed)
+        beyond = self.excess(moved, shifts.swapaxes(0, 1), views)
+        control = shifts.mean(1)
+        table = pd.DataFrame({
+            "concept": concepts, "before": before.mean(0), "after": after.mean(0),
+            "attribute_score": score.estimate, "low": score.low, "high": score.high,
+            "attribute_score_control": control.mean(0), "control_low": control.min(0),
+            "control_high": control.max(0),
+            "beyond": np.mean(np.abs(control) < np.abs(score.estimate), axis=0),
+            "excess": beyond["value"], "excess_low": beyond["low"], "excess_high": beyond["high"],
+        })
         table["strength"] = table["attribute_score"].abs().rank(ascending=False, method="first")
         return table.sort_values("before").reset_index(drop=True)
 
@@ -891,8 +963,10 @@ class Study:
         Returns
         -------
         pandas.DataFrame
-            model, title, right, photos, classes, features, rank, null_dim, and the largest change
-            of any logit by null removal over all pictures.
+            model, title, right, photos, ``share`` (0 to 1) with ``low`` and ``high`` (95 %,
+            Wilson's interval, each photo another subject; nan without photos), ``chance``,
+            classes, features, rank, null_dim, and the largest change of any logit by null removal
+            over all pictures.
         """
         return self.stored("accuracy", self._accuracy, *self.config.everyone)
 
@@ -902,6 +976,9 @@ class Study:
             truth = self.truth(model)
             photo = (self.pictures["source"] == "photo").to_numpy() & (truth >= 0)
             right = self.logits(model)[photo].argmax(1).numpy() == truth[photo]
+            low = high = np.nan
+            if len(right):
+                low, high = binomtest(int(right.sum()), len(right)).proportion_ci(method="wilson")
             clf, spaces = self.classifier(model), self.spaces(model)
             f = self.features(model)
             change = (clf.logits(spaces.remove_null(f)) - clf.logits(f)).abs().max()
@@ -909,7 +986,9 @@ class Study:
                 {
                     "model": model, "title": clf.title,
                     "right": int(right.sum()),
-                    "photos": int(photo.sum()), "classes": len(clf.head.weight),
+                    "photos": int(photo.sum()), "share": right.mean() if len(right) else np.nan,
+                    "low": low, "high": high, "chance": 1 / len(clf.head.weight),
+                    "classes": len(clf.head.weight),
                     "features": spaces.features, "rank": spaces.rank,
                     "null_dim": spaces.null_dim, "largest_logit_change": float(change),
                 }
@@ -938,9 +1017,11 @@ class Study:
         -------
         pandas.DataFrame
             model, title, fold, lambda, pictures (fitted on), r2, cosine, angle (degrees, mean),
-            ``constant_cosine`` (of the training mean, which knows nothing of the picture), and
-            how often the true name is among the nearest five of all subjects' names:
-            ``top5_own`` for the picture's own embedding, ``top5_translated``, and ``chance``.
+            these three with ``_low`` and ``_high`` (95 %, over the subjects of the fold),
+            ``constant_cosine`` and ``constant_angle`` (of the training mean, which knows nothing
+            of the picture; its R2 is 0 at most), and how often the true name is among the nearest
+            five of all subjects' names: ``top5_own`` for the picture's own embedding,
+            ``top5_translated``, and ``chance``.
         """
         return self.stored("fit", self._fit_report, *self.config.everyone)
 
@@ -957,6 +1038,13 @@ class Study:
                 truth = torch.tensor(number.to_numpy()[rows].astype(int))
                 found, target = fitted(f[rows].double()), z[rows].double()
                 constant = z[torch.tensor(fold_of != fold)].double().mean(0)
+                errors = torch.stack([
+                    (found - target).square().sum(1), (target - target.mean(0)).square().sum(1),
+                    cosine_similarity(found, target), angle(found, target)], dim=1).numpy()
+                subjects = self.pictures["subject"].to_numpy()[rows]
+                _, low, high = self.interval(errors, subjects, _fit_means, vectorized=True).values()
+                if np.isnan(fitted.card["held_out_r2"]):  # published: no subject is held out
+                    low[0] = high[0] = np.nan
                 records.append(
                     {
                         "model": model, "title": self.title(model), "fold": fold,
@@ -964,7 +1052,10 @@ class Study:
                         "r2": fitted.card["held_out_r2"],
                         "cosine": float(cosine_similarity(found, target).mean()),
                         "angle": float(angle(found, target).mean()),
+                        "r2_low": low[0], "r2_high": high[0], "cosine_low": low[1],
+                        "cosine_high": high[1], "angle_low": low[2], "angle_high": high[2],
                         "constant_cosine": float(cosine_similarity(constant, target).mean()),
+                        "constant_angle": float(angle(constant, target).mean()),
                         "top5_own": _top(target, text, truth),
                         "top5_translated": _top(found, text, truth),
                         "chance": min(1.0, TOP / len(labels)),
@@ -998,7 +1089,8 @@ class Study:
         -------
         pandas.DataFrame
             One row a space: ``space``, ``used`` (whether this study uses it), ``r2`` with ``low``
-            and ``high`` (smallest and largest fold), ``top5_translated``, ``top5_own``. In ConSE
+            and ``high`` (smallest and largest fold; a constant's is 0 at most),
+            ``top5_translated``, ``top5_own``, and ``chance`` of these two. In ConSE
             they are other ways to let the tower speak, otherwise the profile's ``spaces``.
         """
         return self.stored(f"targets-{model}", lambda: self._targets(model), model)
@@ -1014,6 +1106,7 @@ class Study:
                 tables.append(
                     {"space": self.space_title(space), "used": space == self.config.joint_space,
                      "r2": np.mean(r2), "low": min(r2), "high": max(r2)} | scores
+                    | {"chance": min(1.0, TOP / len(self.labels))}
                 )
             return pd.DataFrame(tables)
         tower, encoder = self.space.tower, self.space.encoder
@@ -1059,6 +1152,7 @@ class Study:
                     "r2": group["r2"].mean(), "low": group["r2"].min(), "high": group["r2"].max(),
                     "top5_translated": group["top5_translated"].mean(),
                     "top5_own": group["top5_own"].mean(),
+                    "chance": min(1.0, TOP / len(labels)),
                 }
             )
         return pd.DataFrame(rows)
@@ -1070,27 +1164,30 @@ class Study:
         -------
         pandas.DataFrame
             model, title, direction (from 1, by falling singular value; those after the rank span
-            the null space), share (mean share of the squared length, 0 to 1), cumulative.
+            the null space), share (mean share of the squared length, 0 to 1), cumulative, both
+            with ``_low`` and ``_high`` (95 %, over subjects) and ``_control`` (features that are
+            spread evenly over all directions).
         """
         return self.stored("energy", self._energy, *self.config.everyone)
 
     def _energy(self) -> pd.DataFrame:
         rows = torch.tensor((self.pictures["source"] != "clipart").to_numpy())
-        parts = []
+        subjects, parts = self.pictures["subject"].to_numpy()[rows.numpy()], []
         for model in self.config.everyone:
             weight = self.classifier(model).head.weight.double()
             right = torch.linalg.svd(weight, full_matrices=True).Vh
             f = normalize(self.features(model)[rows].double(), dim=1)
-            share = (f @ right.T).square().mean(0).numpy()
-            parts.append(
-                pd.DataFrame(
-                    {
-                        "model": model, "title": self.classifier(model).title,
-                        "direction": np.arange(1, len(share) + 1), "share": share,
-                        "cumulative": share.cumsum(),
-                    }
-                )
-            )
+            shares, places = (f @ right.T).square().numpy(), np.arange(1, f.shape[1] + 1)
+            columns = {}
+            for name, values, even in (("share", shares, np.ones(f.shape[1])),
+                                       ("cumulative", shares.cumsum(1), places)):
+                found = cluster_means(
+                    values, subjects, draws=self.config.bootstrap_draws, seed=self.config.seed)
+                columns |= {name: found.estimate, f"{name}_low": found.low,
+                            f"{name}_high": found.high, f"{name}_control": even / f.shape[1]}
+            parts.append(pd.DataFrame(
+                {"model": model, "title": self.classifier(model).title, "direction": places}
+                | columns))
         return pd.concat(parts, ignore_index=True)
 
     def plane(self, model: str, first: str, second: str, pictures: Sequence[str]) -> pd.DataFrame:
@@ -1127,10 +1224,15 @@ class Study:
 
     # --- controls and intervals -----------------------------------------------------------------
 
-    def random_removals(self, model: str, f: torch.Tensor) -> Iterator[torch.Tensor]:
-        """Features (n, m) without a random part as large as their null part, one control a draw."""
+    def random_removals(
+        self, model: str, f: torch.Tensor, draws: int | None = None
+    ) -> Iterator[torch.Tensor]:
+        """Features (n, m) without a random part as large as their null part, one control a draw.
+
+        There are the profile's ``control_draws`` of them, or `draws`.
+        """
         length = self.spaces(model).null(f).norm(dim=1)
-        for draw in range(self.config.control_draws):
+        for draw in range(draws or self.config.control_draws):
             yield matched_removal(f, length, self.control_basis(model, draw))
 
     def control_basis(self, model: str, draw: int = 0) -> np.ndarray:
@@ -1145,11 +1247,27 @@ class Study:
         return self._bases[key]
 
     def interval(
-        self, values: np.ndarray, clusters: Sequence, statistic: Callable[..., float] = np.mean
+        self, values: np.ndarray, clusters: Sequence, statistic: Callable[..., float] = np.mean,
+        **options,
     ) -> dict[str, float]:
         """``value``, ``low`` and ``high``: :func:`cluster_bootstrap` with this study's draws."""
         found = cluster_bootstrap(
-            values, clusters, statistic, draws=self.config.bootstrap_draws, seed=self.config.seed
+            values, clusters, statistic, draws=self.config.bootstrap_draws, seed=self.config.seed,
+            **options,
+        )
+        return dict(zip(("value", "low", "high"), found, strict=True))
+
+    def excess(
+        self, score: np.ndarray, control: np.ndarray, clusters: Sequence,
+        statistic: Callable[..., float] | None = None, **options,
+    ) -> dict[str, float]:
+        """``value``, ``low`` and ``high`` of score - control: :func:`~sing_nb.stats.excess`.
+
+        The control is (n, draws, ...); the interval is for other subjects and other subspaces.
+        """
+        found = excess(
+            score, control, clusters, statistic, draws=self.config.bootstrap_draws,
+            seed=self.config.seed, **options,
         )
         return dict(zip(("value", "low", "high"), found, strict=True))
 
@@ -1352,3 +1470,40 @@ def _top(z: torch.Tensor, text: torch.Tensor, truth: torch.Tensor) -> float:
     """Share of embeddings whose true text is among the nearest TOP texts."""
     near = (normalize(z, dim=1) @ text.T).topk(min(TOP, len(text)), dim=1).indices
     return float((near == truth[:, None]).any(1).double().mean())
+
+
+# Of many samples at once: scores (samples, n, 2) are IS and AS, controls (samples, n, draws, 2).
+
+
+def _sizes(pairs: np.ndarray) -> np.ndarray:
+    """Median IS, median |AS| and their ratio, (samples, 3, draws), of (samples, n, draws, 2)."""
+    one, two = np.moveaxis(np.median(np.abs(pairs), axis=1), -1, 0)
+    return np.stack([one, two, one / two], axis=1)
+
+
+def _control_and_excess(score: np.ndarray, control: np.ndarray) -> np.ndarray:
+    """The control's IS, |AS| and ratio, and EXCESS: (samples, 7)."""
+    other = _sizes(control).mean(2)
+    beyond = _sizes(score[:, :, None]).mean(2) - other
+    paired = np.median(score - control.mean(2), axis=1)
+    return np.hstack([other, paired, beyond[:, 1:]])
+
+
+def _class_medians(score: np.ndarray) -> np.ndarray:
+    """Median AS, |AS| and IS: (samples, 3)."""
+    return np.median(
+        np.stack([score[..., 1], np.abs(score[..., 1]), score[..., 0]], axis=-1), axis=1)
+
+
+def _class_excess(score: np.ndarray, control: np.ndarray) -> np.ndarray:
+    """The control's median AS, |AS| and IS, and the excess of AS, |AS| and IS: (samples, 6)."""
+    other = _class_medians(control).mean(1)
+    image, attribute = np.median(score - control.mean(2), axis=1).T
+    size = _class_medians(score)[:, 1] - other[:, 1]
+    return np.column_stack([other, attribute, size, image])
+
+
+def _fit_means(errors: np.ndarray) -> np.ndarray:
+    """R2, mean cosine and mean angle, (samples, 3); columns squared errors, energies, and both."""
+    squared, energy, cosines, angles = errors.mean(1).T
+    return np.column_stack([1 - squared / energy, cosines, angles])

@@ -45,7 +45,10 @@ def pair_table(study: Study) -> pd.DataFrame:
     -------
     pandas.DataFrame
         joint, space, first, second (titles), value, low, high (second minus first; 95 %, cluster
-        bootstrap over subjects), and ``neutral`` (neither of the two built the space).
+        bootstrap over subjects), ``control`` (the same difference under random removals, mean
+        over subspaces) with ``control_low`` and ``control_high``, ``excess`` (value minus control)
+        with ``excess_low`` and ``excess_high`` (95 %, over subjects and random subspaces), and
+        ``neutral`` (neither of the two built the space).
     """
     return study.stored("pair-table", lambda: _pair_table(study), *study.config.everyone)
 
@@ -60,10 +63,18 @@ def _pair_table(study: Study) -> pd.DataFrame:
                 {
                     "joint": joint, "space": study.space_title(joint), "first": title[first],
                     "second": title[second], **space.model_difference(first, second),
+                    **_beside("control", space.model_difference(
+                        first, second, kind="random control")),
+                    **_beside("excess", space.difference_excess(first, second)),
                     "neutral": joint not in (first, second),
                 }
             )
     return pd.DataFrame(records)
+
+
+def _beside(name: str, interval: dict[str, float]) -> dict[str, float]:
+    return {name: interval["value"], f"{name}_low": interval["low"],
+            f"{name}_high": interval["high"]}
 
 
 def same_order(table: pd.DataFrame) -> bool:

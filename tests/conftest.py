@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from threadpoolctl import threadpool_limits
 
@@ -20,6 +21,13 @@ torch.set_num_threads(1)
 threadpool_limits(1)
 # Tokenizers warn about forks when chapters start kernels.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def ends(clusters, level=0.95):
+    """Quantiles of an expanded percentile interval (Hesterberg 2015) over so many clusters."""
+    out = scipy.stats.t.ppf((1 - level) / 2, clusters - 1) * (clusters / (clusters - 1)) ** 0.5
+    tail = scipy.stats.norm.cdf(out)
+    return [tail, 1 - tail]
 
 
 @pytest.fixture(scope="session")
@@ -43,11 +51,16 @@ class Fresh:
     def stored(self, name, compute, *models):
         return compute()
 
-    def interval(self, *arguments):
+    def interval(self, *arguments, **options):
         # With the draws of this config and not of the study behind it.
         from sing_nb.study import Study
 
-        return Study.interval(self, *arguments)
+        return Study.interval(self, *arguments, **options)
+
+    def excess(self, *arguments, **options):
+        from sing_nb.study import Study
+
+        return Study.excess(self, *arguments, **options)
 
 
 @pytest.fixture(scope="session")

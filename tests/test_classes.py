@@ -8,6 +8,7 @@ from test_study import ByHand, degrees, prompt_of
 
 from sing_nb import classes, figures
 from sing_nb.errors import SingError
+from sing_nb.metrics import angle
 from sing_nb.prompts import class_aliases, imagenet_names
 from sing_nb.stats import holm
 
@@ -341,3 +342,43 @@ def test_whiskers_stand_where_the_arrow_would_end(smoke):
         own = kept.loc[row.concept]
         assert own["near"] == pytest.approx(row.before - row.high, abs=1e-3)
         assert own["near"] - 1e-3 <= row.after <= own["far"] + 1e-3
+
+
+# --- concepts over all classes ------------------------------------------------------------------
+
+
+def test_the_excess_of_a_concept_is_over_subjects_and_more_subspaces(smoke):
+    concepts = smoke.concepts[:3]
+    found = classes.concept_excess(smoke, concepts)
+    assert set(found["model"]) == set(smoke.config.everyone)
+    assert (found["draws"] == 4 * smoke.config.control_draws).all()
+    own = found[found["model"] == "lite0"].set_index("concept")
+    moved, gaps = [], []
+    for label in classes.class_scores(smoke, "lite0")["label"].unique():
+        before, after, _ = smoke.concept_angles("lite0", label, concepts)
+        rows = np.flatnonzero((smoke.pictures["label"] == label).to_numpy() & smoke.is_scored)
+        other = [
+            angle(smoke.translate("lite0", f, rows)[:, None], smoke.text(concepts)[None]).numpy()
+            for f in smoke.random_removals("lite0", smoke.features("lite0")[rows], 8)
+        ]
+        moved.append((before - after).mean(0))
+        gaps.append((np.mean(other, axis=0) - after).mean(0))
+    # In smoke every class is one stamp.
+    assert own["subjects"].unique() == [len(moved)]
+    assert own.loc[concepts, "value"].to_numpy() == pytest.approx(np.mean(moved, 0), abs=5e-3)
+    assert own.loc[concepts, "excess"].to_numpy() == pytest.approx(np.mean(gaps, 0), abs=5e-3)
+    assert (own["excess_low"] <= own["excess"]).all()
+    assert (own["excess"] <= own["excess_high"]).all()
+    adjusted = scipy.stats.false_discovery_control(own["p"], method="by")
+    assert own["p_fdr"].to_numpy() == pytest.approx(adjusted)
+
+
+def test_pairs_of_classifiers_have_their_intervals(smoke):
+    pairs = classes.class_pairs(smoke, "lite0", "lite1").set_index(["kind", "label"])
+    for side, model in (("x", "lite0"), ("y", "lite1")):
+        table = smoke.classes(model).set_index("label")
+        own = pairs.loc["null space removed"].loc[table.index]
+        for end in ("", "_low", "_high"):
+            assert own[f"{side}{end}"].to_numpy() == pytest.approx(table[f"as_abs{end}"].to_numpy())
+    assert pairs.loc["random control", "x_low"].isna().all()
+    assert pairs.loc["random control", "x"].notna().all()

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import ends
 from sklearn.linear_model import Ridge
 
 import sing_nb.__main__ as cli
@@ -261,7 +262,7 @@ def bootstrap(values, subjects, statistic, draws=4000, level=0.95):
                                                                          size=len(groups))])])
         for _ in range(draws)
     ]
-    return np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+    return np.quantile(found, ends(len(groups), level))
 
 
 def test_the_table_is_numpys_on_the_pictures():

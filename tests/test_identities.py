@@ -97,7 +97,7 @@ def test_a_shifted_translator_has_a_slope_left(fresh, smoke):
     fits = smoke.translators("lite0")
     step = torch.full_like(fits[0].bias, 1e-3)
     shifted = [dataclasses.replace(fits[0], bias=fits[0].bias + step), *fits[1:]]
-    table = translator_checks(fresh(fitted=lambda model: shifted))
+    table = translator_checks(fresh(fitted=lambda model, kind: shifted))
     assert fails(table) == [4]
     # By hand: away from the minimum by a shift e, the gradient is 2 n e for the bias and
     # 2 n e mean(f)^T for the weight.
@@ -114,14 +114,14 @@ def test_a_shifted_translator_has_a_slope_left(fresh, smoke):
 def test_a_translator_of_another_lambda_has_a_slope_left(fresh, smoke):
     *folds, last = smoke.translators("lite0")
     wrong = Translator(last.weight, last.bias, last.card | {"lambda": last.card["lambda"] * 1.1})
-    assert fails(translator_checks(fresh(fitted=lambda model: [*folds, wrong]))) == [4]
+    assert fails(translator_checks(fresh(fitted=lambda model, kind: [*folds, wrong]))) == [4]
 
 
 def test_a_translator_that_saw_its_held_out_fold_has_a_slope_left(fresh, smoke):
     first, *others, last = smoke.translators("lite0")
     card = first.card | {"lambda": last.card["lambda"]}
     leaked = Translator(last.weight, last.bias, card)
-    found = translator_checks(fresh(fitted=lambda model: [leaked, *others, last]))
+    found = translator_checks(fresh(fitted=lambda model, kind: [leaked, *others, last]))
     assert fails(found) == [4]
 
 

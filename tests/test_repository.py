@@ -25,11 +25,11 @@ SWEEPS = sorted((ROOT / "book" / "sweeps").glob("*.ipynb"))  # run once a cell o
 # Ground floor first: a room may import what stands before it, never what comes after.
 ROOMS = [
     "errors", "progress", "fetch", "hub", "prompts", "metrics", "nullspace", "stats", "translator",
-    "perturb", "heads", "published", "joint", "images", "labels", "subsets", "folders", "features",
-    "render", "profile", "networks", "tracking", "study", "neighbours", "comparison", "classes",
-    "photos", "steering", "validation", "towers", "truncation", "robustness", "identities", "probe",
-    "overview", "figures", "gallery", "widgets", "chapters", "paper", "page", "costs", "doctor",
-    "__main__",
+    "controls", "perturb", "heads", "published", "joint", "images", "labels", "subsets", "folders",
+    "features", "render", "profile", "networks", "tracking", "study", "neighbours", "comparison",
+    "classes", "photos", "steering", "validation", "towers", "truncation", "information", "floor",
+    "nuisances", "coverage", "plants", "robustness", "identities", "probe", "overview", "figures",
+    "gallery", "widgets", "chapters", "paper", "claims", "page", "costs", "doctor", "__main__",
 ]
 
 

@@ -8,6 +8,7 @@ import pytest
 import scipy.linalg
 import scipy.stats
 import torch
+from conftest import ends
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.preprocessing import StandardScaler
@@ -306,7 +307,7 @@ def test_the_interval_draws_subjects_and_computes_all_accuracies_anew(planted, t
             again = pd.concat([table[table["subject"] == name] for name in drawn])
             points += [[balanced(again, state, s) for state in STATES] for s in subsets]
         sample.append(np.corrcoef(np.transpose(points))[0, 1])
-    low, high = np.percentile(sample, [2.5, 97.5])
+    low, high = np.quantile(sample, ends(len(names)))
     assert (found["low"], found["high"]) == (pytest.approx(low), pytest.approx(high))
 
 

@@ -3,9 +3,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.stats
+from conftest import ends
 
 from sing_nb.errors import SingError
-from sing_nb.stats import cluster_bootstrap, ellipse, random_basis, rank_correlation
+from sing_nb.stats import (
+    cluster_bootstrap,
+    cluster_means,
+    ellipse,
+    excess,
+    excess_test,
+    group_test,
+    random_basis,
+    rank_correlation,
+    sign_flip_test,
+)
 
 
 def clustered(rng, clusters=40, size=5, mean=2.0):
@@ -14,13 +25,206 @@ def clustered(rng, clusters=40, size=5, mean=2.0):
     return values.ravel(), np.repeat(np.arange(clusters), size)
 
 
-def test_intervals_cover_the_truth_as_often_as_they_say():
-    rng = np.random.default_rng(0)
-    hits = 0
+# --- simulations: what intervals and p-values promise, on 500 data sets with a known truth --------
+
+RUNS = 500
+
+
+def pairs(rng, clusters, size=6):
+    """Two columns of clustered values that depend on each other; means 2 and 3, medians too."""
+    one = rng.standard_normal((clusters, 1)) + rng.standard_normal((clusters, size))
+    two = rng.standard_normal((clusters, 1)) + rng.standard_normal((clusters, size)) + one / 2
+    return np.column_stack([2 + one.ravel(), 3 + two.ravel()]), np.repeat(range(clusters), size)
+
+
+STATISTICS = {
+    "mean": (lambda v: v[:, :, 0].mean(1), 2.0),
+    "median": (lambda v: np.median(v[:, :, 0], axis=1), 2.0),
+    "paired difference": (lambda v: (v[:, :, 1] - v[:, :, 0]).mean(1), 1.0),
+    "ratio of medians": (lambda v: np.divide(*np.median(v, axis=1).T[::-1]), 1.5),
+}
+
+
+@pytest.mark.parametrize("clusters", [20, 60, 84, 160])
+def test_intervals_cover_the_truth_as_often_as_they_say(clusters):
+    def statistic(v):
+        return np.column_stack([one(v) for one, _ in STATISTICS.values()])
+
+    truth, hits = np.array([truth for _, truth in STATISTICS.values()]), 0
+    for run in range(RUNS):
+        values, names = pairs(np.random.default_rng([run, clusters]), clusters)
+        _, low, high = cluster_bootstrap(
+            values, names, statistic, draws=200, seed=run, vectorized=True)
+        hits = hits + ((low <= truth) & (truth <= high))
+    shares = dict(zip(STATISTICS, hits / RUNS))
+    assert all(0.93 <= share <= 0.97 for share in shares.values()), shares
+
+
+def crossed(rng, clusters, subspaces, truth=0.3, size=4, spread=0.15):
+    """Scores and controls that share subjects; every random subspace has its own level."""
+    subject = rng.standard_normal((clusters, 1))
+    score = subject + truth + rng.standard_normal((clusters, size)) / 2
+    score += rng.standard_normal((clusters, 1)) / 2
+    control = subject[:, :, None] + rng.standard_normal((clusters, size, subspaces)) / 2
+    control += spread * rng.standard_normal(subspaces)
+    control += 0.3 * rng.standard_normal((clusters, 1, subspaces))
+    return score.ravel(), control.reshape(-1, subspaces), np.repeat(range(clusters), size)
+
+
+@pytest.mark.parametrize("spread", [0.05, 0.15])
+def test_an_excess_covers_the_truth_over_subjects_and_subspaces(spread):
+    hits = naive = 0
+    for run in range(RUNS):
+        score, control, names = crossed(np.random.default_rng([run, 7]), 84, 5, spread=spread)
+        found = excess(score, control, names, draws=200, seed=run, vectorized=True)
+        assert found.estimate == pytest.approx(score.mean() - control.mean())
+        hits += found.low <= 0.3 <= found.high
+        alone = cluster_bootstrap(score - control.mean(1), names, draws=100, seed=run)
+        naive += alone.low <= 0.3 <= alone.high
+    assert 0.93 <= hits / RUNS <= 0.97
+    # Five subspaces taken for the truth would promise too much.
+    assert naive / RUNS < 0.93
+
+
+def uniform(p):
+    return scipy.stats.kstest(p, "uniform").pvalue
+
+
+def test_p_values_are_uniform_under_the_null():
+    flips, groups, tests = [], [], []
+    for run in range(RUNS):
+        rng = np.random.default_rng([run, 3])
+        values, names = clustered(rng, clusters=24, mean=0.0)
+        flips.append(sign_flip_test(values, names, draws=499, seed=run))
+        if run < 200:
+            groups.append(group_test(values, names, names % 3 == 0, draws=199, seed=run))
+        tests.append(excess_test(*crossed(rng, 40, 8, truth=0.0), draws=150, seed=run))
+    assert uniform(flips) > 0.05
+    assert uniform(groups) > 0.05
+    assert uniform(tests) > 0.05
+
+
+def test_views_taken_for_subjects_would_find_differences_that_are_not_there():
+    rows = []
     for run in range(200):
-        _, low, high = cluster_bootstrap(*clustered(rng), draws=200, seed=run)
-        hits += low <= 2.0 <= high
-    assert 0.88 <= hits / 200 <= 0.99
+        values, _ = clustered(np.random.default_rng([run, 3]), clusters=24, mean=0.0)
+        rows.append(sign_flip_test(values, np.arange(len(values)), draws=199, seed=run))
+    assert np.mean(np.array(rows) < 0.05) > 0.15
+
+
+# --- permutation tests --------------------------------------------------------------------------
+
+
+def every_flip(values, clusters, statistic):
+    """By hand: all signs of all clusters."""
+    signs = np.stack(np.meshgrid(*[[-1, 1]] * (clusters.max() + 1))).reshape(clusters.max() + 1, -1)
+    return np.array([statistic(values * sign[clusters]) for sign in signs.T])
+
+
+@pytest.mark.parametrize("statistic", [np.mean, np.median])
+def test_a_sign_flip_test_is_that_of_all_flips(statistic):
+    values, clusters = clustered(np.random.default_rng(0), clusters=7, mean=1.0)
+    found = every_flip(values, clusters, statistic)
+    p = np.mean(np.abs(found) >= abs(statistic(values)) - 1e-12)
+    assert sign_flip_test(values, clusters, statistic) == pytest.approx(p)
+
+
+def test_a_sign_flip_test_of_single_rows_is_scipys():
+    values = np.random.default_rng(1).normal(0.4, 1, 10)
+    expected = scipy.stats.permutation_test(
+        (values, np.zeros(10)), lambda a, b: np.mean(a - b), permutation_type="samples",
+        vectorized=False)
+    assert sign_flip_test(values, np.arange(10)) == pytest.approx(expected.pvalue)
+
+
+def test_groups_of_single_rows_are_compared_as_by_scipy():
+    values = np.random.default_rng(2).normal(0, 1, 9)
+    group = np.arange(9) < 4
+    expected = scipy.stats.permutation_test(
+        (values[group], values[~group]), lambda a, b: np.mean(a) - np.mean(b), vectorized=False)
+    assert group_test(values, np.arange(9), group) == pytest.approx(expected.pvalue)
+
+
+@pytest.mark.parametrize("group", [[1, 0, 0, 0], [1, 1, 1, 1]])
+def test_groups_are_of_whole_clusters(group):
+    with pytest.raises(SingError, match="two groups of whole clusters"):
+        group_test([1.0, 2, 3, 4], [0, 0, 1, 1], group)
+
+
+def test_p_values_follow_from_the_seed():
+    values, clusters = clustered(np.random.default_rng(3))
+    found = [sign_flip_test(values - 1.8, clusters, draws=99, seed=seed) for seed in (1, 1, 2)]
+    assert found[0] == found[1] != found[2]
+
+
+# --- excess -------------------------------------------------------------------------------------
+
+
+def test_an_excess_has_the_variance_of_both_samples():
+    # Normal levels, no interaction: var = var of subject means / k + var of subspaces / D.
+    rng = np.random.default_rng(5)
+    subject, subspace = rng.standard_normal(60), rng.standard_normal(12)
+    control = np.zeros((60, 12)) + subspace
+    found = excess(subject, control, np.arange(60), level=0.6827, draws=4000, vectorized=True)
+    a, b = subject.var(ddof=1) / 60, subspace.var(ddof=1) / 12
+    freedom = (a + b) ** 2 / (a**2 / 59 + b**2 / 11)
+    half = scipy.stats.t.ppf(0.84135, freedom) * np.sqrt(a + b)
+    assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.08)
+    p = excess_test(subject, control, np.arange(60), draws=4000)
+    by_hand = 2 * scipy.stats.t.sf(abs(found.estimate) / np.sqrt(a + b), freedom)
+    assert p == pytest.approx(by_hand, abs=0.05)
+
+
+def test_one_by_one_and_all_at_once_are_the_same():
+    score, control, names = crossed(np.random.default_rng(6), 12, 3)
+    many = excess(score, control, names, draws=50, seed=2, vectorized=True)
+    one = excess(score, control, names, lambda s, c: (s - c.mean(1)).mean(), draws=50, seed=2)
+    assert tuple(one) == pytest.approx(tuple(many))
+
+
+def test_controls_that_agree_leave_the_interval_of_the_subjects():
+    values, names = clustered(np.random.default_rng(7))
+    found = excess(values, np.zeros((len(values), 4)), names, draws=3000, vectorized=True)
+    alone = cluster_bootstrap(values, names, draws=3000)
+    assert tuple(found) == pytest.approx(tuple(alone), abs=0.1 * (alone.high - alone.low))
+
+
+def test_an_excess_of_one_cluster_has_no_interval():
+    found = excess(np.ones(3), np.zeros((3, 2)), ["a"] * 3)
+    assert found.estimate == 1
+    assert np.isnan([found.low, found.high]).all()
+    assert np.isnan(excess_test(np.ones(3), np.zeros((3, 2)), ["a"] * 3))
+
+
+@pytest.mark.parametrize("control", [np.zeros(4), np.zeros((3, 2)), np.zeros((4, 0))])
+def test_a_control_is_a_row_an_observation_and_a_column_a_subspace(control):
+    with pytest.raises(SingError, match="n = 4"):
+        excess(np.zeros(4), control, range(4))
+
+
+@pytest.mark.parametrize("sizes", [[3] * 30, [1, 5, 2] * 10])
+def test_means_of_many_columns_are_those_of_each(sizes):
+    rng = np.random.default_rng(8)
+    names = np.repeat(np.arange(30), sizes)
+    values = rng.standard_normal((len(names), 2)) + rng.standard_normal((30, 2))[names]
+    found = cluster_means(values, names, draws=300, seed=4)
+    for at in range(2):
+        one = cluster_bootstrap(values[:, at], names, draws=300, seed=4)
+        assert [part[at] for part in found] == pytest.approx(list(one))
+
+
+def test_percentiles_are_expanded_as_by_hand():
+    values, names = clustered(np.random.default_rng(9), clusters=9)
+    rows, rng = np.arange(45).reshape(9, 5), np.random.default_rng(0)
+    sample = [values[rows[rng.integers(0, 9, 9)]].mean() for _ in range(400)]
+    found = cluster_bootstrap(values, names, draws=400)
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(sample, ends(9))))
+    plain = np.quantile(sample, [0.025, 0.975])
+    assert found.low < plain[0]
+    assert found.high > plain[1]
+
+
+# --- the cluster bootstrap ----------------------------------------------------------------------
 
 
 def test_clusters_give_wider_intervals_than_rows():

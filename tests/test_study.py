@@ -6,7 +6,9 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 import torch
+from conftest import ends
 from sklearn.linear_model import Ridge
 
 import sing_nb
@@ -526,3 +528,85 @@ def test_the_scores_follow_from_the_seed_alone(smoke):
     fresh = sing_nb.Study("smoke", progress=False)
     table = fresh._models()
     pd.testing.assert_frame_equal(table, smoke.models(), check_dtype=False)
+
+
+# --- excess over the control --------------------------------------------------------------------
+
+
+def test_excess_of_a_model_is_that_of_numpy(smoke):
+    scored = smoke.scored("lite0")
+    drawn = smoke.controls("lite0").set_index("picture")
+    table = smoke.models().query("model == 'lite0'").set_index(["quantity", "kind"])
+    kind = "null space removed"
+    for name in ("image_score", "attribute_score"):
+        mean = drawn.groupby("picture")[name].mean().loc[scored["picture"]].to_numpy()
+        expected = np.median(scored[name].to_numpy() - mean)
+        assert table.loc[(f"{name}_excess", kind), "value"] == pytest.approx(expected)
+    one = drawn[drawn.index.isin(scored["picture"])]
+    sizes = one.assign(a=one["attribute_score"].abs())
+    sizes = sizes.groupby("draw")[["image_score", "a"]].median()
+    size = scored["attribute_score"].abs().median()
+    assert table.loc[("attribute_size_excess", kind), "value"] == pytest.approx(
+        size - sizes["a"].mean())
+    assert table.loc[("ratio_excess", kind), "value"] == pytest.approx(
+        scored["image_score"].median() / size - (sizes["image_score"] / sizes["a"]).mean())
+    excess = table[table.index.get_level_values(0).str.endswith("_excess")]
+    assert (excess["low"] <= excess["value"]).all()
+    assert (excess["value"] <= excess["high"]).all()
+
+
+def test_a_constant_translator_errs_by_the_angle_to_the_mean_of_the_others(smoke):
+    scored = smoke.scored("lite0")
+    z, fold = smoke.embeddings.double().numpy(), smoke.pictures["fold"].to_numpy()
+    angles = []
+    for row in smoke.rows(scored["picture"]):
+        others = z[(fold != fold[row]) & (smoke.pictures["source"] != "photo").to_numpy()].mean(0)
+        cosine = others @ z[row] / np.linalg.norm(others) / np.linalg.norm(z[row])
+        angles.append(np.degrees(np.arccos(cosine)))
+    table = smoke.models().query("model == 'lite0' and quantity == 'translator_error'")
+    found = table.set_index("kind")["value"]
+    assert found["constant"] == pytest.approx(np.median(angles))
+
+
+def test_intervals_of_a_class_draw_its_pictures(smoke):
+    label = smoke.labels[0]
+    scored = smoke.scored("lite0").query("label == @label")
+    values = scored["attribute_score"].to_numpy()
+    row = smoke.classes("lite0").set_index("label").loc[label]
+    drawn = np.random.default_rng(smoke.config.seed).integers(
+        0, len(values), (smoke.config.bootstrap_draws, len(values)))
+    low, high = np.quantile(np.median(values[drawn], axis=1), ends(len(values)))
+    assert (row["as_median_low"], row["as_median_high"]) == pytest.approx((low, high))
+    gap = values - scored["attribute_score_control"].to_numpy()
+    assert row["as_excess"] == pytest.approx(np.median(gap))
+    gap = scored["image_score"] - scored["image_score_control"]
+    assert row["is_excess"] == pytest.approx(np.median(gap))
+    assert row["as_excess_low"] <= row["as_excess"] <= row["as_excess_high"]
+
+
+def test_the_accuracy_on_photos_has_wilsons_interval(smoke):
+    row = smoke.accuracy().iloc[0]
+    n, share, z = row["photos"], row["share"], scipy.stats.norm.ppf(0.975)
+    middle, half = share + z**2 / (2 * n), z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    low, high = (middle - half) / (1 + z**2 / n), (middle + half) / (1 + z**2 / n)
+    assert (row["low"], row["high"]) == (pytest.approx(low), pytest.approx(high))
+    assert row["chance"] == 1 / row["classes"]
+
+
+def test_shares_of_energy_have_intervals_and_an_even_control(smoke):
+    table = smoke.energy().query("model == 'lite0'")
+    np.testing.assert_allclose(table["cumulative"], table["share"].cumsum(), atol=1e-9)
+    assert table["cumulative_control"].iloc[-1] == pytest.approx(1)
+    assert table["share_control"].unique() == pytest.approx([1 / len(table)])
+    for name in ("share", "cumulative"):
+        assert (table[f"{name}_low"] <= table[name] + 1e-12).all()
+        assert (table[name] <= table[f"{name}_high"] + 1e-12).all()
+
+
+def test_a_fit_has_intervals_over_the_subjects_of_its_fold(smoke):
+    report = smoke.fit_report()
+    for name in ("r2", "cosine", "angle"):
+        assert (report[f"{name}_low"] < report[name]).all()
+        assert (report[name] < report[f"{name}_high"]).all()
+    # A constant of a fold is the same for every classifier.
+    assert report.groupby("fold")["constant_angle"].nunique().eq(1).all()

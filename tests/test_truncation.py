@@ -1,14 +1,29 @@
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
+import scipy.stats
 import torch
+from conftest import ends
 
 from sing_nb.errors import SingError
+from sing_nb.heads import model_names
 from sing_nb.nullspace import HeadSpaces
-from sing_nb.truncation import truncated_classes, truncated_heads
+from sing_nb.stats import holm
+from sing_nb.truncation import (
+    ENERGIES,
+    REMOVED,
+    SHARES,
+    paper_sizes,
+    removal_curves,
+    removal_differences,
+    truncated_classes,
+    truncated_heads,
+)
 
 
 def degrees(a, b):
@@ -69,7 +84,7 @@ def test_heads_are_cut_to_the_ranks_below_their_own(table):
     assert table["rank"].unique().tolist() == [1000, 400, 60]
     assert (table["rank"] + table["null_dim"] == 1280).all()
     assert not table.duplicated(["rank", "kind", "quantity"]).any()
-    assert len(table) == 3 * 2 * 3
+    assert len(table) == 3 * 3 * 3
 
 
 def test_accuracy_and_agreement_are_those_of_the_best_approximation(table, case):
@@ -130,7 +145,7 @@ def test_intervals_come_from_whole_subjects(table, plain, smoke):
         rows = np.concatenate([np.flatnonzero(hand.subjects == names[i]) for i in drawn])
         ratios.append(np.median(moved[rows]) / np.median(towards[rows]))
     found = quantity(table, 400, "null space removed", "ratio")
-    low, high = np.percentile(ratios, [2.5, 97.5])
+    low, high = np.quantile(ratios, ends(len(names)))
     assert (found["low"], found["high"]) == (
         pytest.approx(low, rel=1e-2), pytest.approx(high, rel=1e-2)
     )
@@ -234,3 +249,157 @@ def test_every_class_has_the_medians_of_its_pictures(steps, plain, smoke, rank):
 def test_a_slider_without_a_step_is_refused(fresh):
     with pytest.raises(SingError, match="at least one step; got 0"):
         truncated_classes(fresh(), 0)
+
+
+# --- curves over the number of directions removed -------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sized(smoke, fresh):
+    """The smoke study, whose tables are computed once here and never read from disk."""
+    kept = {}
+
+    def stored(name, compute, *models):
+        if name not in kept:
+            kept[name] = compute()
+        return kept[name].copy()
+
+    return fresh(config=dataclasses.replace(smoke.config, bootstrap_draws=20), stored=stored)
+
+
+@pytest.fixture(scope="module")
+def curves(sized):
+    return removal_curves(sized)
+
+
+def at(table, **what):
+    for column, value in what.items():
+        table = table[table[column] == value]
+    return table.set_index("quantity")
+
+
+def test_every_head_loses_the_same_counts_and_energies(curves, smoke):
+    counts = sorted({round(share * 1280) for share in SHARES} | {280})
+    assert set(curves["model"]) == set(smoke.config.everyone)
+    for _, own in curves.groupby(["model", "kind", "quantity"]):
+        assert own.loc[own["by"] == "count", "level"].tolist() == counts
+        assert own.loc[own["by"] == "energy", "level"].tolist() == list(ENERGIES)
+    assert ((curves["low"] <= curves["high"]) & np.isfinite(curves["value"])).all()
+
+
+@pytest.mark.parametrize("removed", [280, 480, 1120])
+def test_the_weakest_directions_are_those_of_the_cut_head(curves, plain, smoke, removed):
+    hand = ByHand(plain, smoke, 1280 - removed)
+    turned, towards = hand.removed()
+    part = hand.f @ hand.basis @ hand.basis.T
+    change = np.abs(part @ plain.weight.T).max(1)
+    own = at(curves, model="lite0", by="count", level=removed, kind=REMOVED[0])
+    medians = [np.median(v) for v in (turned, towards, change)]
+    names = ["image_score", "attribute_score", "logit_change"]
+    assert own.loc[names, "value"].to_numpy() == pytest.approx(medians, rel=2e-3, abs=1e-9)
+    assert own.loc["ratio", "value"] == pytest.approx(medians[0] / medians[1], rel=2e-3)
+    energy = plain.values[1280 - removed:] ** 2
+    assert own["head_energy"].unique() == pytest.approx(
+        [energy.sum() / (plain.values**2).sum()], abs=1e-12)
+    share = (part**2).sum(1) / (hand.f**2).sum(1)
+    assert own["feature_share"].unique() == pytest.approx([np.median(share)], rel=1e-5)
+
+
+def test_their_control_is_as_long_for_each_picture_and_nested(curves, plain, smoke):
+    hand, drawn = ByHand(plain, smoke, 800), []
+    length = np.linalg.norm(hand.f @ hand.basis, axis=1)
+    for seed in range(smoke.config.control_draws):
+        noise = np.random.default_rng(smoke.config.seed + seed).standard_normal((1280, 1280))
+        frame = np.linalg.qr(noise)[0][:, :480]
+        part = hand.f @ frame @ frame.T
+        part *= (length / np.linalg.norm(part, axis=1))[:, None]
+        scores = *hand.scores(hand.f - part), np.abs(part @ plain.weight.T).max(1)
+        medians = [np.median(v) for v in scores]
+        drawn.append([*medians, medians[0] / medians[1]])
+    names = ["image_score", "attribute_score", "logit_change", "ratio"]
+    what = {"model": "lite0", "by": "count", "level": 480}
+    one, other, over = (at(curves, **what, kind=kind).loc[names, "value"] for kind in REMOVED)
+    assert other.to_numpy() == pytest.approx(np.mean(drawn, axis=0), rel=2e-3)
+    assert over.to_numpy() == pytest.approx((one - other).to_numpy())
+
+
+def test_within_the_null_space_no_logit_moves(curves):
+    null = curves[curves["head_energy"] == 0]
+    assert null["removed"].max() == 280
+    assert (null["removed"] < 280).any()
+    moved = null[(null["quantity"] == "logit_change")].set_index("kind")["high"]
+    assert moved[REMOVED[0]].max() < 1e-9
+    assert moved[REMOVED[1]].min() > 1e-3
+
+
+def test_an_energy_is_met_from_below(curves, plain):
+    squares = np.r_[np.zeros(280), plain.values[::-1] ** 2]
+    held = squares.cumsum() / squares.sum()
+    own = curves[(curves["model"] == "lite0") & (curves["by"] == "energy")]
+    own = own.drop_duplicates("level")
+    assert (held[own["removed"] - 1] <= own["level"]).all()
+    assert (held[own["removed"]] > own["level"]).all()
+
+
+def test_differences_are_paired_and_adjusted(curves, sized, smoke):
+    found = removal_differences(sized)
+    first, second = (smoke.title(name) for name in smoke.config.models)
+    assert found[["first", "second"]].drop_duplicates().to_numpy().tolist() == [[first, second]]
+    keys = ["by", "level", "kind", "quantity"]
+    one, two = (curves[curves["title"] == name].set_index(keys)["value"]
+                for name in (first, second))
+    assert found["value"].to_numpy() == pytest.approx((two - one).loc[
+        pd.MultiIndex.from_frame(found[keys])].to_numpy())
+    row = found[(found["by"] == "count") & (found["kind"] == REMOVED[0])
+                & (found["quantity"] == "ratio")]
+    spread = (row["high"] - row["low"]) / 2 / 1.959964
+    expected = holm(2 * scipy.stats.norm.sf(row["value"].abs() / spread))
+    assert row["p_holm"].to_numpy() == pytest.approx(expected, rel=1e-4)
+
+
+# --- if only the size of the null space differed --------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def alone(sized):
+    return paper_sizes(sized)
+
+
+def test_every_model_of_the_paper_has_its_size(alone):
+    listed = {name: row for name, row in model_names().items() if "paper" in row}
+    own = alone[alone["by"] == "share"].drop_duplicates("names")
+    names = own["names"].str.split(", ").explode()
+    assert sorted(names) == sorted(listed)
+    for _, row in own.iterrows():
+        for name in row["names"].split(", "):
+            assert (row["null_dim"], row["features"]) == (
+                listed[name]["null_dim"], listed[name]["features"])
+        assert row["removed"] == round(1280 * row["null_dim"] / row["features"])
+    counted = alone[alone["by"] == "count"]
+    assert (counted["removed"] == counted["null_dim"]).all()
+    assert counted["removed"].max() < 1280  # no head of 1280 features loses 3096
+
+
+def test_only_the_size_differs(alone, curves):
+    """At 280 of 1280 directions the head that is cut is the head itself."""
+    names = ["image_score", "attribute_score", "logit_change", "ratio"]
+    for kind in REMOVED:
+        whole = at(curves, model="lite0", by="count", level=280, kind=kind)
+        for by in ("count", "share"):
+            cut = at(alone, by=by, null_dim=280, kind=kind)
+            for end in ("value", "low", "high"):
+                assert cut.loc[names, end].to_numpy() == pytest.approx(
+                    whole.loc[names, end].to_numpy(), rel=1e-6, abs=1e-9)
+
+
+def test_gaps_are_to_the_smallest_size_and_places_by_value(alone):
+    for _, own in alone.groupby(["by", "kind", "quantity"]):
+        smallest = own["value"].iloc[own["null_dim"].argmin()]
+        assert own["gap"].to_numpy() == pytest.approx((own["value"] - smallest).to_numpy())
+        order = own.sort_values("value", ascending=False)["place"]
+        assert order.tolist() == list(range(1, len(own) + 1))
+
+
+def test_a_classifier_that_is_not_compared_is_refused(smoke):
+    with pytest.raises(SingError, match="compared classifier"):
+        paper_sizes(smoke, "resnet50")

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import scipy.special
 import torch
+from conftest import ends
 
 from sing_nb.nullspace import HeadSpaces
 from sing_nb.validation import perturbation_summary, perturbations, perturbed_neighbours
@@ -178,7 +179,7 @@ def own_bootstrap(values, subjects, statistic, draws, seed):
                                                                              len(names))]))
         for _ in range(draws)
     ]
-    return np.percentile(found, [2.5, 97.5])
+    return np.quantile(found, ends(len(names)))
 
 
 def test_the_summary_is_medians_with_intervals_over_subjects(fresh, table, monkeypatch):

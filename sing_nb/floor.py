@@ -1,0 +1,461 @@
+"""The noise floor: how much of a score is the translator's, and what a score of nothing is.
+
+Translators are refitted on other deals of the subjects, so that a score becomes a sample; the share
+of its variance that belongs to the picture, the class or the classifier is its reliability. And a
+classifier in the space built from its own logits, where the null part can carry nothing, shows the
+floor that an effect has to exceed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+
+import numpy as np
+import pandas as pd
+import torch
+
+from .errors import SingError
+from .metrics import attribute_score, image_score
+from .stats import excess
+from .study import Study
+from .translator import RidgeFitter, Translator
+
+__all__ = [
+    "agreement_icc", "floor_differences", "floor_verdicts", "grouped_icc", "reliability",
+    "translator_spread",
+]
+
+HALVES, REDEALT = "translators of disjoint halves", "translators of other deals"
+PICTURES = "pictures of the class"
+SCORES = ("image_score", "attribute_score", "image_score_excess", "attribute_score_excess")
+KINDS = ("null space removed", "random control")
+OWN, TOWER, RANDOM = "itself in its own space", "the space's own tower", "random control"
+
+
+# --- intraclass correlations ----------------------------------------------------------------------
+
+
+def agreement_icc(values: np.ndarray) -> np.ndarray:
+    """Intraclass correlation of single measurements, for absolute agreement: ICC(A,1).
+
+    The two-way random-effects variance decomposition objects x raters without replication, with
+    the mean squares of objects R, raters C and error E:
+    ``(R - E) / (R + (k - 1) E + k (C - E) / n)``. McGraw and Wong (1996), "Forming inferences
+    about some intraclass correlation coefficients", table 4; Shrout and Fleiss (1979) call it
+    ICC(2,1).
+
+    Parameters
+    ----------
+    values : numpy.ndarray
+        (..., n, k): n objects (pictures), each measured by k raters (translators).
+
+    Returns
+    -------
+    numpy.ndarray
+        (...), at most 1: the share of the variance of one measurement that is the object's. 0 or
+        below where measurements of one object agree no better than those of several; nan where
+        all values are equal.
+
+    Raises
+    ------
+    SingError
+        If there are fewer than two objects or raters.
+    """
+    objects, _, error, raters = _mean_squares(values)
+    n, k = np.shape(values)[-2:]
+    with np.errstate(invalid="ignore"):
+        return (objects - error) / (
+            objects + (k - 1) * error + k * (raters - error) / n)
+
+
+def _mean_squares(values: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Mean squares of objects, within objects, error and raters, of (..., n, k)."""
+    values = np.asarray(values, dtype=float)
+    if values.ndim < 2 or min(values.shape[-2:]) < 2:
+        raise SingError(
+            f"An intraclass correlation needs at least 2 objects and 2 measurements of each; got "
+            f"{values.shape}. Refit more translators, or show more pictures."
+        )
+    n, k = values.shape[-2:]
+    grand = values.mean((-2, -1), keepdims=True)
+    row, column = values.mean(-1, keepdims=True), values.mean(-2, keepdims=True)
+    objects = k * ((row - grand) ** 2).sum((-2, -1)) / (n - 1)
+    raters = n * ((column - grand) ** 2).sum((-2, -1)) / (k - 1)
+    error = ((values - row - column + grand) ** 2).sum((-2, -1)) / ((n - 1) * (k - 1))
+    within = ((values - row) ** 2).sum((-2, -1)) / (n * (k - 1))
+    return objects, within, error, raters
+
+
+def grouped_icc(groups: np.ndarray) -> float:
+    """Reliability of group means by the one-way decomposition: ICC(1,k) for groups of any size.
+
+    ``(B - W) / B`` with the mean squares between and within groups, McGraw and Wong (1996),
+    table 4: of the variance of a group's mean, over groups of about the same size, the share that
+    is the group's.
+
+    Parameters
+    ----------
+    groups : numpy.ndarray
+        (groups, 3): size, mean and sum of squares about that mean.
+
+    Returns
+    -------
+    float
+        At most 1; nan where no group has two members, or all means are equal.
+    """
+    size, mean, inside = np.asarray(groups, dtype=float).T
+    free = (size - 1).sum()
+    if len(size) < 2 or free <= 0:
+        return np.nan
+    grand = (size * mean).sum() / size.sum()
+    between = (size * (mean - grand) ** 2).sum() / (len(size) - 1)
+    return float(1 - inside.sum() / free / between) if between > 0 else np.nan
+
+
+# --- translators from other deals -----------------------------------------------------------------
+
+
+def _deal(study: Study, number: int) -> np.ndarray:
+    """Group of every picture's subject, 0 to 2 folds - 1; two groups make a fold; -1: none."""
+    subjects = study.subjects.sort_values("subject").reset_index(drop=True)
+    # Deal 0 shares no draw with the study's own folds, whose generator has the plain seed.
+    rng = np.random.default_rng([study.config.seed, number])
+    subjects["place"] = rng.permutation(len(subjects))
+    if study.config.pictures != "stamps":  # a group gets its share of each class
+        subjects = subjects.sort_values(["label", "place"])
+        subjects["place"] = np.arange(len(subjects))
+    group = dict(zip(subjects["subject"], subjects["place"] % (2 * study.config.folds)))
+    found = study.pictures["subject"].where(study.is_scored).map(group)
+    return found.fillna(-1).astype(int).to_numpy()
+
+
+def _refits(
+    study: Study, model: str, always: RidgeFitter, group: np.ndarray, lam: float
+) -> dict[int, tuple[Translator, Translator, Translator]]:
+    """For every fold of a deal the translator of all other subjects, and of each half of them."""
+    f, z = study.features(model), study.embeddings
+    parts = []
+    for number in range(2 * study.config.folds):
+        rows = torch.tensor(np.flatnonzero(group == number))
+        parts.append(RidgeFitter(f.shape[1], z.shape[1]).update(f[rows], z[rows]))
+    found = {}
+    for fold in range(study.config.folds):
+        others = [part for number, part in enumerate(parts) if number // 2 != fold]
+        halves = []
+        for half in range(2):
+            fitter = always.copy()
+            for part in others[half::2]:
+                fitter.merge(part)
+            halves.append(fitter)
+        # Both halves hold the rows that are always fitted on; together they are to hold them once.
+        both = halves[0].copy().merge(halves[1]).without(always)
+        found[fold] = tuple(one.solve_directly(lam) for one in (both, *halves))
+    return found
+
+
+def _always(study: Study, model: str) -> RidgeFitter:
+    f, z = study.features(model), study.embeddings
+    rows = torch.tensor(np.flatnonzero((study.pictures["source"] == "clipart").to_numpy()))
+    return RidgeFitter(f.shape[1], z.shape[1]).update(f[rows], z[rows])
+
+
+def translator_spread(study: Study, model: str) -> pd.DataFrame:
+    """Scores of every counted picture under translators that were fitted on other subjects.
+
+    The subjects are dealt anew ``redeals`` times, by seed, into twice as many groups as there are
+    folds. A picture is translated by the map of all groups outside its fold, and by the two maps of
+    disjoint halves of them; lambda is the study's. Two deals share most of the subjects they are
+    fitted on, so that they agree rather too well; the two halves share none (but what is fitted on
+    in every fold), have half as many, and agree rather too badly. The truth lies between. Where
+    the profile uses published translators, those fitted by this run stand in for them.
+
+    Parameters
+    ----------
+    study : Study
+    model : str
+
+    Returns
+    -------
+    pandas.DataFrame
+        picture, subject, label, deal, ``part`` (all, first half, second half), and in degrees
+        image_score, attribute_score (towards the own class; signed), and ``..._control`` and
+        ``..._other``: the mean over all random subspaces but the first, and the first alone.
+    """
+    name = f"translator-spread-{model}-{study.config.redeals}"
+    return study.stored(name, lambda: _spread(study, model), model)
+
+
+def _spread(study: Study, model: str) -> pd.DataFrame:
+    if study.config.redeals < 2 or study.config.control_draws < 2:
+        raise SingError(
+            f"A spread needs at least 2 deals of the subjects and 2 random subspaces; the profile "
+            f"has redeals {study.config.redeals} and control_draws {study.config.control_draws}."
+        )
+    scored = study.scored(model)
+    rows = study.rows(scored["picture"])
+    f, text = study.features(model)[rows], study.text(scored["label"])
+    states = [f, study.spaces(model).remove_null(f), *study.random_removals(model, f)]
+    always, lam = _always(study, model), study.fitted(model)[-1].card["lambda"]
+    tables = []
+    for deal in range(study.config.redeals):
+        group = _deal(study, deal)
+        fold = group[rows] // 2
+        maps = _refits(study, model, always, group, lam)
+        for part, name in enumerate(("all", "first half", "second half")):
+            translated = [_by_fold(maps, part, fold, state) for state in states]
+            z, *others = translated  # without the null part, and without each random one
+            scores = {
+                "image_score": torch.stack([image_score(z, other) for other in others]),
+                "attribute_score": torch.stack(
+                    [attribute_score(z, other, text) for other in others]),
+            }
+            table = scored[["picture", "subject", "label"]].assign(deal=deal, part=name)
+            for column, drawn in scores.items():
+                table[column] = drawn[0].numpy()
+                table[f"{column}_control"] = drawn[2:].mean(0).numpy()
+                table[f"{column}_other"] = drawn[1].numpy()
+            tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
+def _by_fold(maps: dict, part: int, fold: np.ndarray, f: torch.Tensor) -> torch.Tensor:
+    out = torch.empty(len(f), next(iter(maps.values()))[part].weight.shape[0])
+    for number in np.unique(fold):
+        chosen = torch.tensor(fold == number)
+        out[chosen] = maps[number][part](f[chosen])
+    return out
+
+
+# --- reliability ----------------------------------------------------------------------------------
+
+
+def reliability(study: Study) -> pd.DataFrame:
+    """How far a picture's, a class's and a classifier's score would come out the same again.
+
+    Each is the share of the variance of one number that belongs to its object, an intraclass
+    correlation: over translators by :func:`agreement_icc`; of a class over its pictures by
+    :func:`grouped_icc` (of the mean over its pictures). Classifiers, of which there are few, are
+    told apart by medians over pictures.
+
+    Parameters
+    ----------
+    study : Study
+
+    Returns
+    -------
+    pandas.DataFrame
+        model, title (both "all compared" where the objects are the classifiers), ``level``
+        (picture, class, classifier), ``over`` (what is done again), ``objects`` (how many),
+        ``quantity`` (image_score; attribute_score, signed; both as ``_excess``: minus the mean
+        over random subspaces), ``kind`` (null space removed; random control: one random subspace
+        in place of the null space, in its excess minus the mean over the others), value, low,
+        high, 1 = always the same and 0 = all noise (95 %, cluster bootstrap over subjects, for a
+        class over classes), ``spread`` and ``between``, degrees: standard deviation of one
+        object's number when done again, and of the objects' means.
+    """
+    return study.stored(
+        f"reliability-{study.config.redeals}", lambda: _reliability(study), *study.config.everyone)
+
+
+def _reliability(study: Study) -> pd.DataFrame:
+    records, medians = [], {}
+    for model in study.config.everyone:
+        who = {"model": model, "title": study.title(model)}
+        drawn = translator_spread(study, model)
+        keys = drawn.drop_duplicates("picture").set_index("picture")
+        for (over, parts), kind, quantity in product(
+            ((REDEALT, ["all"]), (HALVES, ["first half", "second half"])), KINDS, SCORES
+        ):
+            chosen = drawn[drawn["part"].isin(parts)]
+            values = chosen.assign(value=_measure(chosen, kind, quantity)).pivot_table(
+                "value", "picture", ["deal", "part"]).loc[keys.index]
+            labels = keys["label"].to_numpy()
+            what = {"over": over, "kind": kind, "quantity": quantity}
+            medians[model, over, kind, quantity] = values.to_numpy()
+            records.append({"level": "picture"} | who | what | _agreement(
+                study, values.to_numpy(), keys["subject"], over))
+            by_class = values.groupby(labels).median()
+            if len(by_class) > 1:
+                records.append({"level": "class"} | who | what | _agreement(
+                    study, by_class.to_numpy(), by_class.index, over))
+        records += [{"level": "class"} | who | one for one in _over_pictures(study, model)]
+    records += _of_classifiers(study, medians)
+    return pd.DataFrame(records)
+
+
+def _measure(table: pd.DataFrame, kind: str, quantity: str) -> pd.Series:
+    base = quantity.removesuffix("_excess")
+    found = table[base if kind == KINDS[0] else f"{base}_other"]
+    return found if quantity == base else found - table[f"{base}_control"]
+
+
+def _icc_over(values: np.ndarray, over: str) -> float:
+    """ICC(A,1) over deals; of halves, the mean over deals of that of the two halves.
+
+    A share of variance: estimates below 0 mean that nothing is shared, and count as 0.
+    """
+    if over == HALVES:
+        pairs = values.reshape(len(values), -1, 2).transpose(1, 0, 2)
+        return float(agreement_icc(pairs).clip(min=0).mean())
+    return float(agreement_icc(values).clip(min=0))
+
+
+def _agreement(study: Study, values: np.ndarray, clusters: Sequence, over: str) -> dict:
+    found = study.interval(values, clusters, lambda v: _icc_over(v, over))
+    shape = (len(values), -1, 2) if over == HALVES else (len(values), 1, values.shape[1])
+    within = _mean_squares(values.reshape(shape).transpose(1, 0, 2))[1].mean()
+    return found | {"objects": len(values), "spread": float(np.sqrt(within)),
+                    "between": float(values.mean(1).std(ddof=1))}
+
+
+def _over_pictures(study: Study, model: str) -> list[dict]:
+    """Of classes over their pictures, with the study's own translators."""
+    table, first = study.scored(model), study.scored(model, draw=0)
+    draws = study.config.control_draws
+    for name in ("image_score", "attribute_score"):
+        one = first[f"{name}_control"]
+        table[f"{name}_other"] = one
+        table[f"{name}_control"] = (draws * table[f"{name}_control"] - one) / (draws - 1)
+    records = []
+    for kind, quantity in product(KINDS, SCORES):
+        values = _measure(table, kind, quantity).groupby(table["label"])
+        mean, size = values.mean(), values.size()
+        inside = values.var(ddof=0) * size
+        if len(size) < 2 or (size > 1).sum() == 0:
+            continue
+        groups = np.column_stack([size, mean, inside])
+        records.append(
+            {"over": PICTURES, "kind": kind, "quantity": quantity, "objects": len(size)}
+            | study.interval(groups, size.index, lambda v: max(0.0, grouped_icc(v)))
+            | {"spread": float(np.sqrt(inside.sum() / (size - 1).sum() / size.mean())),
+               "between": float(mean.std(ddof=1))}
+        )
+    return records
+
+
+def _of_classifiers(study: Study, medians: dict[tuple, np.ndarray]) -> list[dict]:
+    """Of the compared classifiers over translators, each score a median over pictures."""
+    models = study.config.models
+    if len(models) < 2:
+        return []
+    subjects, records = study.scored(models[0])["subject"], []
+    for over, kind, quantity in product((REDEALT, HALVES), KINDS, SCORES):
+        stacked = np.stack([medians[model, over, kind, quantity] for model in models], axis=1)
+
+        def statistic(v: np.ndarray, over=over) -> float:
+            return _icc_over(np.median(v, axis=0), over)
+
+        found = np.median(stacked, axis=0)
+        records.append(
+            {"level": "classifier", "model": "all compared", "title": "all compared",
+             "over": over, "kind": kind, "quantity": quantity, "objects": len(models)}
+            | study.interval(stacked, subjects, statistic)
+            | {"spread": float(np.sqrt(_mean_squares(
+                found.reshape(len(models), -1, 2).transpose(1, 0, 2) if over == HALVES else found
+            )[1].mean())), "between": float(found.mean(1).std(ddof=1))}
+        )
+    return records
+
+
+# --- the floor ------------------------------------------------------------------------------------
+
+
+def floor_differences(study: Study) -> pd.DataFrame:
+    """What a classifier's scores in spaces of others exceed: two floors, and the random control.
+
+    A classifier in the space built from its own logits shows a score of nothing, since its null
+    part reaches no logit. There are two such floors for a classifier in another's space: itself in
+    its own space, and the other, which built the space, in it. Where the profile has no tower
+    there is neither, and only the random control is compared.
+
+    Parameters
+    ----------
+    study : Study
+
+    Returns
+    -------
+    pandas.DataFrame
+        model, title, joint (the space), space (its title), ``quantity`` (image_score;
+        attribute_score, absolute; ``image_score_excess``: minus the mean over random subspaces),
+        ``floor`` (itself in its own space, the space's own tower, random control), ``kind``
+        (null space removed, or random control where that is what is subtracted), ``score`` (median
+        in this space) and ``floor_score``, degrees; value, low, high: the first median minus the
+        second, paired by picture (95 %, cluster bootstrap over subjects; of the random control
+        also over other random subspaces).
+    """
+    return study.stored("floor", lambda: _floor(study), *study.config.everyone)
+
+
+def _floor(study: Study) -> pd.DataFrame:
+    c, records = study.config, []
+    for joint, model in product(c.spaces, c.everyone):
+        if c.tower and joint == model:
+            continue
+        space = study.in_space(joint)
+        here = space.scored(model)
+        towers = {OWN: study.in_space(model).scored(model),
+                  TOWER: space.scored(joint)} if c.tower else {}
+        for quantity in ("image_score", "attribute_score", "image_score_excess"):
+            score = _sizes_of(here, quantity)
+            who = {"model": model, "title": study.classifier(model).title, "joint": joint,
+                   "space": study.space_title(joint), "quantity": quantity,
+                   "score": float(np.median(score))}
+            for floor, there in towers.items():
+                pair = np.column_stack([score, _sizes_of(there, quantity)])
+                records.append(
+                    who | {"floor": floor, "kind": KINDS[0]}
+                    | {"floor_score": float(np.median(pair[:, 1]))}
+                    | study.interval(pair, here["subject"], _first_minus_second)
+                )
+            if quantity.endswith("excess"):
+                continue  # the control is subtracted already
+            drawn = np.abs(space.by_draw(model, quantity, here["picture"]))
+            found = excess(score, drawn, here["subject"], _median_excess,
+                           draws=c.bootstrap_draws, seed=c.seed)
+            records.append(
+                who | {"floor": RANDOM, "kind": KINDS[1]}
+                | {"floor_score": float(np.median(drawn, axis=0).mean())}
+                | dict(zip(("value", "low", "high"), found, strict=True))
+            )
+    return pd.DataFrame(records)
+
+
+def _first_minus_second(pair: np.ndarray) -> float:
+    first, second = np.median(pair, axis=0)
+    return float(first - second)
+
+
+def _median_excess(score: np.ndarray, control: np.ndarray) -> float:
+    # Draw by draw: |AS| of the mean over draws would be too small.
+    return float(np.median(score) - np.median(control, axis=0).mean())
+
+
+def _sizes_of(table: pd.DataFrame, quantity: str) -> np.ndarray:
+    if quantity == "image_score_excess":
+        return (table["image_score"] - table["image_score_control"]).to_numpy()
+    return table[quantity].abs().to_numpy()
+
+
+def floor_verdicts(table: pd.DataFrame, quantity: str = "image_score") -> pd.DataFrame:
+    """Whether each classifier exceeds the floor, by rule.
+
+    It does if in every space that it did not build the score exceeds every floor (both towers'
+    and the random control's) with the lower end of the interval. All must, so that nothing has to
+    be adjusted for their number: an intersection-union test (Berger 1982).
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        Of :func:`floor_differences`.
+    quantity : str
+
+    Returns
+    -------
+    pandas.DataFrame
+        model, title, ``exceeds`` (bool), ``above`` and ``of``: comparisons that are clear of zero
+        from above, and all.
+    """
+    own = table[table["quantity"] == quantity].assign(above=lambda t: t["low"] > 0)
+    groups = own.groupby(["model", "title"], sort=False)["above"]
+    return groups.agg(exceeds="all", above="sum", of="size").reset_index()

@@ -1,0 +1,260 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+import torch
+from sklearn.linear_model import Ridge
+
+from sing_nb.errors import SingError
+from sing_nb.floor import (
+    HALVES,
+    KINDS,
+    OWN,
+    PICTURES,
+    RANDOM,
+    REDEALT,
+    TOWER,
+    _deal,
+    agreement_icc,
+    floor_differences,
+    floor_verdicts,
+    grouped_icc,
+    reliability,
+    translator_spread,
+)
+from sing_nb.translator import RidgeFitter
+
+#: Six targets and four judges, the example of Shrout and Fleiss (1979), table 2.
+JUDGES = np.array([
+    [9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7],
+])
+
+
+def degrees(a, b):
+    cosine = (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
+    return np.degrees(np.arccos(cosine.clip(-1, 1)))
+
+
+@pytest.fixture(scope="module")
+def computed(smoke, fresh):
+    """The smoke study, whose tables are computed here and never read."""
+    return fresh(config=dataclasses.replace(smoke.config, bootstrap_draws=20))
+
+
+# --- intraclass correlations ----------------------------------------------------------------------
+
+
+def test_the_example_of_shrout_and_fleiss():
+    assert agreement_icc(JUDGES) == pytest.approx(0.29, abs=0.005)  # their ICC(2,1)
+    groups = np.column_stack([np.full(6, 4), JUDGES.mean(1), 4 * JUDGES.var(axis=1)])
+    assert grouped_icc(groups) == pytest.approx(0.44, abs=0.005)  # their ICC(1,4)
+
+
+def test_a_known_reliability_is_found():
+    """Objects of variance 3, raters of 0.5 and noise of 1: 3 / 4.5 of a number is its object's."""
+    rng = np.random.default_rng(0)
+    values = (rng.normal(0, 3**0.5, (3000, 1)) + rng.normal(0, 0.5**0.5, (1, 400))
+              + rng.standard_normal((3000, 400)))
+    assert agreement_icc(values) == pytest.approx(3 / 4.5, abs=0.03)
+    noise = rng.standard_normal((3000, 400))
+    assert agreement_icc(noise) == pytest.approx(0, abs=0.005)
+
+
+def test_several_tables_at_once_and_a_shift_of_one_rater():
+    shifted = JUDGES + np.array([0, 0, 0, 5])
+    both = agreement_icc(np.stack([JUDGES, shifted]))
+    assert both == pytest.approx([agreement_icc(JUDGES), agreement_icc(shifted)])
+    assert both[1] < both[0]  # agreement, and not consistency
+
+
+def test_groups_of_any_size_agree_with_an_anova():
+    rng = np.random.default_rng(1)
+    groups = [rng.normal(mean, 1, size) for mean, size in ((0, 2), (2, 5), (1, 9), (3, 1))]
+    table = np.array([[len(g), g.mean(), ((g - g.mean()) ** 2).sum()] for g in groups])
+    assert grouped_icc(table) == pytest.approx(1 - 1 / scipy.stats.f_oneway(*groups).statistic)
+    assert np.isnan(grouped_icc(table[3:]))
+
+
+@pytest.mark.parametrize("shape", [(1, 4), (4, 1), (4,)])
+def test_one_object_or_one_measurement_says_nothing(shape):
+    with pytest.raises(SingError, match="at least 2 objects and 2 measurements"):
+        agreement_icc(np.ones(shape))
+
+
+# --- translators of other deals -------------------------------------------------------------------
+
+
+def test_a_deal_keeps_subjects_together_in_even_groups(smoke):
+    group, other = _deal(smoke, 0), _deal(smoke, 1)
+    scored = smoke.pictures[smoke.is_scored].assign(group=group[smoke.is_scored])
+    assert len(scored.drop_duplicates(["subject", "group"])) == len(smoke.subjects)
+    sizes = scored.drop_duplicates("subject")["group"].value_counts()
+    assert sorted(sizes.index) == list(range(2 * smoke.config.folds))
+    assert sizes.max() - sizes.min() <= 1
+    assert (group[~smoke.is_scored] == -1).all()
+    assert (group != other).any()
+    assert (group == _deal(smoke, 0)).all()
+
+
+@pytest.fixture(scope="module")
+def spread(computed):
+    return translator_spread(computed, "lite0")
+
+
+@pytest.mark.parametrize(("part", "halves"), [("all", (0, 1)), ("first half", (0,)),
+                                              ("second half", (1,))])
+def test_scores_come_from_a_translator_of_other_subjects(spread, smoke, plain, part, halves):
+    lam = smoke.fitted("lite0")[-1].card["lambda"]
+    group, z = _deal(smoke, 1), smoke.embeddings.double().numpy()
+    own = spread.query("deal == 1 and part == @part").set_index("picture")
+    fold, drawings = 0, (plain.table["source"] == "clipart").to_numpy()
+    others = [number for number in range(2 * smoke.config.folds) if number // 2 != fold]
+    fitted_on = drawings | np.isin(group, [n for half in halves for n in others[half::2]])
+    ridge = Ridge(alpha=lam).fit(plain.f[fitted_on], z[fitted_on])
+    rows = smoke.rows(own.index)
+    rows = rows[group[rows] // 2 == fold]
+    assert len(rows)
+    assert not fitted_on[rows].any()
+    f, names = plain.f[rows], plain.table["picture"].to_numpy()[rows]
+    text = smoke.text(plain.table["label"][rows].tolist()).double().numpy()
+    before, after = ridge.predict(f), ridge.predict(f - plain.null(f))
+    found = own.loc[names]
+    assert found["image_score"].to_numpy() == pytest.approx(degrees(before, after), abs=2e-3)
+    assert found["attribute_score"].to_numpy() == pytest.approx(
+        degrees(before, text) - degrees(after, text), abs=2e-3)
+    drawn = [degrees(before, ridge.predict(other.double().numpy()))
+             for other in smoke.random_removals("lite0", smoke.features("lite0")[rows])]
+    assert found["image_score_other"].to_numpy() == pytest.approx(drawn[0], abs=2e-3)
+    assert found["image_score_control"].to_numpy() == pytest.approx(
+        np.mean(drawn[1:], axis=0), abs=2e-3)
+
+
+def test_one_deal_is_no_spread(fresh, smoke):
+    config = dataclasses.replace(smoke.config, redeals=1)
+    with pytest.raises(SingError, match="at least 2 deals"):
+        translator_spread(fresh(config=config), "lite0")
+
+
+# --- reliability ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def table(computed):
+    return reliability(computed)
+
+
+def test_every_reliability_has_its_interval_and_its_control(table):
+    keys = ["model", "level", "over", "quantity"]
+    assert not table.duplicated([*keys, "kind"]).any()
+    assert set(table.groupby(keys)["kind"].agg(frozenset)) == {frozenset(KINDS)}
+    assert {(*pair,) for pair in table[["level", "over"]].to_numpy()} == {
+        ("picture", REDEALT), ("picture", HALVES), ("class", REDEALT), ("class", HALVES),
+        ("class", PICTURES), ("classifier", REDEALT), ("classifier", HALVES)}
+    assert ((table["low"] <= table["high"]) & (table["low"] >= 0) & (table["high"] <= 1)).all()
+    assert (table["spread"] >= 0).all()
+
+
+def anova(values):
+    """ICC(A,1) and the spread within objects from sums of squares, as a textbook has it."""
+    n, k = values.shape
+    total = ((values - values.mean()) ** 2).sum()
+    rows = k * ((values.mean(1) - values.mean()) ** 2).sum()
+    columns = n * ((values.mean(0) - values.mean()) ** 2).sum()
+    r, c = rows / (n - 1), columns / (k - 1)
+    e = (total - rows - columns) / ((n - 1) * (k - 1))
+    return (r - e) / (r + (k - 1) * e + k * (c - e) / n), np.sqrt((total - rows) / (n * (k - 1)))
+
+
+@pytest.mark.parametrize(("kind", "ends"), [(KINDS[0], ""), (KINDS[1], "_other")])
+def test_the_picture_level_is_the_anova_of_the_spread(table, spread, kind, ends):
+    values = spread.assign(
+        excess=spread[f"image_score{ends}"] - spread["image_score_control"])
+    row = table.query("model == 'lite0' and level == 'picture' and kind == @kind and "
+                      "quantity == 'image_score_excess'").set_index("over")
+    deals = values.query("part == 'all'").pivot_table("excess", "picture", "deal")
+    icc, within = anova(deals.to_numpy())
+    assert row.loc[REDEALT, "value"] == pytest.approx(max(0, icc))
+    assert row.loc[REDEALT, "spread"] == pytest.approx(within)
+    halves = [anova(own.pivot_table("excess", "picture", "part").to_numpy())
+              for _, own in values.query("part != 'all'").groupby("deal")]
+    assert row.loc[HALVES, "value"] == pytest.approx(np.mean([max(0, icc) for icc, _ in halves]))
+    assert row.loc[HALVES, "spread"] == pytest.approx(
+        np.sqrt(np.mean([within**2 for _, within in halves])))
+
+
+def test_a_class_over_its_pictures_is_a_one_way_anova(table, smoke):
+    scored = smoke.scored("lite0")
+    groups = [own["attribute_score"] for _, own in scored.groupby("label")]
+    expected = 1 - 1 / scipy.stats.f_oneway(*groups).statistic
+    row = table.query("model == 'lite0' and over == @PICTURES and kind == @KINDS[0] and "
+                      "quantity == 'attribute_score'")
+    assert row["value"].item() == pytest.approx(max(0, expected))
+    assert row["objects"].item() == len(groups)
+
+
+# --- the floor ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def gaps(computed):
+    return floor_differences(computed)
+
+
+def test_no_classifier_is_compared_in_its_own_space(gaps):
+    assert (gaps["model"] != gaps["joint"]).all()
+    assert len(gaps.drop_duplicates(["model", "joint"])) == 6
+    assert set(gaps["floor"]) == {OWN, TOWER, RANDOM}
+    assert ((gaps["low"] <= gaps["value"]) & (gaps["value"] <= gaps["high"])).all()
+    assert (gaps["kind"] == "random control").equals(gaps["floor"] == RANDOM)
+
+
+def test_differences_are_those_of_medians(gaps, smoke):
+    space = {name: smoke.in_space(name) for name in smoke.config.spaces}
+    own = gaps.query("model == 'lite0' and joint == 'lite1'").set_index(["quantity", "floor"])
+    here = space["lite1"].scored("lite0")
+    floors = {OWN: space["lite0"].scored("lite0"), TOWER: space["lite1"].scored("lite1")}
+    for name in ("image_score", "attribute_score"):
+        score = here[name].abs().median()
+        for floor, there in floors.items():
+            assert own.loc[(name, floor), "value"] == pytest.approx(
+                score - there[name].abs().median())
+        drawn = space["lite1"].controls("lite0")
+        drawn = drawn[drawn["picture"].isin(here["picture"])]
+        control = drawn[name].abs().groupby(drawn["draw"]).median().mean()
+        assert own.loc[(name, RANDOM), "value"] == pytest.approx(score - control)
+
+
+def test_all_differences_have_to_be_clear():
+    table = pd.DataFrame({
+        "model": list("aabb"), "title": list("AABB"), "quantity": "image_score",
+        "low": [0.1, 0.2, 0.1, -0.1],
+    })
+    found = floor_verdicts(table).set_index("model")
+    assert found["exceeds"].to_dict() == {"a": True, "b": False}
+    assert found["above"].to_dict() == {"a": 2, "b": 1}
+    assert found["of"].tolist() == [2, 2]
+
+
+# --- one lambda, many refits ----------------------------------------------------------------------
+
+
+def test_cholesky_solves_the_same_ridge():
+    rng = torch.Generator().manual_seed(0)
+    x, z = (torch.randn(60, width, generator=rng, dtype=torch.float64) for width in (30, 4))
+    fit = RidgeFitter(30, 4).update(x + 5, z)
+    one, other = fit.solve_directly(3.0, {"a": 1}), fit.solve(3.0)
+    assert torch.allclose(one.weight, other.weight, atol=1e-6)
+    assert torch.allclose(one.bias, other.bias, atol=1e-6)
+    assert one.card == {"lambda": 3.0, "a": 1}
+
+
+def test_a_lambda_of_nothing_is_refused():
+    fit = RidgeFitter(2, 1).update(torch.tensor([[0.0, 0], [2, 2]] * 2), torch.ones(4, 1))
+    with pytest.raises(SingError, match="above 0; got 0"):
+        fit.solve_directly(0)
+    with pytest.raises(SingError, match="too small for these 4 pictures"):
+        fit.solve_directly(1e-300)  # two features that are the same

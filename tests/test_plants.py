@@ -1,0 +1,247 @@
+"""Planted truths: the algebra by hand, the split, and what happens where nothing is planted."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.stats import kstest
+from sklearn.linear_model import LinearRegression, Ridge
+from sklearn.metrics import roc_auc_score
+
+from sing_nb import plants
+from sing_nb.controls import (
+    GroupedProbe,
+    discriminant_directions,
+    mean_directions,
+    plant_head,
+    planted_null,
+)
+from sing_nb.errors import SingError
+from sing_nb.nullspace import HeadSpaces
+
+RNG = np.random.default_rng(0)
+WEIGHT = RNG.standard_normal((12, 20))
+X = RNG.standard_normal((90, 20)) * np.linspace(0.5, 3, 20)
+FOLDS = np.arange(90) // 6 % 3
+Y = np.column_stack([X[:, 0] + RNG.standard_normal(90), X[:, 5] - X[:, 7], RNG.standard_normal(90)])
+
+
+# --- planting -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_planted_head_cannot_see_the_direction_and_keeps_its_rank(count):
+    directions = RNG.standard_normal((20, count))
+    head = plant_head(torch.tensor(WEIGHT), torch.tensor(directions))
+    assert np.abs(head.numpy() @ directions).max() < 1e-12
+    spaces = HeadSpaces.from_weight(head)
+    assert (spaces.rank, spaces.null_dim) == (12, 8)
+    other = torch.tensor(np.linalg.svd(directions)[0][:, count:])  # what is orthogonal is kept
+    assert torch.allclose(head @ other, torch.tensor(WEIGHT) @ other)
+
+
+def test_a_direction_that_the_head_alone_reads_costs_it_a_rank():
+    _, _, right = np.linalg.svd(WEIGHT)
+    head = plant_head(torch.tensor(WEIGHT), torch.tensor(right[:2].T * 5.0))
+    assert HeadSpaces.from_weight(head, rtol=1e-10).rank == 10
+
+
+def test_a_plant_keeps_the_dtype_and_refuses_what_is_no_direction():
+    head = torch.tensor(WEIGHT).float()
+    assert plant_head(head, torch.ones(20, 1)).dtype == torch.float32
+    with pytest.raises(SingError, match=r"\(20, k\); got \(19, 1\)"):
+        plant_head(head, torch.ones(19, 1))
+    with pytest.raises(SingError, match="are zero"):
+        plant_head(head, torch.zeros(20, 1))
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_the_turned_null_space_is_that_of_the_planted_head(inside):
+    null = np.linalg.svd(WEIGHT)[2][12:].T
+    directions = null[:, :2] * 3 if inside else RNG.standard_normal((20, 2))
+    back, planted = planted_null(null, directions)
+    found = null @ null.T - back @ back.T + planted @ planted.T
+    spaces = HeadSpaces.from_weight(
+        plant_head(torch.tensor(WEIGHT), torch.tensor(directions)), rtol=1e-10)
+    expected = spaces.null(torch.eye(20, dtype=torch.float64)).numpy()
+    assert np.abs(found - expected).max() < 1e-10
+
+
+def test_without_its_mean_direction_no_linear_readout_finds_a_concept():
+    there = (X[:, 2] + X[:, 3] + RNG.standard_normal(90) > 0).astype(float)
+    direction = mean_directions(X, there, np.zeros(90))
+    difference = X[there == 1].mean(0) - X[there == 0].mean(0)
+    assert np.allclose(direction[:, 0], difference / np.linalg.norm(difference))
+    assert LinearRegression().fit(X, there).score(X, there) > 0.3
+    left = X - X @ direction @ direction.T
+    assert abs(LinearRegression().fit(left, there).score(left, there)) < 1e-10
+
+
+def test_discriminants_are_ridge_fitted_on_what_the_ones_before_leave():
+    found = discriminant_directions(X, Y, 3, 7.0)
+    left = X.copy()
+    for step in range(3):
+        own = Ridge(alpha=7.0).fit(left, Y[:, 1]).coef_
+        own /= np.linalg.norm(own)
+        assert np.allclose(found[1][:, step], own, atol=1e-8)
+        left = left - np.outer(left @ own, own)
+
+
+# --- held-out readouts --------------------------------------------------------------------------
+
+
+def by_hand(x, lam):
+    out = np.empty_like(Y)
+    for fold in range(3):
+        test = fold == FOLDS
+        out[test] = Ridge(alpha=lam).fit(x[~test], Y[~test]).predict(x[test])
+    return out
+
+
+def test_readouts_are_ridge_held_out_by_fold_before_and_after_a_change():
+    directions = np.linalg.qr(RNG.standard_normal((20, 3)))[0]
+    kept, taken = directions[:, :1], directions[:, 1:]
+    less = X - X @ kept @ kept.T
+    probe = GroupedProbe(less @ less.T, Y, FOLDS, 5.0)
+    assert np.allclose(probe.predict(), by_hand(less, 5.0))
+    changed = less + X @ kept @ kept.T - X @ taken @ taken.T
+    expected = by_hand(changed, 5.0)
+    assert np.allclose(probe.predict(X @ kept, X @ taken), expected)
+    constant = np.stack([Y[fold != FOLDS].mean(0) for fold in FOLDS])
+    r2 = 1 - ((Y - expected) ** 2).sum(0) / ((Y - constant) ** 2).sum(0)
+    assert np.allclose(probe.r2(X @ kept, X @ taken), r2)
+    with pytest.raises(SingError, match="at least 2 folds"):
+        GroupedProbe(X @ X.T, Y, np.zeros(90), 5.0)
+
+
+def test_the_rank_of_a_sham_is_uniform_and_that_of_a_plant_is_first():
+    """12 concepts in noise: a direction of shuffled values hides no concept before others."""
+    rng, shams, firsts = np.random.default_rng(1), [], []
+    for _ in range(60):
+        values = rng.standard_normal((160, 12))
+        x = values @ rng.standard_normal((12, 30))
+        x += rng.standard_normal((160, 30))
+        folds, half = np.arange(80) % 4, slice(80, None)
+        probe = GroupedProbe(x[half] @ x[half].T, values[half], folds, 5.0)
+        full, concept = probe.r2(), rng.integers(12)
+        for found, own in (
+            (firsts, values[:80, concept]), (shams, rng.permutation(values[:80, concept])),
+        ):
+            direction = mean_directions(x[:80], own, np.zeros(80))
+            lost = full - probe.r2(removed=x[half] @ direction)
+            found.append((np.sum(lost > lost[concept]) + rng.uniform()) / 12)
+    assert kstest(shams, "uniform").pvalue > 0.01
+    assert np.mean(firsts) < 0.2
+
+
+# --- the smoke study ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def runs(smoke):
+    return plants.plant_runs(smoke)
+
+
+def test_no_subject_lies_on_both_sides(smoke):
+    table = plants.concept_values(smoke)
+    for parts in (2, 3):
+        side = plants.split_subjects(table, parts, seed=4)
+        assert pd.Series(side).groupby(table["subject"]).nunique().eq(1).all()
+        sizes = table["subject"].groupby(side).nunique()
+        assert sizes.max() - sizes.min() <= 1
+    assert (plants.split_subjects(table, 2, 0) == plants.split_subjects(table, 2, 0)).all()
+    run = plants._Run(smoke, "lite0", 0)
+    assert not set(run.first.subjects) & set(run.second.subjects)
+    for half in (run.first, run.second):
+        assert pd.Series(half.folds).groupby(half.subjects).nunique().eq(1).all()
+
+
+def test_concepts_are_the_known_factors_and_what_the_pixels_say(smoke):
+    table = plants.concept_values(smoke)
+    pictures = smoke.pictures.loc[table["row"]]
+    assert (table["subject"].to_numpy() == pictures["subject"].to_numpy()).all()
+    assert np.allclose(table["view: scale"], pictures["scale"])
+    noise = (pictures["background"] == "noise").to_numpy()
+    assert (table["background: noise"].to_numpy() == noise).all()
+    # Light and dark backgrounds are light and dark in the picture's pixels.
+    plain = pictures["background"].to_numpy() == "plain"
+    pair = table.loc[plain, ["background: lightness", "pixels: lightness of the border"]]
+    assert pair.corr().iloc[0, 1] > 0.6
+
+
+def test_scores_of_a_planted_head_are_those_of_its_own_svd(smoke, plain):
+    """The quick turn of the null space gives what a head with new weights gives."""
+    run = plants._Run(smoke, "lite0", 0)
+    asked = run.asked(run.second)
+    found = asked.scores(run.directions[1])
+    weight = plant_head(torch.tensor(plain.weight), torch.tensor(run.directions[1]))
+    twin = dataclasses.replace(run.second)
+    basis = HeadSpaces.from_weight(weight, rtol=1e-7).null_basis.numpy()
+    assert basis.shape == (1280, 280)
+    other = plants._Asked(
+        smoke, "lite0", twin, run.lam, run.text, basis, run.clipart, run.seed).scores()
+    for name in ("hidden", "principal", "joint", "attribute_score", "image_score"):
+        assert np.allclose(found[name], other[name], atol=1e-6), name
+
+
+def test_shuffled_concepts_keep_their_values_and_lose_their_pictures(smoke):
+    half = plants._Run(smoke, "lite0", 0).second
+    other = half.shuffled(3)
+    assert np.allclose(np.sort(other, axis=0), np.sort(half.values, axis=0))
+    assert not np.allclose(other, half.values)
+
+
+def test_runs_hold_every_kind_of_head_and_thresholds_come_from_calibration(runs):
+    assert set(runs["head"]) == {"untouched", "planted", "sham", "circular", "permuted"}
+    own = runs[runs["calibration"]]
+    assert set(own["head"]) == {"untouched", "sham", "permuted"}
+    assert not set(own["seed"]) & set(runs.loc[~runs["calibration"], "seed"])
+    limits = plants.thresholds(runs)
+    for score in plants.SCORES:
+        above = (own[score] > limits[score]).groupby(own["head"]).mean()
+        assert above.max() <= 0.01
+    changed = runs.assign(hidden=runs["hidden"].where(runs["calibration"], 9.0))
+    assert plants.thresholds(changed)["hidden"] == limits["hidden"]
+    assert (runs["hidden"] <= 1).all()
+
+
+def test_tables_say_what_scikit_learn_says(smoke, runs):
+    table = plants.score_table(smoke).set_index(["kind", "score", "quantity"])
+    own = runs[~runs["calibration"] & runs["head"].isin(["untouched", "planted"])]
+    positive = own["plant"] == own["concept"]
+    for score in plants.SCORES:
+        row = table.loc[("planted", score, "auc")]
+        assert row["value"] == pytest.approx(roc_auc_score(positive, own[score]))
+        assert row["low"] <= row["value"] <= row["high"]
+    one = own[own["head"] == "planted"].groupby(["model", "seed", "plant"], sort=False)
+    first = np.mean([part["hidden"].idxmax() == part.index[part["concept"] == name[2]][0]
+                     and (part["hidden"] == part["hidden"].max()).sum() == 1 for name, part in one])
+    assert table.loc[("planted", "hidden", "first"), "value"] == pytest.approx(first)
+    curves = plants.roc_curves(smoke)
+    assert curves.groupby(["score", "kind"])["value"].is_monotonic_increasing.all()
+    assert (curves["low"] <= curves["high"]).all()
+
+
+def test_alarms_power_and_verdicts_have_intervals_and_controls(smoke):
+    alarms = plants.false_alarms(smoke)
+    assert set(alarms["kind"]) == set(plants.KINDS)
+    assert (alarms["high"] > 0).all()  # no alarm among a few is no proof
+    power = plants.power_table(smoke)
+    assert set(power["axis"]) == {"subjects", "pictures", "directions"}
+    assert power[["value", "low", "high", "control"]].notna().all(axis=None)
+    table = plants.concept_verdicts(smoke, "lite0")
+    limit = table["threshold"].iloc[0]
+    for _, row in table.iterrows():
+        clear = row["full_low"] >= plants.READABLE
+        said = ("ignores it" if row["hidden_low"] > limit else "keeps it"
+                if row["hidden_high"] < limit else "cannot be told")
+        assert row["verdict"] == (said if clear else "cannot be told")
+
+
+def test_a_share_is_of_what_is_readable():
+    full, left = np.array([0.5, 0.5, 0.05, -0.2]), np.array([0.1, -0.3, 0.0, -0.5])
+    assert plants._share(full, left) == pytest.approx([0.8, 1.0, 0.5, 0.0])

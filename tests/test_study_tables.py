@@ -1,0 +1,254 @@
+"""Every table and figure about models, classes or concepts carries an interval and a control.
+
+The tables are found by introspection: public methods of Study and public functions of the rooms
+whose first parameter is ``study`` and that are annotated with ``pd.DataFrame``. A new one is walked
+without an edit here; what it asks for beside ``study`` is given by name (see ``given``).
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import pkgutil
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import sing_nb
+from sing_nb import Study, comparison, steering, validation
+
+ABOUT = {"model", "title", "label", "class", "concept"}
+CONTROL = re.compile(r"control|random|chance|constant|permuted|untouched", re.IGNORECASE)
+
+#: No estimates of models, classes or concepts, or such as have their intervals elsewhere.
+EXEMPT = {
+    "study.Study.spectrum": "singular values of the weights: nothing is sampled",
+    "study.Study.lambda_path": "one row a fold, which are shown; a constant's R2 is 0",
+    "study.Study.subjects": "names of the subjects",
+    "study.Study.stored": "keeps any table",
+    "study.Study.with_thumbnails": "adds pictures to any table",
+    "study.Study.words": "words nearest to given embeddings",
+    "neighbours.around": "pictures nearest to given embeddings",
+    "neighbours.looks": "pictures nearest to given embeddings",
+    "neighbours.shared": "counts of pictures nearest to given embeddings",
+    "study.Study.nearest": "pictures nearest to given embeddings",
+    "study.Study.slide": "one picture along its own null part, beside a random part",
+    "classes.class_scores": "the single removals that Study.classes and class_spread summarise",
+    "truncation.truncated_classes": "a slider; truncated_heads has intervals of the same heads",
+    "identities.head_checks": "equations computed twice: residuals with their bounds",
+    "identities.translator_checks": "equations computed twice: residuals with their bounds",
+    "identities.score_checks": "equations computed twice: residuals with their bounds",
+    "steering.checks": "equations computed twice: residuals with their bounds",
+    "comparison.loss_check": "the losses computed twice",
+    "comparison.paired_differences": "differences from ridge, which is the control",
+    "comparison.loss_differences": "differences from the MSE-trained translator, the control",
+    "comparison.lean": "shape of the cosines' distribution of each translator, which has intervals",
+    "plants.plant_runs": "single planted runs, which score_table summarises",
+    "plants.plant_power": "single planted runs, which power_table summarises",
+    "probe.trail": "one photo, along its own null part and along its control",
+    "probe.explored": "single photos, along every direction",
+}
+FIGURES_EXEMPT = {
+    "spectrum": "singular values of the weights: nothing is sampled",
+    "null-sizes": "sizes of null spaces: nothing is sampled",
+    "lambda-path": "the folds themselves are shown; R2 = 0 is a constant's",
+    "rank-slider": "a slider; the figure `truncated` has intervals of the same heads",
+    "linked-models": "one dot a picture, each beside its own control",
+    "slide": "one picture along its own null part, beside a random part",
+    "steering-path": "one picture, step by step",
+    "training-curves": "single training runs, epoch by epoch",
+    "training-cosines": "single training runs, epoch by epoch",
+    "paired-differences": "differences from ridge, which is the control",
+}
+
+
+def tables():
+    """Name and callable of everything public that gives a table of a study."""
+    found = {}
+    for name, method in inspect.getmembers(Study, inspect.isfunction):
+        if not name.startswith("_") and gives_table(method):
+            found[f"study.Study.{name}"] = method
+    for room in pkgutil.iter_modules(sing_nb.__path__):
+        if room.name.startswith("_") or room.name in ("figures", "widgets"):
+            continue
+        module = importlib.import_module(f"sing_nb.{room.name}")
+        for name, function in inspect.getmembers(module, inspect.isfunction):
+            own = function.__module__ == module.__name__ and not name.startswith("_")
+            if own and gives_table(function) and next(iter(
+                    inspect.signature(function).parameters), None) == "study":
+                found[f"{room.name}.{name}"] = function
+    return found
+
+
+def gives_table(function):
+    return inspect.signature(function).return_annotation in ("pd.DataFrame", pd.DataFrame)
+
+
+TABLES = tables()
+
+
+@pytest.fixture(scope="module")
+def given(smoke):
+    """What tables ask for, by the parameter's name."""
+    pictures = smoke.examples(smoke.labels[:3])
+    values = {
+        "self": lambda: smoke, "study": lambda: smoke, "model": lambda: "lite0",
+        "models": lambda: list(smoke.config.models), "label": lambda: smoke.labels[0],
+        "concepts": lambda: smoke.concepts[:4], "place": lambda: smoke.concepts[0],
+        "pictures": lambda: pictures, "picture": lambda: pictures[0],
+        "states": lambda: ["translated", "null part removed"],
+        "kinds": lambda: validation_kinds(smoke), "first": lambda: "lite0",
+        "second": lambda: "lite1", "found": lambda: comparison.runs(smoke),
+        "prompts": lambda: ["an image of a dog"], "prompt": lambda: "an image of a dog",
+        "angles": lambda: [0.0, 5.0], "target_is": lambda: 5.0, "words": lambda: "a dog",
+        "pushed": lambda: steering.pushes(smoke, "lite0", pictures, ["an image of a dog"], [5.0]),
+    }
+    made = {}
+
+    def give(name):
+        if name not in made:
+            made[name] = values[name]()
+        return made[name]
+
+    return values, give
+
+
+def validation_kinds(study):
+    return list(validation.perturbations(study, "lite0")["kind"].unique()[:3])
+
+
+def arguments(name, function, given):
+    values, give = given
+    if name == "study.Study.plane":  # there, first and second are classes
+        return [give(one) for one in ("self", "model", "label", "label", "pictures")]
+    wanted = [
+        p.name for p in inspect.signature(function).parameters.values()
+        if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+    ]
+    unknown = [one for one in wanted if one not in values]
+    assert not unknown, f"{name} asks for {unknown}: say in `given` what to give, or give a default"
+    return [give(one) for one in wanted]
+
+
+def lacks(table):
+    """What a table about models, classes or concepts lacks; nothing if it is not about them."""
+    names = set(table.columns) | {name for name in table.index.names if name}
+    # A row a picture is a measurement, no estimate.
+    if not ABOUT & names or {"picture", "row"} & names:
+        return []
+    ends = [name for name in names if re.fullmatch(r"(.+_)?low", str(name))]
+    interval = any(re.sub(r"low$", "high", name) in names for name in ends)
+    texts = [
+        str(value) for column in table.columns
+        if not pd.api.types.is_numeric_dtype(table[column])
+        for value in pd.unique(table[column].dropna().astype(str))
+    ]
+    control = any(CONTROL.search(text) for text in [*map(str, names), *texts])
+    return ["an interval"] * (not interval) + ["a control"] * (not control)
+
+
+@pytest.mark.parametrize("name", sorted(set(TABLES) - set(EXEMPT)))
+def test_a_table_has_its_interval_and_its_control(name, given, smoke):
+    function = TABLES[name]
+    found = function(*arguments(name, function, given))
+    missing = lacks(found)
+    assert not missing, (
+        f"{name} is about {sorted(ABOUT & set(found.columns))} and lacks {missing}: add columns "
+        f"low/high (or <x>_low/<x>_high) and a control (a kind, or <x>_control), or say in EXEMPT "
+        f"why it needs none")
+
+
+def test_no_exemption_outlives_its_table():
+    assert set(EXEMPT) <= set(TABLES) | {"study.Study.subjects"}
+
+
+def test_the_walk_finds_the_tables_that_chapters_show():
+    shown = {"study.Study.models", "study.Study.classes", "study.Study.string_graph",
+             "classes.concept_excess", "towers.pair_table", "truncation.truncated_heads",
+             "robustness.group_accuracies", "steering.contrasts"}
+    assert shown <= set(TABLES) - set(EXEMPT)
+
+
+@pytest.mark.parametrize(
+    ("columns", "missing"),
+    [
+        ({"model": "a", "value": 1.0}, ["an interval", "a control"]),
+        ({"model": "a", "value": 1.0, "low": 0.0, "high": 2.0}, ["a control"]),
+        ({"concept": "a", "value": 1.0, "value_control": 0.5}, ["an interval"]),
+        ({"label": "a", "x": 1.0, "x_low": 0.0, "x_high": 2.0, "x_control": 0.5}, []),
+        ({"title": "a", "kind": "random control", "value": 1.0, "low": 0.0, "high": 2.0}, []),
+        ({"title": "a", "kind": "null", "value": 1.0, "low": 0.0}, ["an interval", "a control"]),
+        ({"model": "a", "picture": "b", "value": 1.0}, []),
+        ({"what": "a", "value": 1.0}, []),
+    ],
+)
+def test_the_walk_fails_on_a_table_without(columns, missing):
+    assert lacks(pd.DataFrame([columns])) == missing
+
+
+# --- figures ------------------------------------------------------------------------------------
+
+
+def scored_sets(data):
+    """Datasets about models, classes or concepts that hold numbers, and no single pictures."""
+    for rows in data.values():
+        names = {key for row in rows for key in row}
+        if not ABOUT & names or "picture" in names:
+            continue
+        if any(isinstance(value, float) for row in rows for value in row.values()):
+            yield names
+
+
+def figure_lacks(spec, data):
+    if not list(scored_sets(data)):
+        return []
+    fields = {key for rows in data.values() for row in rows for key in row}
+    ends = [name for name in fields if re.fullmatch(r"(.+_)?low", name)]
+    interval = any(re.sub(r"low$", "high", name) in fields for name in ends)
+    # The rest of the description: titles, filters, tooltips, names of fields and of kinds.
+    texts = json.dumps({key: part for key, part in spec.items() if key not in (
+        "datasets", "description")})
+    values = {value for rows in data.values() for row in rows for key, value in row.items()
+              if key in ("kind", "title", "name", "state", "what") and isinstance(value, str)}
+    control = CONTROL.search(texts) or any(map(CONTROL.search, [*fields, *values]))
+    return ["an interval"] * (not interval) + ["a control"] * (not control)
+
+
+def test_a_figure_with_scores_shows_interval_and_control(smoke_book):
+    folder = smoke_book.parent / "figures"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    wanting, scored = {}, 0
+    for figure in manifest:
+        spec, data = (json.loads((folder / figure[part]).read_text()) for part in ("spec", "data"))
+        scored += bool(list(scored_sets(data)))
+        if missing := figure_lacks(spec, data):
+            wanting[figure["name"]] = missing
+    assert scored >= 12
+    names = {figure["name"] for figure in manifest}
+    assert set(FIGURES_EXEMPT) <= names
+    assert {name: what for name, what in wanting.items() if name not in FIGURES_EXEMPT} == {}
+
+
+@pytest.mark.parametrize(
+    ("row", "missing"),
+    [
+        ({"label": "a", "value": 1.5}, ["an interval", "a control"]),
+        ({"label": "a", "value": 1.5, "low": 1.0, "high": 2.0}, ["a control"]),
+        ({"label": "a", "value": 1.5, "low": 1.0, "high": 2.0, "kind": "random control"}, []),
+        ({"label": "a", "image": "data:,"}, []),
+        ({"label": "a", "picture": "b", "value": 1.5}, []),
+    ],
+)
+def test_the_walk_fails_on_a_figure_without(row, missing):
+    assert figure_lacks({"mark": "point", "datasets": {"x": [row]}}, {"x": [row]}) == missing
+
+
+def test_intervals_of_tables_lie_around_their_values(smoke):
+    for table in (smoke.models(), smoke.classes("lite0").rename(columns={
+            "as_low": "quarter", "as_high": "three quarters"})):
+        for low in (name for name in table if re.fullmatch(r"(.+_)?low", name)):
+            known = np.isfinite(table[low])
+            assert (table[low] <= table[re.sub("low$", "high", low)])[known].all()
