@@ -2335,15 +2335,15 @@ def interval_widths(table: pd.DataFrame) -> alt.LayerChart:
         y=alt.Y("title:N", sort=titles, title=None,
                 axis=alt.Axis(labelExpr="split(datum.label, /-| /)", labelLimit=120)),
         yOffset=alt.YOffset("over:N", sort=order),
-        color=alt.Color("kind:N", scale=KINDS, legend=None),
-        strokeDash=alt.StrokeDash("over:N", sort=order, title="95 % interval", legend=alt.Legend(
-            orient="top", symbolType="stroke", symbolStrokeWidth=3, symbolStrokeColor=GREY),
-            scale=alt.Scale(domain=order, range=[[1, 0], [3, 3]])))
+        color=alt.Color("kind:N", scale=KINDS, legend=None))
     rules = base.mark_rule(strokeWidth=3).encode(
         x=alt.X("low:Q", title="median (degrees)", scale=alt.Scale(zero=False, padding=12)),
-        x2="high:Q")
+        x2="high:Q",
+        strokeDash=alt.StrokeDash("over:N", sort=order, title="95 % interval", legend=alt.Legend(
+            orient="top", symbolType="stroke", symbolStrokeWidth=3, symbolStrokeColor=GREY,
+            symbolSize=400), scale=alt.Scale(domain=order, range=[[1, 0], [3, 3]])))
     dots = base.mark_point(filled=True, size=80, opacity=1).encode(
-        x="value:Q", strokeDash=alt.Undefined,
+        x="value:Q",
         tooltip=["title:N", "over:N", "kind:N", alt.Tooltip("value:Q", title="degrees",
                                                             format=".2f"),
                  alt.Tooltip("low:Q", title="95 % from", format=".2f"),
@@ -2446,7 +2446,7 @@ def invariances(table: pd.DataFrame) -> alt.LayerChart:
 
 ASKED = {"hidden": VERMILION, "joint": BLUE, "attribute_excess": GREEN, "attribute_score": PINK,
          "image_score": SKY}
-BROKEN = "split(replace(datum.label, ' of the ', '|of the '), '|')"  # long names take two lines
+SHORT = "replace(replace(datum.label, 'pixels: ', ''), ' of the ', ', ')"  # for a phone's width
 
 
 def _asked_colour(table: pd.DataFrame, field: str = "name") -> alt.Color:
@@ -2481,7 +2481,7 @@ def plant_ranks(table: pd.DataFrame) -> alt.LayerChart:
     model = _dropdown("classifier", titles, "classifier ")
     base = alt.Chart(rows).transform_filter(
         "datum.title == classifier && (datum.plant == plant || datum.plant == '')").encode(
-        y=alt.Y("concept:N", title=None, axis=alt.Axis(labelExpr=BROKEN, labelLimit=150),
+        y=alt.Y("concept:N", title=None, axis=alt.Axis(labelExpr=SHORT, labelLimit=150),
                 sort=alt.EncodingSortField("hidden", op="max", order="descending")),
         color=alt.Color("kind:N", title=None, sort=kinds, legend=alt.Legend(
             orient="top", columns=1, symbolOpacity=1, labelLimit=300),
@@ -2652,7 +2652,7 @@ def concept_verdicts(table: pd.DataFrame) -> alt.LayerChart:
     titles = list(dict.fromkeys(rows["title"]))
     model = _dropdown("classifier", titles, "classifier ")
     base = alt.Chart(rows).transform_filter("datum.title == classifier").encode(
-        y=alt.Y("concept:N", title=None, axis=alt.Axis(labelExpr=BROKEN, labelLimit=150),
+        y=alt.Y("concept:N", title=None, axis=alt.Axis(labelExpr=SHORT, labelLimit=150),
                 sort=alt.EncodingSortField("full", op="max", order="descending")),
         tooltip=["title:N", "concept:N", "verdict:N",
                  alt.Tooltip("full:Q", title="R² from the whole feature", format=".2f"),
@@ -2822,10 +2822,10 @@ def version_scores(table: pd.DataFrame) -> alt.LayerChart:
     table = table[columns].copy()
     table[["value", "low", "high"]] = table[["value", "low", "high"]].round(3)
     table["quantity"] = table["quantity"].map(QUANTITIES)
-    table["where"] = np.where(table["circular"], " in its own space (should be 0)", "")
+    table["where"] = np.where(table["circular"], ", in its own space: should be 0", "")
     table["series"] = table["kind"] + table["where"]
     order = {"null space removed": VERMILION, "random control": GREY,
-             "null space removed in its own space (should be 0)": SKY}
+             "null space removed, in its own space: should be 0": SKY}
     table = table[table["series"].isin(order)]
     series = [name for name in order if (table["series"] == name).any()]
     names = list(dict.fromkeys(table["name"]))
@@ -2837,8 +2837,10 @@ def version_scores(table: pd.DataFrame) -> alt.LayerChart:
             labelLimit=150, labelExpr="split(datum.label, ', ')")),
         yOffset=alt.YOffset("series:N", sort=series),
         color=alt.Color("series:N", title=None,
-                        legend=alt.Legend(orient="top", columns=1, labelLimit=320),
-                        scale=alt.Scale(domain=series, range=[order[name] for name in series])))
+                        legend=alt.Legend(
+            orient="top", columns=1, labelLimit=300,
+            labelExpr="split(replace(datum.label, ', ', '|'), '|')"),
+            scale=alt.Scale(domain=series, range=[order[name] for name in series])))
     rules = base.mark_rule(strokeWidth=3).encode(
         x=alt.X("low:Q", title="median over pictures (degrees, 95 % interval)",
                 scale=alt.Scale(zero=True), axis=alt.Axis(tickCount=6)), x2="high:Q")
