@@ -107,6 +107,13 @@ def _dropdown(name: str, options: Sequence[str], label: str) -> alt.Parameter:
     )
 
 
+def _choice(name: str, options: Sequence[str], label: str) -> alt.Parameter:
+    """A menu, or the only option where there is nothing to choose."""
+    if len(options) == 1:
+        return alt.param(name=name, value=options[0])
+    return _dropdown(name, options, label)
+
+
 def null_plane(table: pd.DataFrame, first: str, second: str) -> alt.LayerChart:
     """Photos in a plane of which the head sees only the horizontal axis.
 
@@ -2385,7 +2392,7 @@ def nuisance_shares(table: pd.DataFrame) -> alt.LayerChart:
         _dropdown("quantity", [n for n in _VARIED.values() if n in set(table["name"])],
                   "variance of the "),
         _dropdown("classifier", titles, "classifier "),
-        _dropdown("effect", effects, "effect "),
+        _choice("effect", effects, "effect "),
     ]
     base = alt.Chart(table[["title", "name", "kind", "factor", "effect", "value", "low", "high"]]
                      ).transform_filter(
@@ -2420,7 +2427,7 @@ def invariances(table: pd.DataFrame) -> alt.LayerChart:
     factors, titles, effects = (
         list(dict.fromkeys(table[column])) for column in ("factor", "title", "effect"))
     params = [_dropdown("classifier", titles, "classifier "),
-              _dropdown("effect", effects, "effect ")]
+              _choice("effect", effects, "effect ")]
     base = alt.Chart(table[["title", "kind", "factor", "effect", "value", "low", "high"]]
                      ).transform_filter(
         "datum.title == classifier && datum.effect == effect").encode(
@@ -2532,19 +2539,22 @@ def plant_roc(curves: pd.DataFrame, scores: pd.DataFrame) -> alt.LayerChart:
             domain=["planted", "sham"], range=[VERMILION, GREY])))
     sham = chosen.transform_filter("datum.kind == 'sham'").mark_line(
         color=GREY, strokeDash=[5, 4], strokeWidth=2).encode(y="value:Q")
-    lines = alt.Chart(planted).mark_line(strokeWidth=2, interpolate="step-after").encode(
-        x=x, y=alt.Y("value:Q", title="plants found", axis=alt.Axis(format="%"),
-                     scale=alt.Scale(domain=[0, 1])),
-        color=_asked_colour(planted), tooltip=[
-            alt.Tooltip("name:N", title="score"),
+    tips = [alt.Tooltip("name:N", title="score"),
             alt.Tooltip("false:Q", title="false alarms", format=".1%"),
             alt.Tooltip("value:Q", title="plants found", format=".1%"),
             alt.Tooltip("low:Q", title="95 % from", format=".1%"),
-            alt.Tooltip("high:Q", title="to", format=".1%")],
+            alt.Tooltip("high:Q", title="to", format=".1%")]
+    lines = alt.Chart(planted).mark_line(strokeWidth=2, interpolate="step-after").encode(
+        x=x, y=alt.Y("value:Q", title="plants found", axis=alt.Axis(format="%"),
+                     scale=alt.Scale(domain=[0, 1])),
+        color=_asked_colour(planted), tooltip=tips,
         opacity=alt.condition("datum.name == shown", alt.value(1), alt.value(0.65)))
+    # A line shows its numbers only near its own points, and steps have few that lie free.
+    near = alt.Chart(planted).mark_point(filled=True, size=60, opacity=0).encode(
+        x=x, y="value:Q", tooltip=tips)
     edge = alt.Chart(pd.DataFrame({"x": [0.05]})).mark_rule(
         color=GREY, strokeDash=[2, 3]).encode(x="x:Q")
-    return alt.layer(bands, edge, sham, lines).add_params(pick).resolve_scale(
+    return alt.layer(bands, edge, sham, lines, near).add_params(pick).resolve_scale(
         color="independent").properties(height=330, **WIDE)
 
 

@@ -384,3 +384,17 @@ def test_plants_and_their_control_are_asked_on_one_axis():
     lines = {row["line"] for row in rows(chart) if "line" in row}
     assert lines == {"hidden share", "hidden share, planted by discriminants"}
     assert layers(chart)[0]["mark"]["color"] == figures.GREY
+
+
+def test_there_is_a_menu_only_where_there_is_a_choice():
+    def ratios(effects):
+        table = pd.DataFrame([
+            {"title": title, "kind": kind, "factor": "colour", "effect": effect, "value": 1.0,
+             "low": 0.9, "high": 1.1}
+            for title in ("A", "B") for effect in effects
+            for kind in ("null space", "random control")
+        ])
+        return {p["name"]: "bind" in p for p in figures.invariances(table).to_dict()["params"]}
+
+    assert ratios(["of each subject", "same for all"]) == {"classifier": True, "effect": True}
+    assert ratios(["of each subject"]) == {"classifier": True, "effect": False}
