@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .errors import SingError
 from .fetch import write_atomic
-from .paper import LINK, badge, checked, fill, link, read_rows, require
+from .paper import LINK, badge, checked, fill, link, read_rows, require, told
 
 __all__ = [
     "TABLE", "VERDICTS", "Claim", "claims_table", "fill_claims", "read_claims", "write_claims",
@@ -193,9 +193,7 @@ def write_claims(
     SingError
         From :func:`read_claims` and :func:`fill_claims`.
     """
-    told = Path(figures, "numbers.json")
-    numbers = json.loads(told.read_text(encoding="utf-8")) if told.is_file() else {}
-    claims = fill_claims(read_claims(source), numbers)
+    claims = fill_claims(read_claims(source), told(figures))
     write_atomic(
         Path(figures, "claims.json"), json.dumps(claims, indent=1, ensure_ascii=False) + "\n")
     page = Path(folder, TABLE)

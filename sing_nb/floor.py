@@ -18,7 +18,7 @@ import torch
 from .errors import SingError
 from .metrics import attribute_score, image_score
 from .stats import excess
-from .study import Study
+from .study import KINDS, Study
 from .translator import RidgeFitter, Translator
 
 __all__ = [
@@ -29,8 +29,7 @@ __all__ = [
 HALVES, REDEALT = "translators of disjoint halves", "translators of other deals"
 PICTURES = "pictures of the class"
 SCORES = ("image_score", "attribute_score", "image_score_excess", "attribute_score_excess")
-KINDS = ("null space removed", "random control")
-OWN, TOWER, RANDOM = "itself in its own space", "the space's own tower", "random control"
+OWN, TOWER, RANDOM = "itself in its own space", "the space's own tower", KINDS[1]
 
 
 # --- intraclass correlations ----------------------------------------------------------------------

@@ -20,7 +20,7 @@ from .controls import chosen_lambdas, frame, kernel_map, principal_first
 from .metrics import attribute_score, image_score
 from .perturb import matched_removal
 from .profile import unknown
-from .study import Study
+from .study import KINDS, Study
 
 __all__ = [
     "AFFINE", "BASES", "NEEDED", "READERS", "SETTINGS", "VERSIONS", "home", "information_table",
@@ -28,7 +28,7 @@ __all__ = [
     "unique_verdicts", "version_table",
 ]
 
-NULL, CONTROL = "null space removed", "random control"
+NULL, CONTROL = KINDS
 # What is translated, by the name of the version: the first of a pair is its principal-only part.
 VERSIONS = {
     "whole": "whole feature", "principal": "principal part", "null": "null part",

@@ -25,7 +25,7 @@ from .profile import unknown
 
 __all__ = [
     "PAGE", "VERDICTS", "Row", "badge", "block", "checked", "fill", "fill_rows", "link",
-    "paper_page", "read_rows", "require", "write_paper_map",
+    "paper_page", "read_rows", "require", "told", "write_paper_map",
 ]
 
 #: The page's name in the table of contents.
@@ -182,6 +182,12 @@ def _row(entry: object) -> Row:
     if ("verdict" in found) != ("rule" in found):
         raise SingError("a verdict needs its rule, and a row that was not run has none.")
     return Row(**found)
+
+
+def told(figures: str | os.PathLike[str]) -> dict[str, str]:
+    """What the chapters told: ``numbers.json`` beside the figures; nothing before they ran."""
+    path = Path(figures, "numbers.json")
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def require(
@@ -366,9 +372,7 @@ def write_paper_map(
     SingError
         From :func:`read_rows` and :func:`fill_rows`.
     """
-    told = Path(figures, "numbers.json")
-    numbers = json.loads(told.read_text(encoding="utf-8")) if told.is_file() else {}
-    rows = fill_rows(read_rows(source), numbers)
+    rows = fill_rows(read_rows(source), told(figures))
     write_atomic(
         Path(figures, f"{PAGE}.json"), json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
     )

@@ -16,7 +16,8 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
-from scipy.stats import binomtest, rankdata
+from scipy.stats import binomtest
+from sklearn.metrics import roc_auc_score
 
 from .controls import GroupedProbe, discriminant_directions, mean_directions, planted_null
 from .images import picture_file, store_pictures
@@ -237,17 +238,14 @@ class _Asked:
             torch.tensor(x[half.folds == f]), torch.tensor(z[half.folds == f]))
             for f in np.unique(half.folds)}
         self.maps = {}
-        card = study.fitted(model)[-1].card["lambda"]
+        lam_joint = study.fitted(model)[-1].card["lambda"]
         for fold in folds:
             total = clipart.copy()
             for number, fitter in folds.items():
                 if number != fold:
                     total.merge(fitter)
-            mean, cross = total._centred()
-            m = x.shape[1]
-            gram = cross[:m, :m] + card * torch.eye(m, dtype=torch.float64)
-            weight = torch.linalg.solve(gram, cross[:m, m:]).numpy()
-            self.maps[fold] = weight, mean[m:].numpy() - mean[:m].numpy() @ weight
+            fitted = total.solve_directly(lam_joint)
+            self.maps[fold] = fitted.weight.double().numpy().T, fitted.bias.double().numpy()
         self.z = self._linear(x) + self._bias()
         self.z_null = self._linear(own @ null.T)
         part = other @ frame.T
@@ -328,6 +326,7 @@ def _unit(z: np.ndarray) -> np.ndarray:
 
 
 def _degrees(z: np.ndarray, text: np.ndarray) -> np.ndarray:
+    """Angles of all pairs by one product: tens of degrees do not need :func:`metrics.angle`."""
     return np.degrees(np.arccos((_unit(z) @ text.T).clip(-1, 1)))
 
 
@@ -483,11 +482,9 @@ def _reported(runs: pd.DataFrame, plants: str = "planted") -> pd.DataFrame:
 def _auc(values: np.ndarray) -> float:
     """Area under the ROC curve of (n, 2): positive (0 or 1) and score; nan without both kinds."""
     positive = values[:, 0] > 0.5
-    count, other = int(positive.sum()), int((~positive).sum())
-    if not count or not other:
+    if positive.all() or not positive.any():
         return np.nan
-    ranks = rankdata(values[:, 1])[positive].sum()
-    return float((ranks - count * (count + 1) / 2) / (count * other))
+    return float(roc_auc_score(positive, values[:, 1]))
 
 
 def score_table(study: Study) -> pd.DataFrame:
