@@ -17,7 +17,7 @@ import torch
 
 from .errors import SingError
 from .metrics import attribute_score, image_score
-from .stats import excess
+from .stats import deal, excess
 from .study import KINDS, Study
 from .translator import RidgeFitter, Translator
 
@@ -117,14 +117,12 @@ def grouped_icc(groups: np.ndarray) -> float:
 
 def _deal(study: Study, number: int) -> np.ndarray:
     """Group of every picture's subject, 0 to 2 folds - 1; two groups make a fold; -1: none."""
-    subjects = study.subjects.sort_values("subject").reset_index(drop=True)
+    subjects = study.subjects.sort_values("subject")
+    strata = None if study.config.pictures == "stamps" else subjects["label"]
     # Deal 0 shares no draw with the study's own folds, whose generator has the plain seed.
-    rng = np.random.default_rng([study.config.seed, number])
-    subjects["place"] = rng.permutation(len(subjects))
-    if study.config.pictures != "stamps":  # a group gets its share of each class
-        subjects = subjects.sort_values(["label", "place"])
-        subjects["place"] = np.arange(len(subjects))
-    group = dict(zip(subjects["subject"], subjects["place"] % (2 * study.config.folds)))
+    seed = [study.config.seed, number]
+    dealt = deal(len(subjects), 2 * study.config.folds, seed, strata)
+    group = dict(zip(subjects["subject"], dealt, strict=True))
     found = study.pictures["subject"].where(study.is_scored).map(group)
     return found.fillna(-1).astype(int).to_numpy()
 
@@ -197,8 +195,8 @@ def _spread(study: Study, model: str) -> pd.DataFrame:
     states = [f, study.spaces(model).remove_null(f), *study.random_removals(model, f)]
     always, lam = _always(study, model), study.fitted(model)[-1].card["lambda"]
     tables = []
-    for deal in range(study.config.redeals):
-        group = _deal(study, deal)
+    for number in range(study.config.redeals):
+        group = _deal(study, number)
         fold = group[rows] // 2
         maps = _refits(study, model, always, group, lam)
         for part, name in enumerate(("all", "first half", "second half")):
@@ -209,7 +207,7 @@ def _spread(study: Study, model: str) -> pd.DataFrame:
                 "attribute_score": torch.stack(
                     [attribute_score(z, other, text) for other in others]),
             }
-            table = scored[["picture", "subject", "label"]].assign(deal=deal, part=name)
+            table = scored[["picture", "subject", "label"]].assign(deal=number, part=name)
             for column, drawn in scores.items():
                 table[column] = drawn[0].numpy()
                 table[f"{column}_control"] = drawn[2:].mean(0).numpy()

@@ -22,7 +22,7 @@ from sklearn.metrics import roc_auc_score
 from .controls import GroupedProbe, discriminant_directions, mean_directions, planted_null
 from .images import picture_file, store_pictures
 from .prompts import prompt
-from .stats import random_basis
+from .stats import deal, random_basis
 from .study import Study
 from .translator import RidgeFitter
 
@@ -168,9 +168,8 @@ def split_subjects(concepts: pd.DataFrame, parts: int, seed: int) -> np.ndarray:
         (n,), the part of each row, from 0.
     """
     subjects = concepts[["subject", "stratum"]].drop_duplicates("subject").sort_values("subject")
-    place = np.random.default_rng(seed).permutation(len(subjects))
-    subjects = subjects.assign(place=place).sort_values(["stratum", "place"])["subject"]
-    part = dict(zip(subjects, np.arange(len(subjects)) % parts, strict=True))
+    dealt = deal(len(subjects), parts, seed, subjects["stratum"])
+    part = dict(zip(subjects["subject"], dealt, strict=True))
     return concepts["subject"].map(part).to_numpy()
 
 

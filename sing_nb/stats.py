@@ -18,6 +18,7 @@ __all__ = [
     "Interval",
     "cluster_bootstrap",
     "cluster_means",
+    "deal",
     "ellipse",
     "excess",
     "excess_test",
@@ -510,6 +511,31 @@ def holm(p: Sequence[float]) -> np.ndarray:
     adjusted = np.empty_like(p)
     adjusted[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
     return adjusted
+
+
+def deal(
+    subjects: int, parts: int, seed: int | Sequence[int], strata: Sequence | None = None
+) -> np.ndarray:
+    """Deal subjects to parts of about the same size.
+
+    Parameters
+    ----------
+    subjects : int
+        How many; give them in an order that does not change from run to run.
+    parts : int
+    seed : int or sequence of int
+    strata : sequence, optional
+        (subjects,), groups of which every part gets its share.
+
+    Returns
+    -------
+    numpy.ndarray
+        (subjects,), the part of each, from 0.
+    """
+    place = np.random.default_rng(seed).permutation(subjects)
+    if strata is not None:
+        place[np.lexsort((place, np.asarray(strata, dtype=str)))] = np.arange(subjects)
+    return place % parts
 
 
 def random_basis(dimensions: int, size: int, seed: int) -> np.ndarray:

@@ -54,7 +54,7 @@ from .perturb import matched_removal
 from .profile import build_dir, load_profile, unknown
 from .prompts import class_aliases, imagenet_names, prompt
 from .published import PUBLISHED_SPACE, import_translator
-from .stats import cluster_bootstrap, cluster_means, excess, random_basis
+from .stats import cluster_bootstrap, cluster_means, deal, excess, random_basis
 from .translator import RidgeFitter, Translator, grouped_cv
 
 __all__ = ["Study"]
@@ -139,12 +139,10 @@ class Study:
                 f"{len(subjects)} subjects are too few for {c.folds} folds; take at least "
                 f"{2 * c.folds} subjects or fewer folds."
             )
-        place = np.random.default_rng(c.seed).permutation(len(subjects))
-        if c.pictures != "stamps":
-            # Every photo is its own subject: a fold gets its share of each class.
-            order = subjects.assign(place=place).sort_values(["label", "place"]).index
-            place = pd.Series(np.arange(len(order)), order).loc[subjects.index].to_numpy()
-        fold = dict(zip(subjects["subject"], place % c.folds, strict=True))
+        # Where every photo is its own subject, a fold gets its share of each class.
+        strata = None if c.pictures == "stamps" else subjects["label"]
+        dealt = deal(len(subjects), c.folds, c.seed, strata)
+        fold = dict(zip(subjects["subject"], dealt, strict=True))
         table["fold"] = table["subject"].where(scored).map(fold).fillna(-1).astype(int)
         return table
 

@@ -9,6 +9,7 @@ from sing_nb.errors import SingError
 from sing_nb.stats import (
     cluster_bootstrap,
     cluster_means,
+    deal,
     ellipse,
     excess,
     excess_test,
@@ -374,3 +375,23 @@ def test_means_of_single_rows_are_the_same_to_the_bit_all_at_once(n, dtype):
     values, clusters = rng.standard_normal(n).astype(dtype), rng.permutation(n)
     fast = cluster_bootstrap(values, clusters, draws=200, seed=3)
     assert fast == cluster_bootstrap(values, clusters, lambda v: np.mean(v), draws=200, seed=3)
+
+
+# --- dealing subjects ---------------------------------------------------------------------------
+
+
+def test_every_part_gets_its_share_of_subjects_and_of_every_stratum():
+    strata = ["b"] * 10 + ["a"] * 5 + ["c"] * 1
+    part = deal(16, 5, 3, strata)
+    assert np.ptp(np.bincount(part, minlength=5)) <= 1
+    assert (np.bincount(part[:10]) == 2).all()
+    assert sorted(part[10:15]) == list(range(5))
+    # The draw alone, where there are no strata: a permutation cut into parts.
+    assert (deal(16, 5, 3) == np.random.default_rng(3).permutation(16) % 5).all()
+
+
+def test_a_deal_hangs_on_its_seed_alone():
+    strata = list("aabbccdd")
+    first, again, other = (deal(8, 2, seed, strata) for seed in (1, 1, [1, 0]))
+    assert (first == again).all()
+    assert (first != other).any()
