@@ -119,8 +119,8 @@ def _deal(study: Study, number: int) -> np.ndarray:
     """Group of every picture's subject, 0 to 2 folds - 1; two groups make a fold; -1: none."""
     subjects = study.subjects.sort_values("subject")
     strata = None if study.config.pictures == "stamps" else subjects["label"]
-    # Deal 0 shares no draw with the study's own folds, whose generator has the plain seed.
-    seed = [study.config.seed, number]
+    # From 1, for NumPy takes [seed, 0] for the plain seed, which dealt the study's own folds.
+    seed = [study.config.seed, 1 + number]
     dealt = deal(len(subjects), 2 * study.config.folds, seed, strata)
     group = dict(zip(subjects["subject"], dealt, strict=True))
     found = study.pictures["subject"].where(study.is_scored).map(group)

@@ -26,6 +26,7 @@ from sing_nb.floor import (
     reliability,
     translator_spread,
 )
+from sing_nb.stats import deal
 from sing_nb.translator import RidgeFitter
 
 #: Six targets and four judges, the example of Shrout and Fleiss (1979), table 2.
@@ -98,6 +99,11 @@ def test_a_deal_keeps_subjects_together_in_even_groups(smoke):
     assert (group[~smoke.is_scored] == -1).all()
     assert (group != other).any()
     assert (group == _deal(smoke, 0)).all()
+    # Not even the first deal repeats the draw of the study's own folds.
+    subjects = sorted(smoke.subjects["subject"])
+    own = dict(zip(subjects, deal(len(subjects), 2 * smoke.config.folds, smoke.config.seed)))
+    kept = group >= 0
+    assert (group[kept] != smoke.pictures["subject"][kept].map(own)).any()
 
 
 @pytest.fixture(scope="module")
