@@ -190,7 +190,8 @@ def principal_first(
     lams : sequence of float
         Candidates.
     lambdas : sequence of float, optional
-        The first stage's (folds + 1,), if they were chosen before: :func:`chosen_lambdas`.
+        The first stage's (folds + 1,), if they were chosen before: :func:`chosen_lambdas`. Without
+        the last of them, there is no fit of all rows.
 
     Returns
     -------

@@ -110,7 +110,7 @@ def _measure(study: Study, model: str) -> dict[str, pd.DataFrame]:
                 start += widths[at]
                 staged = principal_first(
                     always.part(slice(None), own), [fold.part(slice(None), own) for fold in folds],
-                    size, c.lambdas, lambdas=lambdas[base, name])
+                    size, c.lambdas, lambdas=lambdas[base, name][:-1])
                 for fold, rows in keeper.folds():
                     one, alone = staged[fold], staged[fold].first(first[rows])
                     kept = keep if draw < 0 else keep[rows]

@@ -16,8 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
-from scipy.stats import binomtest
-from sklearn.metrics import roc_auc_score
+from scipy.stats import binomtest, rankdata
 
 from .controls import GroupedProbe, discriminant_directions, mean_directions, planted_null
 from .images import picture_file, store_pictures
@@ -481,9 +480,12 @@ def _reported(runs: pd.DataFrame, plants: str = "planted") -> pd.DataFrame:
 def _auc(values: np.ndarray) -> float:
     """Area under the ROC curve of (n, 2): positive (0 or 1) and score; nan without both kinds."""
     positive = values[:, 0] > 0.5
-    if positive.all() or not positive.any():
+    count, other = int(positive.sum()), int((~positive).sum())
+    if not count or not other:
         return np.nan
-    return float(roc_auc_score(positive, values[:, 1]))
+    # From ranks (Mann and Whitney): under a bootstrap roc_auc_score takes four times as long.
+    ranks = rankdata(values[:, 1])[positive].sum()
+    return float((ranks - count * (count + 1) / 2) / (count * other))
 
 
 def score_table(study: Study) -> pd.DataFrame:
