@@ -131,11 +131,7 @@ def _refits(
     study: Study, model: str, always: RidgeFitter, group: np.ndarray, lam: float
 ) -> dict[int, tuple[Translator, Translator, Translator]]:
     """For every fold of a deal the translator of all other subjects, and of each half of them."""
-    f, z = study.features(model), study.embeddings
-    parts = []
-    for number in range(2 * study.config.folds):
-        rows = torch.tensor(np.flatnonzero(group == number))
-        parts.append(RidgeFitter(f.shape[1], z.shape[1]).update(f[rows], z[rows]))
+    parts = [study.fitter(model, group == number) for number in range(2 * study.config.folds)]
     found = {}
     for fold in range(study.config.folds):
         others = [part for number, part in enumerate(parts) if number // 2 != fold]
@@ -149,12 +145,6 @@ def _refits(
         both = halves[0].copy().merge(halves[1]).without(always)
         found[fold] = tuple(one.solve_directly(lam) for one in (both, *halves))
     return found
-
-
-def _always(study: Study, model: str) -> RidgeFitter:
-    f, z = study.features(model), study.embeddings
-    rows = torch.tensor(np.flatnonzero((study.pictures["source"] == "clipart").to_numpy()))
-    return RidgeFitter(f.shape[1], z.shape[1]).update(f[rows], z[rows])
 
 
 def translator_spread(study: Study, model: str) -> pd.DataFrame:
@@ -193,7 +183,8 @@ def _spread(study: Study, model: str) -> pd.DataFrame:
     rows = study.rows(scored["picture"])
     f, text = study.features(model)[rows], study.text(scored["label"])
     states = [f, study.spaces(model).remove_null(f), *study.random_removals(model, f)]
-    always, lam = _always(study, model), study.fitted(model)[-1].card["lambda"]
+    always = study.fitter(model, study.pictures["source"] == "clipart")
+    lam = study.fitted(model)[-1].card["lambda"]
     tables = []
     for number in range(study.config.redeals):
         group = _deal(study, number)

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
-import torch
 from PIL import Image
 from scipy.stats import binomtest, rankdata
 
@@ -232,9 +231,8 @@ class _Asked:
         self.lam = lam
         self._probe()
         # Translators of this half alone (and of what no subject is in), one a fold.
-        folds = {f: RidgeFitter(x.shape[1], z.shape[1]).update(
-            torch.tensor(x[half.folds == f]), torch.tensor(z[half.folds == f]))
-            for f in np.unique(half.folds)}
+        folds = {fold: study.fitter(model, half.rows[half.folds == fold])
+                 for fold in np.unique(half.folds)}
         self.maps = {}
         lam_joint = study.fitted(model)[-1].card["lambda"]
         for fold in folds:
@@ -344,9 +342,7 @@ class _Run:
     def __init__(self, study: Study, model: str, seed: int) -> None:
         self.study, self.model, self.seed = study, model, seed
         self.null = study.spaces(model).null_basis.numpy()
-        clipart = np.flatnonzero(study.pictures["source"] == "clipart")
-        f, z = study.features(model), study.embeddings
-        self.clipart = RidgeFitter(f.shape[1], z.shape[1]).update(f[clipart], z[clipart])
+        self.clipart = study.fitter(model, study.pictures["source"] == "clipart")
         table = concept_values(study)
         side = split_subjects(table, 2, seed)
         self.tables = [table[side == part].reset_index(drop=True) for part in (0, 1)]

@@ -521,6 +521,11 @@ class Study:
         """Sufficient statistics of the clip art, and of each fold's stamps."""
         return self.fold_fitters(self.features(model), self.embeddings if z is None else z)
 
+    def fitter(self, model: str, rows: np.ndarray) -> RidgeFitter:
+        """Sufficient statistics of some :attr:`pictures`, by their rows (numbers, or a mask)."""
+        f, z, rows = self.features(model), self.embeddings, torch.as_tensor(np.array(rows))
+        return RidgeFitter(f.shape[1], z.shape[1]).update(f[rows], z[rows])
+
     def fold_fitters(
         self, x: torch.Tensor, z: torch.Tensor
     ) -> tuple[RidgeFitter, list[RidgeFitter]]:

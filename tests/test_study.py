@@ -610,3 +610,15 @@ def test_a_fit_has_intervals_over_the_subjects_of_its_fold(smoke):
         assert (report[name] < report[f"{name}_high"]).all()
     # A constant of a fold is the same for every classifier.
     assert report.groupby("fold")["constant_angle"].nunique().eq(1).all()
+
+
+def test_a_fitter_holds_the_rows_that_it_is_asked_for(smoke):
+    mask = (smoke.pictures["source"] == "clipart").to_numpy()
+    one, same = smoke.fitter("lite0", mask), smoke.fitter("lite0", np.flatnonzero(mask))
+    assert one.n == same.n == mask.sum()
+    z = smoke.embeddings[torch.tensor(mask)].double().numpy()
+    zero = torch.zeros(one.d, one.m), torch.zeros(one.d)
+    residual, energy = one.squared_errors(*zero)
+    assert residual == pytest.approx((z**2).sum())
+    assert energy == pytest.approx(((z - z.mean(0)) ** 2).sum())
+    assert same.squared_errors(*zero) == (residual, energy)
