@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import accumulate, combinations, pairwise
 from pathlib import Path
 
+import numpy as np
 import safetensors.torch
 import torch
 from safetensors import safe_open
+from scipy.linalg.blas import dsyrk, dtrmm
+from threadpoolctl import threadpool_limits
 
 from .errors import SingError
 from .fetch import write_atomic
 
 __all__ = ["RidgeFitter", "RidgePath", "Translator", "grouped_cv", "nested_cv"]
+
+BLOCK = 64 * 2**20  # bytes of rows in float64 that are worked on at once
 
 
 @dataclass(frozen=True)
@@ -76,11 +82,72 @@ class Translator:
             ) from error
 
 
+@dataclass
+class _Sums:
+    """Sums over rows that were shifted by one row, so that a large common mean costs no digits."""
+
+    shift: torch.Tensor  # (m + d,)
+    total: torch.Tensor  # (m + d,): of the shifted rows, as all below
+    gram: torch.Tensor  # (m, m): X^T X, of which only the lower triangle is kept up
+    cross: torch.Tensor  # (m, d): X^T Z
+    energy: torch.Tensor  # (d,): the diagonal of Z^T Z
+
+    @classmethod
+    def zero(cls, m: int, d: int, shift: torch.Tensor) -> _Sums:
+        sizes = [(m + d,), (m, m), (m, d), (d,)]
+        return cls(shift, *(torch.zeros(size, dtype=torch.float64) for size in sizes))
+
+    def copy(self) -> _Sums:
+        return _Sums(*(value.clone() for value in vars(self).values()))
+
+    def add_rows(self, features: torch.Tensor, targets: torch.Tensor, sign: int) -> None:
+        m, d = self.cross.shape
+        size = max(1, BLOCK // (8 * (m + d)))
+        for x, z in zip(features.split(size), targets.split(size), strict=True):
+            x, z = x - self.shift[:m], z - self.shift[m:]  # float64, as the shift is
+            # In place, the upper triangle of a Fortran array: half the work of a product.
+            dsyrk(sign, x.numpy().T, beta=1, c=self.gram.numpy().T, overwrite_c=1, lower=0)
+            self.cross.addmm_(x.T, z, alpha=sign)
+            self.energy += sign * z.square().sum(0)
+            self.total += sign * torch.cat([x.sum(0), z.sum(0)])
+
+    def add_sums(self, other: _Sums, n: int, sign: int) -> None:
+        """Add those of n other rows, or take them out."""
+        # Rows r + step: their products follow from the sums, no row is needed again.
+        m = len(self.cross)
+        step = other.shift - self.shift
+        total = other.total + n * step
+        (step_x, step_z), (total_x, total_z) = step.split([m, len(step) - m]), total.split(
+            [m, len(step) - m])
+        own_x, own_z = other.total[:m], other.total[m:]
+        for mine, their, left, right in (
+            (self.gram, other.gram, (own_x, step_x), (step_x, total_x)),
+            (self.cross, other.cross, (own_x, step_z), (step_x, total_z)),
+        ):
+            mine.add_(their, alpha=sign).addr_(*left, alpha=sign).addr_(*right, alpha=sign)
+        self.energy += sign * (other.energy + own_z * step_z + step_z * total_z)
+        self.total += sign * total
+
+    def centred(self, n: int) -> tuple[torch.Tensor, ...]:
+        """Mean (m + d,), gram, cross and energy about it."""
+        m, mean = len(self.cross), self.total / n
+        x, z = mean[:m], mean[m:]
+        return (
+            mean + self.shift, torch.addr(self.gram, x, x, alpha=-n),
+            torch.addr(self.cross, x, z, alpha=-n), self.energy - n * z.square(),
+        )
+
+
 class RidgeFitter:
     """Ridge regression from sufficient statistics: counts, means and cross-products only.
 
     Minimises ``|X W^T + b - Z|^2 + lam |W|^2`` (the bias is free), as in scikit-learn's Ridge.
-    All sums are float64.
+    All sums and products are float64, whatever the rows are: products in float32 would take half
+    the time, and lose the digits that 1e-5 of a coefficient needs where features are collinear.
+
+    Rows come in blocks of any size and are not kept, so that any number of them fits into memory.
+    Only while they are fewer than half the features, rows are smaller than what they sum up to and
+    are kept instead; the solution is that of the dual problem then, in (n, n).
 
     Parameters
     ----------
@@ -91,19 +158,65 @@ class RidgeFitter:
     def __init__(self, m: int, d: int) -> None:
         self.m, self.d = m, d
         self.n = 0
-        self._sum = torch.zeros(m + d, dtype=torch.float64)
-        # One block of [X Z]^T [X Z]: Gram, cross-products and target energy together. The columns
-        # are shifted by the first row seen, so that a large common mean costs no digits.
-        self._cross = torch.zeros(m + d, m + d, dtype=torch.float64)
-        self._shift: torch.Tensor | None = None
+        # Either the rows, blocks of (features, targets), or their sums.
+        self._rows: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._sums: _Sums | None = None
+
+    def save(self, path: str | Path) -> Path:
+        """Write the statistics as one safetensors file, atomically.
+
+        Fitters of shards that were saved apart are loaded and merged anywhere. While there are few
+        rows, the file holds the rows.
+        """
+        card = {"m": self.m, "d": self.d, "n": self.n}
+        if self._sums is not None:
+            tensors = vars(self._sums)
+        elif self._rows:
+            tensors = dict(zip(("features", "targets"), self._all_rows(), strict=True))
+        else:
+            tensors = {}
+        content = safetensors.torch.save(
+            {name: value.contiguous() for name, value in tensors.items()},
+            {"ridge_statistics": json.dumps(card)})
+        return write_atomic(Path(path), content)
+
+    @classmethod
+    def load(cls, path: str | Path) -> RidgeFitter:
+        """Read statistics that :meth:`save` wrote.
+
+        Raises
+        ------
+        SingError
+            If the file is missing or holds something else.
+        """
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                card = json.loads((file.metadata() or {})["ridge_statistics"])
+                values = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            fitter = cls(card["m"], card["d"])
+            fitter.n = card["n"]
+            if "features" in values:
+                fitter._rows = [(values["features"], values["targets"])]
+            elif values:
+                fitter._sums = _Sums(**values)
+            return fitter
+        except FileNotFoundError as error:
+            raise SingError(f"No statistics at {path}; RidgeFitter.save writes them.") from error
+        except Exception as error:  # safetensors raises its own kinds for broken files
+            raise SingError(
+                f"{path} does not hold ridge statistics in safetensors format ({error!r}); write "
+                f"it again with RidgeFitter.save."
+            ) from error
 
     def update(self, features: torch.Tensor, targets: torch.Tensor) -> RidgeFitter:
         """Add rows; returns self.
 
+        Memory stays at the statistics and one block of rows in float64 (64 MB).
+
         Parameters
         ----------
         features : torch.Tensor
-            (n, m).
+            (n, m), of any floating type.
         targets : torch.Tensor
             (n, d).
         """
@@ -115,15 +228,11 @@ class RidgeFitter:
                 f"Expected features (n, {self.m}) and targets (n, {self.d}); got "
                 f"{tuple(features.shape)} and {tuple(targets.shape)}."
             )
-        if not (torch.isfinite(features).all() and torch.isfinite(targets).all()):
-            raise SingError("Features or targets hold NaN or infinite values; drop those rows.")
-        rows = torch.cat([features.double(), targets.double()], dim=1)
-        if self._shift is None and len(rows):
-            self._shift = rows[0].clone()
-        rows = rows - self._shift if len(rows) else rows
-        self.n += len(rows)
-        self._sum += rows.sum(0)
-        self._cross += rows.T @ rows
+        for values in (features, targets):
+            size = max(1, BLOCK // (8 * max(1, values.shape[1])))
+            if not all(torch.isfinite(block).all() for block in values.split(size)):
+                raise SingError("Features or targets hold NaN or infinite values; drop those rows.")
+        self._add_rows([(features, targets)], 1)
         return self
 
     def merge(self, other: RidgeFitter) -> RidgeFitter:
@@ -137,18 +246,21 @@ class RidgeFitter:
     def copy(self) -> RidgeFitter:
         """An independent copy."""
         twin = RidgeFitter(self.m, self.d)
-        twin.n, twin._shift = self.n, self._shift
-        twin._sum, twin._cross = self._sum.clone(), self._cross.clone()
+        twin.n, twin._rows = self.n, list(self._rows)
+        twin._sums = None if self._sums is None else self._sums.copy()
         return twin
 
     def part(self, features: slice, targets: slice = slice(None)) -> RidgeFitter:
         """The fitter of some columns only, as if the others had never been there."""
-        chosen = torch.arange(self.m)[features], torch.arange(self.d)[targets]
-        columns = torch.cat([chosen[0], self.m + chosen[1]])
-        small = RidgeFitter(len(chosen[0]), len(chosen[1]))
-        small.n, small._sum = self.n, self._sum[columns]
-        small._cross = self._cross[columns][:, columns]
-        small._shift = None if self._shift is None else self._shift[columns]
+        x, z = torch.arange(self.m)[features], torch.arange(self.d)[targets]
+        small = RidgeFitter(len(x), len(z))
+        if self._sums is None:
+            return small._add_rows([(a[:, x], b[:, z]) for a, b in self._rows], 1)
+        both, sums = torch.cat([x, self.m + z]), self._sums
+        small.n = self.n
+        small._sums = _Sums(
+            sums.shift[both], sums.total[both], sums.gram[x][:, x], sums.cross[x][:, z],
+            sums.energy[z])
         return small
 
     def residuals(self, weight: torch.Tensor, bias: torch.Tensor) -> RidgeFitter:
@@ -169,64 +281,111 @@ class RidgeFitter:
         RidgeFitter
             Of the m - k other columns and d targets.
         """
-        k, m, weight = weight.shape[1], self.m, weight.double()
+        k, m, weight, bias = weight.shape[1], self.m, weight.double(), bias.double()
         if not 0 < k < m or len(weight) != self.d:
             raise SingError(
                 f"Residuals need a map of some of the {self.m} features to {self.d} targets, so "
                 f"that others are left; got {tuple(weight.shape)}."
             )
         other = RidgeFitter(m - k, self.d)
-        other.n = self.n
-        if self._shift is None:
-            return other
-
-        sums, cross, shift = self._sum, self._cross, self._shift
-        said = cross[:, :k] @ weight.T  # what the map says beside every column, (m + d, d)
-        joint = cross[k:m, m:] - said[k:m]
-        targets = cross[m:, m:] - said[m:] - said[m:].T + weight @ said[:k]
-        other._cross = torch.cat([
-            torch.cat([cross[k:m, k:m], joint], 1), torch.cat([joint.T, targets], 1)])
-        other._sum = torch.cat([sums[k:m], sums[m:] - weight @ sums[:k]])
-        other._shift = torch.cat([shift[k:m], shift[m:] - weight @ shift[:k] - bias.double()])
+        if self._sums is None:
+            left = [(x[:, k:], z - x[:, :k] @ weight.T - bias) for x, z in self._rows]
+            return other._add_rows(left, 1)
+        sums, other.n = self._sums, self.n
+        first = _symmetric(sums.gram[:k, :k])
+        energy = (
+            sums.energy - 2 * (weight.T * sums.cross[:k]).sum(0)
+            + ((weight @ first) * weight).sum(1)
+        )
+        other._sums = _Sums(
+            *(torch.cat([of[k:m], of[m:] - weight @ of[:k] - offset])
+              for of, offset in ((sums.shift, bias), (sums.total, 0))),
+            sums.gram[k:, k:].clone(), sums.cross[k:] - sums.gram[k:, :k] @ weight.T, energy)
         return other
+
+    def _all_rows(self) -> tuple[torch.Tensor, torch.Tensor]:
+        features, targets = zip(*self._rows, strict=True)
+        return torch.cat(features), torch.cat(targets)
 
     def _combine(self, other: RidgeFitter, sign: int) -> RidgeFitter:
         if (self.m, self.d) != (other.m, other.d):
             raise SingError(
                 f"Fitters of different widths: ({self.m}, {self.d}) and ({other.m}, {other.d})."
             )
-        if other._shift is None:
-            return self
-        if self._shift is None:
-            self._shift = other._shift
-        step = other._shift - self._shift
-        total = other._sum + other.n * step
-        # Rows r + step: their cross-products follow from the sums, no row is needed again.
-        moved = (
-            other._cross + torch.outer(other._sum, step) + torch.outer(step, total)
-        )
+        if sign < 0 and other.n > self.n:
+            raise SingError(f"Of {self.n} pictures, {other.n} cannot be taken out.")
+        if other._sums is None:
+            return self._add_rows(other._rows, sign)
+        if self._sums is None:
+            self._sum_up(other._sums.shift)
+        self._sums.add_sums(other._sums, other.n, sign)
         self.n += sign * other.n
-        self._sum += sign * total
-        self._cross += sign * moved
         return self
 
-    def _centred(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def _add_rows(
+        self, rows: Sequence[tuple[torch.Tensor, torch.Tensor]], sign: int
+    ) -> RidgeFitter:
+        """Add blocks of rows or take them out: as rows while there are few, else as sums."""
+        rows = [(x, z) for x, z in rows if len(x)]
+        total = self.n + sign * sum(len(x) for x, _ in rows)
+        kept = self._sums is None and 2 * total <= self.m
+        if kept and sign > 0:
+            fresh = [(x.to(torch.float64, copy=True), z.to(torch.float64, copy=True))
+                     for x, z in rows]
+            self._rows = self._rows + fresh
+        elif kept and (left := _left(self._rows, rows)) is not None:
+            self._rows = left
+        elif rows:
+            if self._sums is None:
+                first = self._rows[0] if self._rows else rows[0]
+                self._sum_up(torch.cat([part[0].double() for part in first]))
+            for x, z in rows:
+                self._sums.add_rows(x, z, sign)
+        self.n = total
+        return self
+
+    def _sum_up(self, shift: torch.Tensor) -> None:
+        """Put sums in the place of the rows."""
+        self._sums = _Sums.zero(self.m, self.d, shift.clone())
+        for x, z in self._rows:
+            self._sums.add_rows(x, z, 1)
+        self._rows = []
+
+    def _centred_rows(self) -> tuple[torch.Tensor, ...]:
+        """Means (m,) and (d,), and the rows about them."""
+        x, z = self._all_rows()
+        return x.mean(0), z.mean(0), x - x.mean(0), z - z.mean(0)
+
+    def _has_two(self) -> None:
         if self.n < 2:
             raise SingError(f"A translator needs at least 2 pictures to fit; got {self.n}.")
-        mean = self._sum / self.n
-        return mean + self._shift, self._cross - self.n * torch.outer(mean, mean)
 
     def path(self) -> RidgePath:
-        """One eigendecomposition that serves any number of lambdas."""
-        mean, cross = self._centred()
-        m = self.m
-        values, vectors = torch.linalg.eigh(cross[:m, :m])
+        """One eigendecomposition that serves any number of lambdas.
+
+        Of the (m, m) Gram matrix, or of few rows one singular value decomposition.
+        """
+        self._has_two()
+        if self._sums is None:
+            x_mean, z_mean, x, z = self._centred_rows()
+            left, values, right = np.linalg.svd(x.numpy(), full_matrices=False)
+            cross = values[:, None] * (left.T @ z.numpy())
+            return RidgePath(
+                *(torch.from_numpy(np.ascontiguousarray(part))
+                  for part in (values**2, right.T, cross)),
+                x_mean, z_mean, self.n, z.square().sum(0))
+        mean, gram, cross, energy = self._sums.centred(self.n)
+        # NumPy's lets other threads run meanwhile, and reads the lower triangle. Of one thread: two
+        # gain a fifth on idle processors, and wait many times as long for a busy one.
+        with threadpool_limits(1, user_api="blas"):
+            values, vectors = np.linalg.eigh(gram.numpy())
+        loads = torch.from_numpy(vectors.T @ cross.numpy())
         return RidgePath(
-            values.clamp_min(0), vectors, vectors.T @ cross[:m, m:], mean[:m], mean[m:]
-        )
+            torch.from_numpy(values).clamp_min(0), torch.from_numpy(vectors), loads,
+            mean[: self.m], mean[self.m :], self.n, energy)
 
     def solve(self, lam: float, card: dict | None = None) -> Translator:
-        """Fit for one lambda.
+        """Fit for one lambda: by a Cholesky factor, or by :meth:`path` if lambda is below rounding.
 
         Parameters
         ----------
@@ -240,35 +399,52 @@ class RidgeFitter:
         Translator
             float32.
         """
-        return self.path().translator(lam, card)
+        return self._by_cholesky(lam, card, True) or self.path().translator(lam, card)
 
     def solve_directly(self, lam: float, card: dict | None = None) -> Translator:
-        """:meth:`solve` by a Cholesky factor: several times faster for one lambda and many refits.
+        """:meth:`solve` by a Cholesky factor or not at all.
 
         Parameters
         ----------
         lam, card
-            As for :meth:`solve`; the answers agree to rounding.
+            As for :meth:`solve`.
 
         Raises
         ------
         SingError
             If lambda is not above 0, or so small that the features' Gram matrix stays singular.
         """
-        if not lam > 0:
-            raise SingError(f"lambda must be above 0; got {lam}.")
-        mean, cross = self._centred()
-        m = self.m
-        gram = cross[:m, :m].clone()
-        gram.diagonal().add_(lam)
-        factor, failed = torch.linalg.cholesky_ex(gram)
-        if failed:
+        found = self._by_cholesky(lam, card)
+        if found is None:
             raise SingError(
                 f"lambda {lam:g} is too small for these {self.n} pictures: their Gram matrix is "
                 f"singular to rounding. Take a larger one, or solve()."
             )
-        weight = torch.cholesky_solve(cross[:m, m:], factor).T
-        bias = mean[m:] - weight @ mean[:m]
+        return found
+
+    def _by_cholesky(
+        self, lam: float, card: dict | None, careful: bool = False
+    ) -> Translator | None:
+        """None where it fails; careful, also where rounding alone may have kept it from failing."""
+        if not lam > 0:
+            raise SingError(f"lambda must be above 0; got {lam}.")
+        self._has_two()
+        if self._sums is None:  # the dual: W^T = X^T (X X^T + lam)^-1 Z
+            x_mean, z_mean, x, right = self._centred_rows()
+            gram = x @ x.T
+        else:
+            mean, gram, right, _ = self._sums.centred(self.n)
+            x_mean, z_mean = mean[: self.m], mean[self.m :]
+        if careful and lam <= len(gram) * torch.finfo(torch.float64).eps * gram.trace():
+            return None
+        gram.diagonal().add_(lam)
+        factor, failed = torch.linalg.cholesky_ex(gram)
+        if failed:
+            return None
+        weight = torch.cholesky_solve(right, factor).T
+        if self._sums is None:
+            weight = weight @ x
+        bias = z_mean - weight @ x_mean
         return Translator(weight.float(), bias.float(), {"lambda": lam, **(card or {})})
 
     def squared_errors(self, weight: torch.Tensor, bias: torch.Tensor) -> tuple[float, float]:
@@ -288,18 +464,69 @@ class RidgeFitter:
         residual, total : float
             Sums of squares over rows and dimensions.
         """
-        mean, cross = self._centred()
-        m = self.m
-        weight = weight.double()
-        offset = weight @ mean[:m] + bias.double() - mean[m:]
-        total = float(cross[m:, m:].diagonal().sum())
+        self._has_two()
+        weight, bias = weight.double(), bias.double()
+        if self._sums is None:
+            x, z = self._all_rows()
+            residual = (x @ weight.T + bias - z).square().sum()
+            return float(residual), float((z - z.mean(0)).square().sum())
+        mean, gram, cross, energy = self._sums.centred(self.n)
+        offset = weight @ mean[: self.m] + bias - mean[self.m :]
+        total = float(energy.sum())
         residual = (
             total
-            - 2 * float((weight.T * cross[:m, m:]).sum())
-            + float(((weight @ cross[:m, :m]) * weight).sum())
+            - 2 * float((weight.T * cross).sum())
+            + float(((weight @ _symmetric(gram)) * weight).sum())
             + self.n * float(offset.square().sum())
         )
         return residual, total
+
+    def _turned(self, vectors: np.ndarray) -> tuple[torch.Tensor, ...]:
+        """Mean (m + d,), V^T X^T X V, V^T X^T Z and the targets' energy, about the mean."""
+        self._has_two()
+        if self._sums is None:
+            x_mean, z_mean, x, z = self._centred_rows()
+            turned = x.numpy() @ vectors
+            return (torch.cat([x_mean, z_mean]), turned.T @ turned, turned.T @ z.numpy(),
+                    z.square().sum(0))
+        mean, gram, cross, energy = self._sums.centred(self.n)
+        joint = vectors.T @ cross.numpy()
+        # With a Cholesky factor L of the Gram matrix, L^T V is a product with a triangle, and its
+        # own product with itself symmetric: half the work of two products. A little on the
+        # diagonal, which is taken off again, keeps fewer rows than features from being singular.
+        little = float(1e-12 * gram.trace())
+        gram.diagonal().add_(little)
+        try:
+            factor = np.linalg.cholesky(gram.numpy())
+        except np.linalg.LinAlgError:
+            gram.diagonal().sub_(little)
+            return mean, vectors.T @ _symmetric(gram).numpy() @ vectors, joint, energy
+        # A transposed view is what BLAS takes without a copy: L^T V = (V^T L)^T.
+        turned = dtrmm(1, factor.T, vectors.T, side=1, lower=0, trans_a=1)
+        turned = turned @ turned.T
+        turned[np.diag_indices_from(turned)] -= little
+        return mean, turned, joint, energy
+
+
+def _symmetric(lower: torch.Tensor) -> torch.Tensor:
+    """The whole of a symmetric matrix of which the lower triangle is given."""
+    return lower.tril() + lower.tril(-1).T
+
+
+def _left(
+    rows: Sequence[tuple[torch.Tensor, torch.Tensor]],
+    out: Sequence[tuple[torch.Tensor, torch.Tensor]],
+) -> list[tuple[torch.Tensor, torch.Tensor]] | None:
+    """Blocks of rows without others, or None where those are not among them block by block."""
+    left = list(rows)
+    for block in out:
+        for at, own in enumerate(left):
+            if all(a is b or torch.equal(a, b) for a, b in zip(own, block, strict=True)):
+                del left[at]
+                break
+        else:
+            return None
+    return left
 
 
 @dataclass(frozen=True)
@@ -309,11 +536,16 @@ class RidgePath:
     Attributes
     ----------
     values, vectors : torch.Tensor
-        (m,) and (m, m): eigenvalues and eigenvectors of X^T X.
+        (r,) and (m, r): eigenvalues and eigenvectors of X^T X; r = m, or fewer where there are
+        few rows and the others are zero.
     cross : torch.Tensor
-        (m, d): V^T X^T Z.
+        (r, d): V^T X^T Z.
     feature_mean, target_mean : torch.Tensor
         (m,) and (d,).
+    n : int
+        Rows that were fitted on.
+    energy : torch.Tensor
+        (d,): their targets' sums of squares about the mean.
     """
 
     values: torch.Tensor
@@ -321,13 +553,21 @@ class RidgePath:
     cross: torch.Tensor
     feature_mean: torch.Tensor
     target_mean: torch.Tensor
+    n: int
+    energy: torch.Tensor
 
     def coefficients(self, lam: float) -> tuple[torch.Tensor, torch.Tensor]:
         """Weight (d, m) and bias (d,) in float64."""
         if not lam > 0:
             raise SingError(f"lambda must be above 0; got {lam}.")
-        weight = (self.vectors @ (self.cross / (self.values + lam)[:, None])).T
+        weight = (self.vectors @ (self._shrinkages([lam]).T * self.cross)).T
         return weight, self.target_mean - weight @ self.feature_mean
+
+    def _shrinkages(self, lams: Sequence[float]) -> torch.Tensor:
+        """``1 / (value + lambda)``, (lambdas, r); zero where both are nothing beside rounding."""
+        total = self.values + torch.tensor(lams, dtype=torch.float64)[:, None]
+        noise = self.values.max() * len(self.vectors) * torch.finfo(torch.float64).eps
+        return torch.where(total > noise, 1 / total, 0)
 
     def scores(
         self, held_out: RidgeFitter, lams: Sequence[float], widths: Sequence[int] | None = None
@@ -350,25 +590,79 @@ class RidgePath:
         torch.Tensor
             (lambdas,), or (lambdas, targets) if `widths` are given.
         """
-        mean, cross = held_out._centred()
-        m, n = held_out.m, held_out.n
-        joint = self.vectors.T @ cross[:m, m:]
-        shift = self.vectors.T @ (mean[:m] - self.feature_mean)
-        gram = self.vectors.T @ cross[:m, :m] @ self.vectors + n * torch.outer(shift, shift)
-        shrink = 1 / (self.values + torch.tensor(lams, dtype=torch.float64)[:, None])
-        found, start = [], 0
-        for width in widths or [held_out.d]:
-            own = slice(start, start + width)
-            load, off = self.cross[:, own], (self.target_mean - mean[m:])[own]
-            linear = (load * joint[:, own]).sum(1) - n * shift * (load @ off)
-            energy = cross[m:, m:].diagonal()[own].sum()
+        vectors, n = self.vectors.numpy(), held_out.n
+        mean, gram, joint, energy = held_out._turned(vectors)
+        m, cross = held_out.m, self.cross.numpy()
+        shift = vectors.T @ (mean[:m] - self.feature_mean).numpy()
+        off = (self.target_mean - mean[m:]).numpy()
+        gram += n * np.outer(shift, shift)
+        shrink = self._shrinkages(lams).numpy()
+        found = []
+        for own in _side_by_side(widths or [held_out.d]):
+            load, total = cross[:, own], float(energy[own].sum())
+            linear = (load * joint[:, own]).sum(1) - n * shift * (load @ off[own])
+            both = load @ load.T
+            both *= gram
             residual = (
-                energy + n * off.square().sum() - 2 * shrink @ linear
-                + ((shrink @ (gram * (load @ load.T))) * shrink).sum(1)
+                total + n * (off[own] ** 2).sum() - 2 * shrink @ linear
+                + ((shrink @ both) * shrink).sum(1)
             )
-            found.append(1 - residual / energy)
-            start += width
+            found.append(torch.from_numpy(1 - residual / total))
         return torch.stack(found, 1) if widths else found[0]
+
+    def gcv(self, lams: Sequence[float], widths: Sequence[int] | None = None) -> torch.Tensor:
+        r"""Generalised cross-validation: what a new row would be missed by, without one held out.
+
+        .. math:: \mathrm{GCV}(\lambda)
+            = \frac{n \, \|Z - H_\lambda Z\|^2}{(n - \mathrm{tr} H_\lambda)^2}, \qquad
+            \mathrm{tr} H_\lambda = 1 + \sum_i \frac{s_i}{s_i + \lambda}
+
+        with the hat matrix :math:`H_\lambda` of the centred features and their mean, and the
+        eigenvalues :math:`s_i` of their Gram matrix (Golub, Heath and Wahba 1979). It is
+        leave-one-out, which scikit-learn's RidgeCV takes, with every row's leverage
+        :math:`H_{ii}` replaced by their mean: no row is needed, and no fit beyond this one.
+
+        Both leave out one *row*. Where rows come in groups (views of one subject), the others of
+        the group stay in the fit and give the row away: lambda comes out too small and the score
+        too good. This package's translators take :func:`grouped_cv`, K-fold with whole groups
+        held out, for this reason; GCV is for rows that are independent.
+
+        Parameters
+        ----------
+        lams : sequence of float
+            Candidates, above 0.
+        widths : sequence of int, optional
+            Widths of targets that lie side by side, to be scored each by itself.
+
+        Returns
+        -------
+        torch.Tensor
+            (lambdas,), or (lambdas, targets) if `widths` are given: squared error a row, summed
+            over dimensions; the smallest is best.
+        """
+        if not all(lam > 0 for lam in lams):
+            raise SingError(f"Each lambda must be above 0; got {list(lams)}.")
+        # By direction, of which n - 1 rows have no more: what its fit explains, and what lambda
+        # leaves of that. Differences of large numbers would cost digits where little is left.
+        values, at = self.values.topk(min(len(self.values), self.n - 1))
+        found = values > values[0] * len(self.vectors) * torch.finfo(torch.float64).eps
+        explained = self.cross[at].square() * (found / values.where(found, 1))[:, None]
+        outside = (self.energy - explained.sum(0)).clamp_min(0)
+        if int(found.sum()) == self.n - 1:
+            outside = torch.zeros_like(outside)
+        shrink = self._shrinkages(lams)[:, at]
+        left = torch.where(
+            shrink > 0, torch.tensor(lams, dtype=torch.float64)[:, None] * shrink, 1)
+        missed = outside + left.square() @ explained
+        freedom = self.n - 1 - len(values) + left.sum(1)  # n - tr H
+        scores = self.n * missed / freedom.square()[:, None]
+        if widths is None:
+            return scores.sum(1)
+        return torch.stack([scores[:, own].sum(1) for own in _side_by_side(widths)], 1)
+
+    def gcv_lambda(self, lams: Sequence[float]) -> float:
+        """The lambda that :meth:`gcv` finds best; of equals, the first."""
+        return float(lams[int(self.gcv(lams).argmin())])
 
     def translator(self, lam: float, card: dict | None = None) -> Translator:
         """The float32 translator for one lambda."""
@@ -401,10 +695,34 @@ def grouped_cv(
     """
     if len(folds) < 2:
         raise SingError(f"Cross-validation needs at least 2 folds; got {len(folds)}.")
+    total = _all_of(always, folds)
+    return torch.stack(_each(
+        lambda fold: total.without(fold).path().scores(fold, lams, widths), folds))
+
+
+def _all_of(always: RidgeFitter, folds: Sequence[RidgeFitter]) -> RidgeFitter:
     total = always.copy()
     for fold in folds:
         total.merge(fold)
-    return torch.stack([total.without(fold).path().scores(fold, lams, widths) for fold in folds])
+    return total
+
+
+def _each(function: Callable, items: Iterable) -> list:
+    """The function of every item, one thread each with one BLAS thread.
+
+    Two eigendecompositions side by side on two processors take little longer than one on both, for
+    half of it moves memory, and much less where another process is busy there.
+    """
+    workers = torch.get_num_threads()
+    if workers < 2:
+        return [function(item) for item in items]
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(function, items))
+
+
+def _side_by_side(widths: Sequence[int]) -> list[slice]:
+    ends = list(accumulate(widths, initial=0))
+    return [slice(*pair) for pair in pairwise(ends)]
 
 
 def nested_cv(
@@ -430,11 +748,14 @@ def nested_cv(
     count = len(folds)
     shape = count, count, len(lams), *([len(widths)] if widths else [])
     scores = torch.full(shape, torch.nan, dtype=torch.float64)
-    total = always.copy()
-    for fold in folds:
-        total.merge(fold)
-    for i, j in combinations(range(count), 2):
-        path = total.without(folds[i]).without(folds[j]).path()
-        scores[i, j] = path.scores(folds[j], lams, widths)
-        scores[j, i] = path.scores(folds[i], lams, widths)
+    total = _all_of(always, folds)
+
+    def both(pair: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+        first, second = (folds[number] for number in pair)
+        path = total.without(first).without(second).path()
+        return path.scores(second, lams, widths), path.scores(first, lams, widths)
+
+    pairs = list(combinations(range(count), 2))
+    for (i, j), (second, first) in zip(pairs, _each(both, pairs), strict=True):
+        scores[i, j], scores[j, i] = second, first
     return scores
