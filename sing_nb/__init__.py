@@ -13,12 +13,15 @@ _HOMES = {
     "Translator": "translator",
     "angle": "metrics",
     "attribute_score": "metrics",
+    "attribute_scores": "metrics",
     "image_score": "metrics",
     "import_translator": "published",
     "load_classifier": "heads",
     "load_joint_space": "joint",
     "load_renderer": "render",
+    "pairwise_angle": "metrics",
     "steer": "perturb",
+    "steer_all": "perturb",
     "wrap_classifier": "heads",
 }
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .metrics import angle
+from .metrics import pairwise_angle
 from .stats import random_basis
 from .study import Study
 
@@ -114,11 +114,10 @@ def word_changes(
         nearer to the word).
     """
     rows, f, removed, random = _removals(study, model, pictures)
-    text = study.text(study.vocabulary)[None]
-    z = study.translate(model, f, rows)[:, None]
-    after = [study.translate(model, moved, rows)[:, None] for moved in (removed, *random)]
-    angles = torch.stack([angle(moved, text) for moved in after])
-    before, chooser = angle(z, text), chosen_by + 1
+    text = study.text(study.vocabulary)
+    before, *after = (
+        pairwise_angle(study.translate(model, one, rows), text) for one in (f, removed, *random))
+    angles, chooser = torch.stack(after), chosen_by + 1
     records = []
     for number, (picture, name) in enumerate(zip(pictures, study.names(pictures))):
         ranks = [a.argsort().argsort() for a in (before[number], angles[chooser, number])]

@@ -7,7 +7,7 @@ Equations (10) to (13), (18) and (19), figures 6 and 10, table 1. Functions take
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,9 +15,10 @@ import pandas as pd
 import torch
 from torch.nn.functional import cosine_similarity, normalize
 
-from .metrics import angle, attribute_score, match_length
+from .heads import Classifier
+from .metrics import angle, attribute_score, attribute_scores, image_score, match_length
 from .neighbours import looks
-from .perturb import Steered, directions, move, null_direction, step_for_angle
+from .perturb import directions, move, null_direction, step_for_angle, turning_step
 from .study import Study
 from .translator import Translator
 
@@ -41,6 +42,13 @@ TOWARDS, RANDOM = "towards the prompt", "random null direction"
 READINGS = {
     "word": "nearest word", "photo": "nearest photo", "photo_or_own": "nearest photo, own included",
 }
+COLUMNS = [
+    "model", "title", "picture", "label", "prompt", "kind", "draw", "target", "step",
+    "image_score", "attribute_score", "own_score", "limit", "reachable", "logit_change", "length",
+    *(f"{name}_before" for name in ("rank", *READINGS)), "rank", *READINGS,
+]
+BLOCK = 1 << 22
+"""Cosines held at a time, in float64."""
 
 
 def nearest_label(study: Study, label: str) -> tuple[str, float]:
@@ -63,43 +71,116 @@ def nearest_label(study: Study, label: str) -> tuple[str, float]:
 # --- pushes -------------------------------------------------------------------------------------
 
 
-class _Push(NamedTuple):
-    own: np.ndarray  # which of the pictures: those that share a translator
-    prompt: str
-    kind: str
-    draw: int
-    target: float
-    text: torch.Tensor
-    translator: Translator
-    found: Steered
+class _Reader:
+    """What lies nearest to embeddings (n, d): words of the vocabulary, photos of the data."""
+
+    def __init__(self, study: Study) -> None:
+        table = study.pictures
+        shown = np.flatnonzero((table["source"] != "clipart").to_numpy())
+        self.vocabulary = np.array(study.vocabulary)
+        self.words = study.text(study.vocabulary).double()
+        self.photos = normalize(study.embeddings[shown].double(), dim=1)
+        self.labels = table["label"].to_numpy()[shown]
+        self.subjects = table["subject"].to_numpy()[shown]
+        self.rows = max(1, BLOCK // (len(self.words) + len(self.photos)))
+
+    def read(self, z: torch.Tensor, subjects: np.ndarray, end: str = "") -> dict[str, np.ndarray]:
+        """Labels of the nearest word, photo of another subject, and photo of any."""
+        parts = []
+        for u, own in zip(normalize(z, dim=1).split(self.rows),
+                          np.split(subjects, range(self.rows, len(subjects), self.rows))):
+            near = (u @ self.photos.T).numpy()
+            best = near.argmax(1)
+            near[own[:, None] == self.subjects] = -2.0
+            word = (u @ self.words.T).argmax(1).numpy()
+            parts.append(
+                (self.vocabulary[word], self.labels[near.argmax(1)], self.labels[best]))
+        found = map(np.concatenate, zip(*parts, strict=True))
+        return {f"{key}{end}": values for key, values in zip(READINGS, found, strict=True)}
+
+    def ranks(self, z: torch.Tensor, texts: torch.Tensor) -> np.ndarray:
+        """1 + how many words lie nearer than each of the texts (p, d); (n, p)."""
+        found = []
+        for u in normalize(z, dim=1).split(self.rows):
+            cosine, own = u @ self.words.T, u @ texts.double().T
+            # The prompt may be a word of the vocabulary: equal is not nearer.
+            found.append(torch.stack([(cosine > one[:, None] + 1e-9).sum(1) for one in own.T], 1))
+        return torch.cat(found).numpy() + 1
 
 
-def _each(
-    study: Study, model: str, rows: np.ndarray, prompts: Sequence[str], angles: Sequence[float],
-    draws: int,
-) -> Iterator[_Push]:
-    """Every push of every picture; a target of 0 degrees is the picture itself."""
-    f, spaces = study.features(model)[rows], study.spaces(model)
-    fold = study.pictures["fold"].to_numpy()[rows]
-    noise = [
+class _Way(NamedTuple):
+    """Pictures pushed in one direction each, to every angle: rows by angle, then by picture.
+
+    Nothing here depends on the prompt: a random direction serves for all.
+    """
+
+    turned: torch.Tensor  # (k n, d), where the push leads in the joint space
+    after: torch.Tensor  # (k n, d), the same once the feature is rounded to its own precision
+    reachable: torch.Tensor  # (k n,)
+    columns: dict[str, np.ndarray]
+
+
+class _Group:
+    """Pictures that share a translator, before they are pushed."""
+
+    def __init__(
+        self, f: torch.Tensor, fitted: Translator, clf: Classifier, own_text: torch.Tensor,
+        subjects: np.ndarray, reader: _Reader,
+    ) -> None:
+        # In float64 once, not at every push.
+        self.fitted = Translator(fitted.weight.double(), fitted.bias.double(), fitted.card)
+        self.f, self.clf, self.own_text, self.subjects = f, clf, own_text, subjects
+        self.z, self.logits, self.reader = self.fitted(f.double()), clf.logits(f), reader
+        self.before = reader.read(self.z, subjects, "_before")
+
+    def push(self, direction: torch.Tensor, angles: Sequence[float]) -> _Way:
+        """Along a unit direction (n, m) of each; 0 degrees is the picture itself."""
+        turn, parts = self.fitted.linear(direction), []
+        for target in angles:
+            step, limit = turning_step(self.z, turn, float(target) or 90.0)
+            step = step if target else torch.zeros_like(step)
+            reachable = torch.isfinite(step)
+            length = torch.where(reachable, step, 0.0)[:, None]
+            moved = (self.f.double() + length * direction).to(self.f.dtype)
+            # Angle by angle: rows computed together with others may round differently.
+            turned, after = self.z + length * turn, self.fitted(moved.double())
+            blank = torch.where(reachable, 1.0, torch.nan)
+            parts.append((turned, after, reachable, {
+                "step": step / self.f.norm(dim=1),
+                "image_score": image_score(self.z, turned) * blank,
+                "own_score": attribute_score(self.z, after, self.own_text) * blank,
+                "limit": limit, "reachable": reachable,
+                "logit_change": (self.clf.logits(moved) - self.logits).abs().amax(1),
+                "length": after.norm(dim=1) / self.z.norm(dim=1),
+            }))
+        turned, after, reachable = (torch.cat(one) for one in list(zip(*parts, strict=True))[:3])
+        columns = {name: torch.cat([part[3][name] for part in parts]).numpy()
+                   for name in parts[0][3]}
+        columns |= {name: np.tile(value, len(angles)) for name, value in self.before.items()}
+        columns |= self.reader.read(after, np.tile(self.subjects, len(angles)))
+        return _Way(turned, after, reachable, columns)
+
+    def towards(self, way: _Way, texts: torch.Tensor) -> dict[str, np.ndarray]:
+        """The columns of a push that depend on the prompt, for each of the texts: (k n, p)."""
+        times = len(way.turned) // len(self.z)
+        score = attribute_scores(self.z.repeat(times, 1), way.turned, texts)
+        return {
+            "attribute_score": torch.where(way.reachable[:, None], score, torch.nan).numpy(),
+            "rank": self.reader.ranks(way.after, texts),
+        }
+
+
+def _random_directions(study: Study, model: str, count: int, draws: int) -> list[torch.Tensor]:
+    """For each draw a unit direction in the null space for each of `count` pictures."""
+    spaces = study.spaces(model)
+    noise = (
         torch.randn(
-            f.shape, dtype=torch.float64,
+            count, spaces.features, dtype=torch.float64,
             generator=torch.Generator().manual_seed(study.config.seed + draw),
         )
         for draw in range(draws)
-    ]
-    random = [normalize(spaces.null(one), dim=1) for one in noise]
-    for words, text in zip(prompts, study.space.encode_text(prompts), strict=True):
-        for number in np.unique(fold):
-            own = np.flatnonzero(fold == number)
-            fitted = study.translators(model)[number]
-            options = [(TOWARDS, 0, null_direction(f[own], fitted, text, spaces))]
-            options += [(RANDOM, draw, one[own]) for draw, one in enumerate(random)]
-            for kind, draw, direction in options:
-                for target in angles:
-                    how = {"target_is": float(target)} if target else {"step": 0.0}
-                    found = move(f[own], direction, fitted, text, **how)
-                    yield _Push(own, words, kind, draw, float(target), text, fitted, found)
+    )
+    return [normalize(spaces.null(one), dim=1) for one in noise]
 
 
 def pushes(
@@ -134,57 +215,44 @@ def pushes(
         subject), photo_or_own (of any). The last four also with ``_before``: for the picture
         itself.
     """
-    table = study.pictures
-    rows = study.rows(pictures)
-    f, clf = study.features(model)[rows], study.classifier(model)
-    labels, subjects = table["label"].to_numpy()[rows], table["subject"].to_numpy()[rows]
-    own_text = study.text(labels)
-    vocabulary = np.array(study.vocabulary)
-    words = study.text(study.vocabulary).double()
-    shown = np.flatnonzero((table["source"] != "clipart").to_numpy())
-    photos = normalize(study.embeddings[shown].double(), dim=1)
-    shown_labels = table["label"].to_numpy()[shown]
-    same = torch.tensor(subjects[:, None] == table["subject"].to_numpy()[shown])
+    return _pushes(study, model, pictures, prompts, angles, draws)[0]
 
-    def read(z: torch.Tensor, own: np.ndarray, text: torch.Tensor) -> dict[str, np.ndarray]:
-        u = normalize(z, dim=1)
-        near = u @ photos.T
-        to_words = u @ torch.cat([words, text[None].double()]).T
-        # The prompt may be a word of the vocabulary: equal is not nearer.
-        nearer = to_words[:, :-1] > to_words[:, -1:] + 1e-9
-        return {
-            "rank": nearer.sum(1).numpy() + 1,
-            "word": vocabulary[to_words[:, :-1].argmax(1).numpy()],
-            "photo": shown_labels[near.masked_fill(same[own], -2.0).argmax(1).numpy()],
-            "photo_or_own": shown_labels[near.argmax(1).numpy()],
-        }
 
-    parts = []
-    for push in _each(study, model, rows, prompts, angles, draws):
-        own, found = push.own, push.found
-        before = push.translator(f[own].double())
-        after = push.translator(found.features.double())
-        blank = torch.where(found.reachable, 1.0, torch.nan)
-        change = clf.logits(found.features) - clf.logits(f[own])
-        parts.append(
-            pd.DataFrame(
-                {
-                    "model": model, "title": clf.title, "picture": np.asarray(pictures)[own],
-                    "label": labels[own], "prompt": push.prompt, "kind": push.kind,
-                    "draw": push.draw, "target": push.target,
-                    "step": (found.step / f[own].norm(dim=1)).numpy(),
-                    "image_score": found.image_score.numpy(),
-                    "attribute_score": found.attribute_score.numpy(),
-                    "own_score": (attribute_score(before, after, own_text[own]) * blank).numpy(),
-                    "limit": found.limit.numpy(), "reachable": found.reachable.numpy(),
-                    "logit_change": change.abs().amax(1).numpy(),
-                    "length": (after.norm(dim=1) / before.norm(dim=1)).numpy(),
-                }
-                | {f"{key}_before": value for key, value in read(before, own, push.text).items()}
-                | read(after, own, push.text)
-            )
-        )
-    return pd.concat(parts, ignore_index=True)
+def _pushes(
+    study: Study, model: str, pictures: Sequence[str], prompts: Sequence[str],
+    angles: Sequence[float], draws: int,
+) -> tuple[pd.DataFrame, torch.Tensor]:
+    """:func:`pushes`, and where each of its rows leads in the joint space, (rows, d)."""
+    rows, spaces, clf = study.rows(pictures), study.spaces(model), study.classifier(model)
+    f, table = study.features(model)[rows], study.pictures.iloc[rows]
+    labels, subjects, fold = (table[name].to_numpy() for name in ("label", "subject", "fold"))
+    own_text, texts = study.text(labels), study.space.encode_text(prompts)
+    random = _random_directions(study, model, len(f), draws)
+    reader, found = _Reader(study), {}
+    for number in np.unique(fold):
+        own = np.flatnonzero(fold == number)
+        group = _Group(f[own], study.translators(model)[number], clf, own_text[own],
+                       subjects[own], reader)
+        control = [group.push(one[own], angles) for one in random]
+        measured = [group.towards(way, texts) for way in control]
+        ranks = np.tile(reader.ranks(group.z, texts), (len(angles), 1))
+        for at, (words, text) in enumerate(zip(prompts, texts, strict=True)):
+            way = group.push(null_direction(f[own], group.fitted, text, spaces), angles)
+            ways = [(TOWARDS, 0, way, group.towards(way, texts[at : at + 1]), 0)]
+            ways += [(RANDOM, draw, *one, at) for draw, one in enumerate(zip(control, measured))]
+            found[at, number] = [
+                (pd.DataFrame({
+                    "model": model, "title": clf.title,
+                    "picture": np.tile(np.asarray(pictures)[own], len(angles)),
+                    "label": np.tile(labels[own], len(angles)), "prompt": words, "kind": kind,
+                    "draw": draw, "target": np.repeat(np.array(angles, dtype=float), len(own)),
+                    "rank_before": ranks[:, at],
+                } | {name: value[:, column] for name, value in scored.items()} | way.columns),
+                 way.after)
+                for kind, draw, way, scored, column in ways
+            ]
+    tables, z = zip(*(part for key in sorted(found) for part in found[key]), strict=True)
+    return pd.concat(tables, ignore_index=True)[COLUMNS], torch.cat(z)
 
 
 def pushed_everywhere(
@@ -424,20 +492,13 @@ def _near(
     angles = sorted({0.0, *angles})
     tables = []
     for picture in pictures:
-        row = study.row(picture)
-        own = study.pictures.iloc[row]
-        z = torch.cat(
-            [
-                push.translator(push.found.features.double())
-                for push in _each(study, model, np.array([row]), prompts, angles, 1)
-            ]
-        )
+        own = study.pictures.iloc[study.row(picture)]
+        scored, z = _pushes(study, model, [picture], prompts, angles, 1)
         near = looks(study, z, k, exclude=own["subject"])
         itself = pd.DataFrame({"row": range(len(z)), "place": "photo", "angle": np.nan})
         near = pd.concat([itself.assign(picture=own["picture"], label=own["label"]),
                           near])
-        scored = pushes(study, model, [picture], prompts, angles).drop(
-            columns=["picture", "label", "photo"])
+        scored = scored.drop(columns=["picture", "label", "photo"])
         table = near.merge(scored, left_on="row", right_index=True).assign(name=own["label"])
         tables.append(table[(table["place"] != "photo") | (table["target"] == 0)])
     return pd.concat(tables, ignore_index=True).drop(columns="row")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.linalg
+import scipy.optimize
 import scipy.special
 import torch
 
@@ -16,7 +17,9 @@ from sing_nb.perturb import (
     move,
     null_direction,
     steer,
+    steer_all,
     step_for_angle,
+    turning_step,
 )
 from sing_nb.translator import Translator
 
@@ -149,6 +152,163 @@ def test_moving_along_a_given_direction_measures_what_steering_measures(parts):
     moved = move(f, direction, translator, text, target_is=20.0)
     steered = steer(f, translator, text, spaces, target_is=20.0)
     assert torch.equal(moved.features, steered.features)
+
+
+def test_a_turn_inside_the_joint_space_is_that_of_the_feature(parts):
+    _, spaces, translator, f, text = parts
+    direction = null_direction(f, translator, text, spaces)
+    step, limit = turning_step(translator(f), translator.linear(direction), 20.0)
+    expected, phi = step_for_angle(f, direction, translator, 20.0)
+    np.testing.assert_allclose(step, expected)
+    np.testing.assert_allclose(limit, phi)
+
+
+# --- all pictures towards all prompts -----------------------------------------------------------
+
+
+def same(found, f, translator, texts, spaces, **how):
+    """Hold steer_all's table against steer, prompt by prompt."""
+    for j, text in enumerate(texts):
+        one = steer(f, translator, text, spaces, **how)
+        assert torch.equal(found.reachable[:, j], one.reachable)
+        for name in ("step", "image_score", "attribute_score", "limit"):
+            np.testing.assert_allclose(getattr(found, name)[:, j], getattr(one, name),
+                                       rtol=1e-8, atol=1e-9, err_msg=f"{name} of text {j}")
+
+
+@pytest.mark.parametrize(
+    "how", [{"step": 0.7}, {"step": 0.0}, {"step": -0.7}, {"step": 1e6}, {"target_is": 1e-4},
+            {"target_is": 30.0}, {"target_is": 70.0}, {"target_is": 150.0}])
+def test_all_prompts_at_once_give_what_each_gives(parts, how):
+    _, spaces, translator, f, _ = parts
+    texts = torch.tensor(np.random.default_rng(8).standard_normal((7, D))) * 5
+    found = steer_all(f, translator, texts, spaces, **how)
+    assert found.step.shape == (20, 7)
+    assert found.step.dtype == torch.float64
+    same(found, f, translator, texts, spaces, **how)
+    if "target_is" in how:
+        assert torch.equal(found.reachable, found.limit > how["target_is"])
+        np.testing.assert_allclose(
+            found.image_score[found.reachable], how["target_is"], rtol=1e-9)
+
+
+def test_all_steps_are_those_of_autograd_and_bisection(parts):
+    weight, spaces, translator, f, _ = parts
+    texts = torch.tensor(np.random.default_rng(9).standard_normal((4, D)))
+    found = steer_all(f, translator, texts, spaces, target_is=40.0)
+    assert found.reachable.sum() > 10
+    null = scipy.linalg.null_space(weight.numpy())
+    a, b = translator.weight.numpy(), translator.bias.numpy()
+
+    def by_hand(i, j):
+        variable = f[i].clone().requires_grad_()
+        z = torch.tensor(a) @ variable + torch.tensor(b)
+        ((z @ texts[j]) / (z.norm() * texts[j].norm())).backward()
+        along = null @ (null.T @ variable.grad.numpy())
+        along /= np.linalg.norm(along)
+        z = f[i].numpy() @ a.T + b
+
+        def moved(step):
+            return (f[i].numpy() + step * along) @ a.T + b
+
+        step = scipy.optimize.brentq(
+            lambda step: degrees(z, moved(step)) - 40, 0, 1e6, xtol=1e-12, rtol=1e-14)
+        return step, degrees(z, texts[j].numpy()) - degrees(moved(step), texts[j].numpy())
+
+    for i, j in found.reachable.nonzero().tolist():
+        step, score = by_hand(i, j)
+        assert float(found.step[i, j]) == pytest.approx(step, rel=1e-6)
+        assert float(found.attribute_score[i, j]) == pytest.approx(score, abs=1e-6)
+
+
+@pytest.mark.parametrize("how", [{"target_is": 20.0}, {"step": 0.3}, {"step": 1e-4}])
+@pytest.mark.parametrize("side", [1, -1])
+def test_a_text_next_to_a_feature_or_its_opposite_keeps_its_digits(parts, how, side):
+    # The gradient is the small part of the text that is not along z: sums of squares lose it.
+    _, spaces, translator, f, _ = parts
+    aside = torch.tensor(np.random.default_rng(10).standard_normal((4, D)))
+    size = torch.tensor([[1e-2], [1e-3], [1e-5], [1e-6]])
+    texts = side * (translator(f[:4]) + size * aside)
+    same(steer_all(f, translator, texts, spaces, **how), f, translator, texts, spaces, **how)
+
+
+@pytest.mark.parametrize("side", [1, -1])
+def test_a_push_along_the_embedding_keeps_its_digits(side):
+    # One null direction, which the translator turns into v: phi is the angle of z and v, 1e-3
+    # degrees or 180 minus that, and no target beyond it is reached.
+    rng = np.random.default_rng(12)
+    v, texts = rng.standard_normal(D), torch.tensor(rng.standard_normal((3, D)))
+    across = np.linalg.qr(np.stack([v, rng.standard_normal(D)], 1))[0][:, 1]
+    z = side * (v + np.linalg.norm(v) * np.radians(1e-3) * across)
+    spaces = HeadSpaces.from_weight(torch.eye(M)[: M - 1].double())
+    translator = Translator(
+        torch.tensor(np.concatenate([np.zeros((D, M - 1)), v[:, None]], 1)), torch.tensor(z))
+    f = torch.zeros(1, M, dtype=torch.float64)
+    for how in ({"step": 1e-3}, {"target_is": 5e-4}):
+        found = steer_all(f, translator, texts, spaces, **how)
+        same(found, f, translator, texts, spaces, **how)
+        off = torch.minimum(found.limit, 180 - found.limit)
+        np.testing.assert_allclose(off, 1e-3, rtol=1e-6)
+
+
+def test_a_translator_blind_to_the_null_space_turns_nothing():
+    spaces = HeadSpaces.from_weight(torch.eye(M)[:C].double())
+    rng = np.random.default_rng(13)
+    blind = np.zeros((D, M))
+    blind[:, :C] = rng.standard_normal((D, C))
+    f, texts = torch.tensor(rng.standard_normal((6, M))), torch.tensor(rng.standard_normal((2, D)))
+    translator = Translator(torch.tensor(blind), torch.zeros(D).double())
+    found = steer_all(f, translator, texts, spaces, target_is=10.0)
+    assert not found.reachable.any()
+    assert torch.isnan(found.step).all()
+    assert torch.isnan(found.image_score).all()
+    found = steer_all(f, translator, texts, spaces, step=2.0)
+    assert (found.image_score == 0).all()
+    np.testing.assert_allclose(found.attribute_score, 0, atol=1e-12)
+
+
+def test_all_prompts_in_small_blocks_and_float32(parts):
+    _, spaces, translator, f, _ = parts
+    f, texts = f.float(), torch.tensor(np.random.default_rng(14).standard_normal((5, D))).float()
+    whole = steer_all(f, translator, texts, spaces, target_is=25.0)
+    small = steer_all(f, translator, texts, spaces, target_is=25.0, block=1)
+    for one, other in zip(whole, small, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-12)
+    same(whole, f, translator, texts, spaces, target_is=25.0)
+
+
+@pytest.mark.parametrize("close", [False, True])
+def test_steering_takes_no_more_memory_than_its_block(held, close):
+    rng = np.random.default_rng(15)
+    spaces = HeadSpaces.from_weight(torch.tensor(rng.standard_normal((20, 60))))
+    translator = Translator(*(torch.tensor(rng.standard_normal(s)) for s in ((15, 60), 15)))
+    n = 60 if close else 600  # what is far too much for the block
+    f = torch.tensor(rng.standard_normal((n, 60)))
+    texts = torch.tensor(rng.standard_normal((20, 15)))
+    if close:  # every pair is worked out by itself
+        texts = translator(f[:1]) + 1e-3 * texts
+        f = f[:1] + 1e-5 * f
+    block = 30_000
+    with held:
+        steer_all(f, translator, texts, spaces, target_is=5.0, block=block)
+    result = n * 20 * (4 * 8 + 1)
+    fixed = 8 * (3 * 15 * 60 + 15 * 15 + 20 * 15)  # A and what it is made of, B, texts
+    assert held.most < 2 * result + fixed + 8 * block  # twice: blocks, and what they are joined to
+    assert held.most > result
+
+
+def test_all_prompts_refuse_what_one_refuses(parts):
+    _, spaces, translator, f, text = parts
+    with pytest.raises(SingError, match="one of them"):
+        steer_all(f, translator, text[None], spaces)
+    with pytest.raises(SingError, match="between 0 and 180"):
+        steer_all(f, translator, text[None], spaces, target_is=180.0)
+    with pytest.raises(SingError, match="null space is empty"):
+        steer_all(f, translator, text[None], HeadSpaces.from_weight(torch.eye(M)), step=1.0)
+    with pytest.raises(SingError, match=rf"\(p, {D}\).*got \({D},\)"):
+        steer_all(f, translator, text, spaces, step=1.0)
+    with pytest.raises(SingError, match=f"reads {M} features"):
+        steer_all(torch.ones(2, M + 1), translator, text[None], spaces, step=1.0)
 
 
 def test_matched_removal_takes_the_given_length_from_the_given_subspace():

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sing_nb import steering
-from sing_nb.steering import RANDOM, TOWARDS, _each
+from sing_nb.steering import RANDOM, TOWARDS, _random_directions
 
 JELLYFISH = "an image of a jellyfish"
 PROMPTS = [JELLYFISH, "a snowy hill"]
@@ -124,20 +124,35 @@ def test_what_lies_nearest_is_found_by_numpy(smoke, pushed):
             assert getattr(row, f"photo{end}") == table["label"][angles[others].idxmin()]
 
 
-def test_random_directions_are_unit_vectors_of_the_null_space(smoke, pictures):
-    rows = np.array([smoke.row(picture) for picture in pictures])
-    found = [p for p in _each(smoke, "lite0", rows, [JELLYFISH], [15.0], 2) if p.kind == RANDOM]
-    assert {push.draw for push in found} == {0, 1}
+def test_what_lies_nearest_is_the_same_in_small_blocks(smoke, pictures, pushed, monkeypatch):
+    monkeypatch.setattr(steering, "BLOCK", 1)
+    found = steering.pushes(smoke, "lite0", pictures, PROMPTS, [15.0], draws=2)
+    pd.testing.assert_frame_equal(found, pushed)
+
+
+def test_random_directions_are_unit_vectors_of_the_null_space(smoke):
+    both = _random_directions(smoke, "lite0", 8, 2)
     head = smoke.classifier("lite0").head.weight.double().numpy()
     seen = np.linalg.svd(head, full_matrices=True)[2][:1000]
-    for push in found:
-        direction = push.found.direction.double().numpy()
-        np.testing.assert_allclose(np.linalg.norm(direction, axis=1), 1, atol=1e-6)
-        np.testing.assert_allclose(direction @ seen.T, 0, atol=1e-6)
-    both = [torch.cat([p.found.direction for p in found if p.draw == draw]) for draw in (0, 1)]
+    for directions in both:
+        np.testing.assert_allclose(np.linalg.norm(directions, axis=1), 1, atol=1e-6)
+        np.testing.assert_allclose(directions.numpy() @ seen.T, 0, atol=1e-6)
     # Two draws, and two pictures, have nothing in common: 280 dimensions, so about 0.06.
     assert (both[0] * both[1]).sum(1).abs().max() < 0.3
     assert float((both[0][0] * both[0][1]).sum().abs()) < 0.3
+
+
+def test_a_random_push_goes_along_its_random_direction(smoke, pictures, pushed):
+    directions = _random_directions(smoke, "lite0", len(pictures), 2)
+    for row in pushed[pushed["kind"] == RANDOM].query("reachable").iloc[::5].itertuples():
+        hand = ByHand(smoke, row.picture, row.prompt)
+        along = directions[row.draw][pictures.index(row.picture)].numpy()
+        z, length = hand.translate(hand.f), row.step * np.linalg.norm(hand.f)
+        moved = hand.translate(hand.f + length * along)
+        assert degrees(z, moved) == pytest.approx(15, abs=1e-3)
+        expected = degrees(z, hand.text) - degrees(moved, hand.text)
+        assert row.attribute_score == pytest.approx(expected, abs=1e-3)
+        assert row.limit == pytest.approx(degrees(z, hand.weight @ along), abs=1e-3)
 
 
 def test_the_limit_is_what_no_step_exceeds(smoke, pushed):
