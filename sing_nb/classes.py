@@ -14,10 +14,10 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
+import scipy
 import torch
-from scipy.stats import bootstrap, false_discovery_control, iqr, rankdata
 
-from .metrics import angle
+from .metrics import angle, pairwise_angle
 from .stats import cluster_means, excess_test, holm, rank_correlation
 from .study import Study
 
@@ -157,23 +157,24 @@ def class_spread(study: Study) -> pd.DataFrame:
 
 def _class_spread(study: Study) -> pd.DataFrame:
     quantities = {
-        "small": ("as_abs", lambda v: np.mean(v < SMALL, axis=0)),
-        "middle": ("as_abs", lambda v: np.median(v, axis=0)),
-        "spread": ("as_median", lambda v: iqr(v, axis=0)),
+        "small": ("as_abs", lambda v: np.mean(v < SMALL, axis=1)),
+        "middle": ("as_abs", lambda v: np.median(v, axis=1)),
+        "spread": ("as_median", lambda v: scipy.stats.iqr(v, axis=1)),
     }
     records = []
     for model in study.config.everyone:
         for quantity, (column, score) in quantities.items():
             table = _removals(study, model, column)
             statistics = (
-                lambda v, score=score: score(v[:, 0]),
-                lambda v, score=score: score(v[:, 1:]).mean(),
-                lambda v, score=score: score(v[:, 0]) - score(v[:, 1:]).mean(),
+                lambda v, score=score: score(v[:, :, :1])[:, 0],
+                lambda v, score=score: score(v[:, :, 1:]).mean(1),
+                lambda v, score=score: score(v[:, :, :1])[:, 0] - score(v[:, :, 1:]).mean(1),
             )
             for kind, statistic in zip(KINDS, statistics):
                 records.append(
                     {"model": model, "title": study.title(model), "quantity": quantity,
-                     "kind": kind} | study.interval(table.to_numpy(), table.index, statistic)
+                     "kind": kind}
+                    | study.interval(table.to_numpy(), table.index, statistic, vectorized=True)
                 )
     return pd.DataFrame(records)
 
@@ -189,7 +190,9 @@ def spread_difference(study: Study, first: str, second: str) -> dict[str, float]
     """
     one, two = (_removals(study, model, "as_median")[-1] for model in (first, second))
     pair = np.column_stack([one, two.loc[one.index]])
-    return study.interval(pair, one.index, lambda v: float(np.diff(iqr(v, axis=0))[0]))
+    return study.interval(
+        pair, one.index, lambda v: float(np.diff(scipy.stats.iqr(v, axis=0))[0])
+    )
 
 
 def class_agreement(study: Study) -> pd.DataFrame:
@@ -217,11 +220,8 @@ def _class_agreement(study: Study) -> pd.DataFrame:
         for first, second in combinations(study.config.everyone, 2):
             one, two = (_removals(study, model, column) for model in (first, second))
             both = np.hstack([one, two.loc[one.index]])
-            control = study.interval(both, one.index, lambda v: _correlations(v)[1:].mean())
-            excess = study.interval(
-                both, one.index,
-                lambda v: _correlations(v)[0] - _correlations(v)[1:].mean(),
-            )
+            control, excess = _control_and_excess(
+                study.interval(both, one.index, _agreements, vectorized=True))
             records.append(
                 {"measure": measure, "first": study.title(first), "second": study.title(second)}
                 | rank_correlation(one[-1], two.loc[one.index, -1])
@@ -233,10 +233,23 @@ def _class_agreement(study: Study) -> pd.DataFrame:
     return table.assign(p_holm=holm(table["p"]))
 
 
-def _correlations(v: np.ndarray) -> np.ndarray:
-    """Spearman's rho of each column of the left half with its partner in the right half."""
-    half = v.shape[1] // 2
-    return np.diagonal(np.corrcoef(rankdata(v, axis=0).T)[:half, half:])
+def _agreements(samples: np.ndarray) -> np.ndarray:
+    """Of samples (samples, n, 2 k): the control's mean rho and what the first exceeds it by.
+
+    Spearman's rho of each column of the left half with its partner in the right half.
+    """
+    ranks = scipy.stats.rankdata(samples, axis=1)
+    ranks -= ranks.mean(1, keepdims=True)
+    with np.errstate(invalid="ignore"):  # no correlation where a sample holds one class only
+        ranks /= np.linalg.norm(ranks, axis=1, keepdims=True)
+    left, right = np.split(ranks, 2, axis=2)
+    rho = (left * right).sum(1)
+    control = rho[:, 1:].mean(1)
+    return np.column_stack([control, rho[:, 0] - control])
+
+
+def _control_and_excess(found: dict[str, np.ndarray]) -> list[dict[str, float]]:
+    return [{key: float(value[at]) for key, value in found.items()} for at in range(2)]
 
 
 def concept_summary(
@@ -265,32 +278,30 @@ def concept_summary(
         angles to the class's *name*).
     """
     before, after, other = study.concept_angles(model, label, concepts)
-    views = np.arange(len(before))
+    views, own = np.arange(len(before)), np.array(concepts) == place
+    moves = before[:, None] - np.stack([after, *other], axis=1)  # (views, 1 + draws, concepts)
 
-    def lead(i: np.ndarray) -> float:
-        mean, own = before[i].mean(0), np.array(concepts) == place
-        return float(mean[own][0] - mean[~own].min())
+    def lead(samples: np.ndarray) -> np.ndarray:
+        mean = samples.mean(1)
+        return mean[:, own][:, 0] - mean[:, ~own].min(1)
 
-    def strength(i: np.ndarray, moved: np.ndarray = after) -> float:
-        return float(np.median(np.abs((before - moved)[i].mean(0))))
+    def strengths(samples: np.ndarray) -> np.ndarray:
+        null, *control = np.median(np.abs(samples.mean(1)), axis=2).T
+        control = np.mean(control, axis=0)
+        return np.column_stack([null, control, null - control])
 
-    def control(i: np.ndarray) -> float:
-        return float(np.mean([strength(i, moved) for moved in other]))
-
-    over_views = {
-        "strength": strength, "strength_control": control,
-        "strength_excess": lambda i: strength(i) - control(i),
-    } | ({"lead": lead} if place in concepts else {})
+    found = study.interval(moves, views, strengths, vectorized=True)
+    over_views = {name: {key: float(value[at]) for key, value in found.items()}
+                  for at, name in enumerate(("strength", "strength_control", "strength_excess"))}
+    if place in concepts:
+        over_views["lead"] = study.interval(before, views, lead, vectorized=True)
     text = study.text([study.label(label), *concepts])
     name = angle(text[:1], text[1:]).numpy()
     over_concepts = {
         "order_before": before.mean(0), "order_after": after.mean(0),
         "order_control": other.mean((0, 1)),
     }
-    records = [
-        {"quantity": quantity} | study.interval(views, views, statistic)
-        for quantity, statistic in over_views.items()
-    ]
+    records = [{"quantity": quantity} | row for quantity, row in over_views.items()]
     for quantity, angles in over_concepts.items():
         found = rank_correlation(name, angles)
         records.append(
@@ -335,7 +346,7 @@ def _concept_moves(
     study: Study, concepts: Sequence[str], chosen: Sequence[str], draws: int
 ) -> Iterator[tuple[str, pd.DataFrame, np.ndarray, np.ndarray]]:
     """Each classifier, its pictures of the classes, their AS (n, k) and controls (n, draws, k)."""
-    text = study.text(concepts)[None]
+    text = study.text(concepts)
     for model in study.config.everyone:
         scored = study.scored(model)
         scored = scored[scored["label"].isin(chosen)]
@@ -343,7 +354,7 @@ def _concept_moves(
         f = study.features(model)[rows]
 
         def angles(features: torch.Tensor, model=model, rows=rows) -> np.ndarray:
-            return angle(study.translate(model, features, rows)[:, None], text).numpy()
+            return pairwise_angle(study.translate(model, features, rows), text).numpy()
 
         before = angles(f)
         moved = before - angles(study.spaces(model).remove_null(f))
@@ -422,7 +433,10 @@ def _concept_excess(study: Study, concepts: list[str], most: int, draws: int) ->
             "subjects": len(rows), "draws": draws, "value": score.estimate, "low": score.low,
             "high": score.high, "control": other.mean((0, 1)), "excess": beyond["value"],
             "excess_low": beyond["low"], "excess_high": beyond["high"], "p": p,
-            "p_fdr": false_discovery_control(p, method="by") if np.isfinite(p).all() else np.nan,
+            "p_fdr": (
+                scipy.stats.false_discovery_control(p, method="by") if np.isfinite(p).all()
+                else np.nan
+            ),
         }))
     return pd.concat(tables, ignore_index=True)
 
@@ -451,7 +465,7 @@ def concept_difference(
     views = [np.arange(len(shift)) for shift in shifts]
     low = high = np.nan
     if min(map(len, views)) > 1:
-        low, high = bootstrap(
+        low, high = scipy.stats.bootstrap(
             views, difference, vectorized=False, method="percentile",
             n_resamples=study.config.bootstrap_draws, random_state=study.config.seed,
         ).confidence_interval

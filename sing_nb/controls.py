@@ -9,20 +9,20 @@ null space's place.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from scipy.linalg import cho_factor, cho_solve
-from sklearn.kernel_approximation import Nystroem
 
 from .errors import SingError
 from .translator import RidgeFitter, Translator, grouped_cv, nested_cv
 
 __all__ = [
-    "GroupedProbe", "Staged", "chosen_lambdas", "discriminant_directions", "frame", "kernel_map",
-    "mean_directions", "plant_head", "planted_null", "principal_first",
+    "GroupedProbe", "Staged", "all_mean_directions", "chosen_lambdas", "discriminant_directions",
+    "frame", "kernel_map", "mean_directions", "plant_head", "planted_null", "principal_first",
 ]
 
 SOFTNESS = 2.0  # temperature of the probabilities that the non-linear map reads
@@ -87,6 +87,8 @@ def kernel_map(
         raise SingError(
             "The kernel needs pictures with different probabilities; these all have the same."
         )
+    from sklearn.kernel_approximation import Nystroem  # here: a second that few need
+
     kernel = Nystroem(
         gamma=1 / float(apart), n_components=min(size, len(known)), random_state=seed
     ).fit(known)
@@ -215,13 +217,23 @@ def principal_first(
         everything.merge(fold)
     stages: dict[tuple, Translator | None] = {}
     left: dict[tuple, RidgeFitter] = {}
+    totals = {frozenset(): everything}
+
+    def rows_without(folds: frozenset[int]) -> RidgeFitter:
+        """All rows but some folds'; sets that share folds share what it took to leave them out."""
+        if folds in totals:
+            return totals[folds]
+        last = max(folds)
+        found = rows_without(folds - {last}).without(leading[last])
+        if len(folds) < 3:  # larger sets have nothing to share, and each takes megabytes
+            totals[folds] = found
+        return found
 
     def stage(without: set[int], lam: float) -> Translator | None:
         """The first stage without some folds, or None where no rows are left."""
         key = frozenset(without), lam
         if key not in stages:
-            total = everything.without(_sum([leading[number] for number in without])) if without \
-                else everything
+            total = rows_without(key[0])
             stages[key] = total.solve_directly(lam) if total.n > 1 else None
         return stages[key]
 
@@ -355,13 +367,24 @@ def mean_directions(features: np.ndarray, values: np.ndarray, parts: np.ndarray)
     numpy.ndarray
         (m, k), unit columns; a part in which the concept does not vary gives none.
     """
-    found = []
+    return all_mean_directions(features, values[:, None], parts)[0]
+
+
+def all_mean_directions(
+    features: np.ndarray, values: np.ndarray, parts: np.ndarray
+) -> list[np.ndarray]:
+    """:func:`mean_directions` of each of many concepts (n, concepts), by one product a part."""
+    found: list[list[np.ndarray]] = [[] for _ in values.T]
     for part in np.unique(parts):
         own = parts == part
-        along = (features[own] - features[own].mean(0)).T @ (values[own] - values[own].mean())
-        if np.linalg.norm(along) > 0:
-            found.append(along / np.linalg.norm(along))
-    return np.stack(found, axis=1)
+        # By its range: the mean of equal numbers may be another number, and what is left of them
+        # then a direction made of rounding errors.
+        varies = np.ptp(values[own], axis=0) > 0
+        along = (features[own] - features[own].mean(0)).T @ (values[own] - values[own].mean(0))
+        for directions, one, there in zip(found, along.T, varies, strict=True):
+            if there and np.linalg.norm(one) > 0:
+                directions.append(one / np.linalg.norm(one))
+    return [np.stack(directions, axis=1) for directions in found]
 
 
 def discriminant_directions(
@@ -390,17 +413,16 @@ def discriminant_directions(
     x = features - features.mean(0)
     factor = cho_factor(x.T @ x + lam * np.eye(x.shape[1]))
     start = cho_solve(factor, x.T @ (values - values.mean(0)))
-    found = np.empty((values.shape[1], x.shape[1], k))
-    for concept, first in enumerate(start.T):
-        basis, solved = np.empty((len(first), 0)), np.empty((len(first), 0))
-        for step in range(k):
-            w = first
+    found, solved = (np.empty((values.shape[1], x.shape[1], k)) for _ in range(2))
+    for step in range(k):
+        for first, whole, halfway in zip(start.T, found, solved, strict=True):
+            w, basis, done = first, whole[:, :step], halfway[:, :step]
             if step:
-                w = first - solved @ np.linalg.solve(basis.T @ solved, basis.T @ first)
+                w = first - done @ np.linalg.solve(basis.T @ done, basis.T @ first)
                 w = w - basis @ (basis.T @ w)  # rounding
-            basis = np.column_stack([basis, w / np.linalg.norm(w)])
-            solved = np.column_stack([solved, cho_solve(factor, basis[:, -1])])
-        found[concept] = basis
+            whole[:, step] = w / np.linalg.norm(w)
+        # One solve for all concepts: a triangle is read once, not once a concept.
+        solved[:, :, step] = cho_solve(factor, found[:, :, step].T).T
     return found
 
 
@@ -422,9 +444,7 @@ class GroupedProbe:
     def __init__(
         self, gram: np.ndarray, targets: np.ndarray, folds: np.ndarray, lam: float
     ) -> None:
-        self.targets = np.asarray(targets, dtype=float)
-        self.constant = np.empty_like(self.targets)
-        self._fits = []
+        self._factors = []
         for fold in np.unique(folds):
             test, train = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
             if not len(train):
@@ -434,10 +454,23 @@ class GroupedProbe:
             own = own - mean - mean[:, None] + mean.mean()
             other = other - other.mean(1, keepdims=True) - mean + mean.mean()
             own[np.diag_indices_from(own)] += lam
-            self.constant[test] = self.targets[train].mean(0)
             factor = cho_factor(own, overwrite_a=True, check_finite=False)
+            self._factors.append((test, train, other, factor))
+        self._fit(targets)
+
+    def _fit(self, targets: np.ndarray) -> None:
+        self.targets = np.asarray(targets, dtype=float)
+        self.constant, self._fits = np.empty_like(self.targets), []
+        for test, train, other, factor in self._factors:
+            self.constant[test] = self.targets[train].mean(0)
             dual = cho_solve(factor, self.targets[train] - self.constant[test[0]])
             self._fits.append((test, train, other, factor, dual))
+
+    def of(self, targets: np.ndarray) -> GroupedProbe:
+        """Readouts of other targets (n, t) from the same features: nothing is factored again."""
+        other = copy.copy(self)
+        other._fit(targets)
+        return other
 
     def predict(
         self, added: np.ndarray | None = None, removed: np.ndarray | None = None
@@ -450,23 +483,34 @@ class GroupedProbe:
             (n, j) and (n, k): coordinates of the features along orthonormal directions. The Gram
             matrix becomes G + A A^T - R R^T; its inverse follows by Woodbury's identity.
         """
-        out = self.constant.copy()
-        parts = [part for part in (added, removed) if part is not None and part.shape[1]]
-        sign = np.concatenate([
-            np.full(part.shape[1], value) for part, value in ((added, 1.0), (removed, -1.0))
-            if part is not None and part.shape[1]
-        ] or [np.empty(0)])
-        change = np.hstack(parts) if parts else None
+        return self.predictions([(added, removed)])[0]
+
+    def predictions(
+        self, changes: Sequence[tuple[np.ndarray | None, np.ndarray | None]]
+    ) -> np.ndarray:
+        """:meth:`predict` for several changes, each by itself, (changes, n, t).
+
+        One triangular solve serves the coordinates of all of them.
+        """
+        none = np.empty((len(self.constant), 0))
+        pairs = [[none if part is None else part for part in pair] for pair in changes]
+        every = np.hstack([part for pair in pairs for part in pair])
+        signs = np.repeat(np.tile([1.0, -1.0], len(pairs)),
+                          [part.shape[1] for pair in pairs for part in pair])
+        ends = np.cumsum([sum(part.shape[1] for part in pair) for pair in pairs])
+        out = np.repeat(self.constant[None], len(pairs), axis=0)
         for test, train, other, factor, dual in self._fits:
-            if change is None:
-                out[test] += other @ dual
-                continue
-            centre = change[train].mean(0)
-            own, far = change[train] - centre, change[test] - centre
+            plain = other @ dual
+            centre = every[train].mean(0)
+            own, far = every[train] - centre, every[test] - centre
             solved = cho_solve(factor, own, check_finite=False)
-            inner = np.linalg.solve(np.diag(sign) + own.T @ solved, own.T @ dual)
-            new = dual - solved @ inner
-            out[test] += other @ new + far @ (sign[:, None] * (own.T @ new))
+            across, loads = other @ solved, own.T @ dual
+            for at, (start, end) in enumerate(zip([0, *ends], ends)):
+                mine = slice(start, end)
+                sign, within = signs[mine], own[:, mine].T @ solved[:, mine]
+                inner = np.linalg.solve(np.diag(sign) + within, loads[mine])
+                out[at, test] += plain - across[:, mine] @ inner + far[:, mine] @ (
+                    sign[:, None] * (loads[mine] - within @ inner))
         return out
 
     def errors(self, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -475,6 +519,12 @@ class GroupedProbe:
 
     def r2(self, added: np.ndarray | None = None, removed: np.ndarray | None = None) -> np.ndarray:
         """Held-out R2 (t,) about the training mean; at most 1, below 0 when worse than it."""
-        error, total = self.errors(self.predict(added, removed))
+        return self.r2s([(added, removed)])[0]
+
+    def r2s(
+        self, changes: Sequence[tuple[np.ndarray | None, np.ndarray | None]]
+    ) -> np.ndarray:
+        """:meth:`r2` for several changes, each by itself, (changes, t)."""
+        error, total = self.errors(self.predictions(changes))
         total = total.sum(0)
-        return 1 - error.sum(0) / np.where(total > 0, total, np.inf)
+        return 1 - error.sum(1) / np.where(total > 0, total, np.inf)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
+import scipy
 
 from .errors import SingError
 from .stats import cluster_bootstrap
@@ -41,8 +41,8 @@ def interval_widths(study: Study) -> pd.DataFrame:
     return study.stored("interval-widths", lambda: _widths(study), *study.config.everyone)
 
 
-def _median(samples: np.ndarray) -> np.ndarray:
-    return np.median(samples, axis=1)
+def _same(medians: np.ndarray) -> np.ndarray:
+    return medians
 
 
 def _widths(study: Study) -> pd.DataFrame:
@@ -55,8 +55,8 @@ def _widths(study: Study) -> pd.DataFrame:
                 values = table[f"{quantity}{end}"].abs().to_numpy()
                 for over, clusters in zip(OVER, (table["subject"], np.arange(len(table)))):
                     found = cluster_bootstrap(
-                        values, clusters, _median, draws=c.bootstrap_draws, seed=c.seed,
-                        vectorized=True)
+                        values, clusters, _same, draws=c.bootstrap_draws, seed=c.seed,
+                        of_medians=True)
                     records.append({
                         "model": model, "title": study.title(model), "role": role,
                         "quantity": quantity, "kind": kind, "resampled": over,
@@ -114,10 +114,10 @@ def _coverage(study: Study, model: str, runs: int, draws: int) -> pd.DataFrame:
             sample = values[np.concatenate(rows)]
             for over, clusters in zip(OVER, (subjects, np.arange(len(sample)))):
                 _, low, high = cluster_bootstrap(
-                    sample, clusters, _median, draws=draws, seed=seed, vectorized=True)
+                    sample, clusters, _same, draws=draws, seed=seed, of_medians=True)
                 hits[over] += bool(low <= truth <= high)
         for over, count in hits.items():
-            bounds = binomtest(count, runs).proportion_ci(method="wilson")
+            bounds = scipy.stats.binomtest(count, runs).proportion_ci(method="wilson")
             records.append({
                 "model": model, "title": study.title(model), "kind": kind, "resampled": over,
                 "value": count / runs, "low": bounds.low, "high": bounds.high, "runs": runs,

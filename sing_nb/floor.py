@@ -17,7 +17,7 @@ import torch
 
 from .errors import SingError
 from .metrics import attribute_score, image_score
-from .stats import deal, excess
+from .stats import deal
 from .study import KINDS, Study
 from .translator import RidgeFitter, Translator
 
@@ -86,7 +86,7 @@ def _mean_squares(values: np.ndarray) -> tuple[np.ndarray, ...]:
     return objects, within, error, raters
 
 
-def grouped_icc(groups: np.ndarray) -> float:
+def grouped_icc(groups: np.ndarray) -> np.ndarray:
     """Reliability of group means by the one-way decomposition: ICC(1,k) for groups of any size.
 
     ``(B - W) / B`` with the mean squares between and within groups, McGraw and Wong (1996),
@@ -96,20 +96,20 @@ def grouped_icc(groups: np.ndarray) -> float:
     Parameters
     ----------
     groups : numpy.ndarray
-        (groups, 3): size, mean and sum of squares about that mean.
+        (..., groups, 3): size, mean and sum of squares about that mean.
 
     Returns
     -------
-    float
-        At most 1; nan where no group has two members, or all means are equal.
+    numpy.ndarray
+        (...), at most 1; nan where no group has two members, or all means are equal.
     """
-    size, mean, inside = np.asarray(groups, dtype=float).T
-    free = (size - 1).sum()
-    if len(size) < 2 or free <= 0:
-        return np.nan
-    grand = (size * mean).sum() / size.sum()
-    between = (size * (mean - grand) ** 2).sum() / (len(size) - 1)
-    return float(1 - inside.sum() / free / between) if between > 0 else np.nan
+    size, mean, inside = np.moveaxis(np.asarray(groups, dtype=float), -1, 0)
+    count, free = size.shape[-1], (size - 1).sum(-1)
+    grand = (size * mean).sum(-1, keepdims=True) / size.sum(-1, keepdims=True)
+    between = (size * (mean - grand) ** 2).sum(-1) / max(1, count - 1)
+    defined = (free > 0) & (between > 0)
+    found = 1 - inside.sum(-1) / np.where(defined, free * between, 1)
+    return np.where(defined, found, np.nan)
 
 
 # --- translators from other deals -----------------------------------------------------------------
@@ -132,15 +132,12 @@ def _refits(
 ) -> dict[int, tuple[Translator, Translator, Translator]]:
     """For every fold of a deal the translator of all other subjects, and of each half of them."""
     parts = [study.fitter(model, group == number) for number in range(2 * study.config.folds)]
-    found = {}
+    found, sides = {}, [always.copy(), always.copy()]
+    for number, part in enumerate(parts):
+        sides[number % 2].merge(part)
     for fold in range(study.config.folds):
-        others = [part for number, part in enumerate(parts) if number // 2 != fold]
-        halves = []
-        for half in range(2):
-            fitter = always.copy()
-            for part in others[half::2]:
-                fitter.merge(part)
-            halves.append(fitter)
+        # A fold is two groups, one of either side.
+        halves = [side.without(parts[2 * fold + half]) for half, side in enumerate(sides)]
         # Both halves hold the rows that are always fitted on; together they are to hold them once.
         both = halves[0].copy().merge(halves[1]).without(always)
         found[fold] = tuple(one.solve_directly(lam) for one in (both, *halves))
@@ -278,23 +275,67 @@ def _measure(table: pd.DataFrame, kind: str, quantity: str) -> pd.Series:
     return found if quantity == base else found - table[f"{base}_control"]
 
 
-def _icc_over(values: np.ndarray, over: str) -> float:
-    """ICC(A,1) over deals; of halves, the mean over deals of that of the two halves.
+def _together(values: np.ndarray, over: str) -> np.ndarray:
+    """Measurements (..., n, raters) by what is compared: (..., groups, n, k).
+
+    Over deals all raters are one group; of halves each deal's two are a group.
+    """
+    size = 2 if over == HALVES else values.shape[-1]
+    return np.moveaxis(values.reshape(*values.shape[:-1], -1, size), -2, -3)
+
+
+def _icc_over(values: np.ndarray, over: str) -> np.ndarray:
+    """ICC(A,1) over deals (...) of (..., n, raters); of halves, the mean over deals.
 
     A share of variance: estimates below 0 mean that nothing is shared, and count as 0.
     """
-    if over == HALVES:
-        pairs = values.reshape(len(values), -1, 2).transpose(1, 0, 2)
-        return float(agreement_icc(pairs).clip(min=0).mean())
-    return float(agreement_icc(values).clip(min=0))
+    return agreement_icc(_together(values, over)).clip(min=0).mean(-1)
 
 
 def _agreement(study: Study, values: np.ndarray, clusters: Sequence, over: str) -> dict:
-    found = study.interval(values, clusters, lambda v: _icc_over(v, over))
-    shape = (len(values), -1, 2) if over == HALVES else (len(values), 1, values.shape[1])
-    within = _mean_squares(values.reshape(shape).transpose(1, 0, 2))[1].mean()
+    groups = _together(values, over)
+    # Mean squares follow from sums over objects: a sample of clusters adds up those of clusters.
+    x = groups - groups.mean((-2, -1), keepdims=True)
+    raters = x.shape[0] * x.shape[2]
+    rows = np.column_stack([
+        np.ones(len(values)), np.moveaxis(x, 1, 0).reshape(len(values), raters),
+        x.sum(-1).T ** 2, (x**2).sum(-1).T])
+    sums = pd.DataFrame(rows).groupby(np.asarray(clusters)).sum().to_numpy()
+
+    def statistic(means: np.ndarray) -> np.ndarray:
+        n, of_raters, of_objects, squares = np.split(
+            len(sums) * means, np.cumsum([1, raters, len(x)]), axis=1)
+        return _icc_of_sums(
+            n, of_raters.reshape(len(n), len(x), -1), of_objects, squares).clip(min=0).mean(-1)
+
+    found = study.interval(sums, np.arange(len(sums)), statistic, of_means=True)
+    within = _mean_squares(groups)[1].mean()
     return found | {"objects": len(values), "spread": float(np.sqrt(within)),
                     "between": float(values.mean(1).std(ddof=1))}
+
+
+def _icc_of_sums(
+    n: np.ndarray, raters: np.ndarray, objects: np.ndarray, squares: np.ndarray
+) -> np.ndarray:
+    """:func:`agreement_icc` (samples, groups) of sums over objects.
+
+    Parameters
+    ----------
+    n : numpy.ndarray
+        (samples, 1), objects.
+    raters : numpy.ndarray
+        (samples, groups, k), each rater's sum.
+    objects, squares : numpy.ndarray
+        (samples, groups): sums of the objects' squared sums, and of all squares.
+    """
+    k = raters.shape[-1]
+    all_of_it = raters.sum(-1) ** 2 / (n * k)
+    by_object, by_rater = objects / k, (raters**2).sum(-1) / n
+    own = (by_object - all_of_it) / (n - 1)
+    error = (squares - by_object - by_rater + all_of_it) / ((n - 1) * (k - 1))
+    rater = (by_rater - all_of_it) / (k - 1)
+    with np.errstate(invalid="ignore"):
+        return (own - error) / (own + (k - 1) * error + k * (rater - error) / n)
 
 
 def _over_pictures(study: Study, model: str) -> list[dict]:
@@ -315,7 +356,8 @@ def _over_pictures(study: Study, model: str) -> list[dict]:
         groups = np.column_stack([size, mean, inside])
         records.append(
             {"over": PICTURES, "kind": kind, "quantity": quantity, "objects": len(size)}
-            | study.interval(groups, size.index, lambda v: max(0.0, grouped_icc(v)))
+            | study.interval(groups, size.index, lambda v: np.fmax(grouped_icc(v), 0),
+                             vectorized=True)
             | {"spread": float(np.sqrt(inside.sum() / (size - 1).sum() / size.mean())),
                "between": float(mean.std(ddof=1))}
         )
@@ -331,17 +373,14 @@ def _of_classifiers(study: Study, medians: dict[tuple, np.ndarray]) -> list[dict
     for over, kind, quantity in product((REDEALT, HALVES), KINDS, SCORES):
         stacked = np.stack([medians[model, over, kind, quantity] for model in models], axis=1)
 
-        def statistic(v: np.ndarray, over=over) -> float:
-            return _icc_over(np.median(v, axis=0), over)
-
         found = np.median(stacked, axis=0)
         records.append(
             {"level": "classifier", "model": "all compared", "title": "all compared",
              "over": over, "kind": kind, "quantity": quantity, "objects": len(models)}
-            | study.interval(stacked, subjects, statistic)
-            | {"spread": float(np.sqrt(_mean_squares(
-                found.reshape(len(models), -1, 2).transpose(1, 0, 2) if over == HALVES else found
-            )[1].mean())), "between": float(found.mean(1).std(ddof=1))}
+            | study.interval(stacked, subjects, lambda medians, over=over: _icc_over(medians, over),
+                             of_medians=True)
+            | {"spread": float(np.sqrt(_mean_squares(_together(found, over))[1].mean())),
+               "between": float(found.mean(1).std(ddof=1))}
         )
     return records
 
@@ -394,29 +433,22 @@ def _floor(study: Study) -> pd.DataFrame:
                 records.append(
                     who | {"floor": floor, "kind": KINDS[0]}
                     | {"floor_score": float(np.median(pair[:, 1]))}
-                    | study.interval(pair, here["subject"], _first_minus_second)
+                    | study.interval(pair, here["subject"], lambda medians: -np.diff(medians)[:, 0],
+                                     of_medians=True)
                 )
             if quantity.endswith("excess"):
                 continue  # the control is subtracted already
             drawn = np.abs(space.by_draw(model, quantity, here["picture"]))
-            found = excess(score, drawn, here["subject"], _median_excess,
-                           draws=c.bootstrap_draws, seed=c.seed)
+            # Draw by draw: |AS| of the mean over draws would be too small.
+            found = study.excess(
+                score, drawn, here["subject"], lambda one, other: one - other.mean(1),
+                of_medians=True)
             records.append(
                 who | {"floor": RANDOM, "kind": KINDS[1]}
                 | {"floor_score": float(np.median(drawn, axis=0).mean())}
-                | dict(zip(("value", "low", "high"), found, strict=True))
+                | found
             )
     return pd.DataFrame(records)
-
-
-def _first_minus_second(pair: np.ndarray) -> float:
-    first, second = np.median(pair, axis=0)
-    return float(first - second)
-
-
-def _median_excess(score: np.ndarray, control: np.ndarray) -> float:
-    # Draw by draw: |AS| of the mean over draws would be too small.
-    return float(np.median(score) - np.median(control, axis=0).mean())
 
 
 def _sizes_of(table: pd.DataFrame, quantity: str) -> np.ndarray:

@@ -95,7 +95,7 @@ class Gallery:
         write_atomic(self.folder / files["svg"], _stable_ids(svg))
         self._figures.append({"name": name, "chapter": self.chapter, "alt": alt_text, **files})
         self._keep()
-        bundle = {**_bundle(spec), "text/plain": f"{name}: {alt_text}"}
+        bundle = {**_bundle(spec, svg), "text/plain": f"{name}: {alt_text}"}
         if live is None:
             display(bundle, raw=True)
         else:
@@ -243,10 +243,11 @@ def _key(numbers: Mapping[str, str]) -> str:
     return f"<details><summary>{count} for the text</summary>{table}</details>"
 
 
-def _bundle(spec: dict, **options: object) -> dict[str, object]:
+def _bundle(spec: dict, svg: str | None = None, **options: object) -> dict[str, object]:
     """A chart for the page, for JupyterLab and, as a picture, for what draws no charts."""
     paper = _fixed_width(spec)
-    png = vl_convert.vegalite_to_png(paper, scale=1.5)
+    # The same picture as vegalite_to_png, which would lay the chart out a second time.
+    png = vl_convert.svg_to_png(svg or vl_convert.vegalite_to_svg(paper), scale=1.5)
     # JupyterLab draws Vega-Lite 5, which is the same for our charts, and measures the width of
     # a cell that has none yet: a chart as wide as its container would be 0 pixels wide.
     older = {**paper, "$schema": "https://vega.github.io/schema/vega-lite/v5.json"}

@@ -10,6 +10,7 @@ logits, of which the null part can say nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -268,26 +269,27 @@ def _information(study: Study) -> pd.DataFrame:
                     "version": version, "name": VERSIONS[version], "kind": kind}
                 sums = rows.groupby("subject")[["squared_error", "energy"]].sum().to_numpy()
                 for quantity, found in (
-                    ("r2", study.interval(sums, np.arange(len(sums)), _r2, vectorized=True)),
+                    ("r2", study.interval(sums, np.arange(len(sums)), _r2, of_means=True)),
                     ("near", study.interval(
                         rows["near"].to_numpy(), rows["subject"].to_numpy(), np.mean)),
                     ("median_rank", study.interval(
-                        rows["rank"].to_numpy(float), rows["subject"].to_numpy(), np.median)),
+                        rows["rank"].to_numpy(float), rows["subject"].to_numpy(),
+                        lambda medians: medians, of_medians=True)),
                 ):
                     records.append(
                         about | found | {"quantity": quantity, "chance": chance[quantity]})
     return _sorted(pd.DataFrame(records))
 
 
-def _r2(sums: np.ndarray) -> np.ndarray:
-    """1 - residual / energy of samples (samples, n, 2)."""
-    residual, energy = sums.sum(1).T
+def _r2(means: np.ndarray) -> np.ndarray:
+    """1 - residual / energy of means over rows (samples, 2)."""
+    residual, energy = means.T
     return 1 - residual / energy
 
 
-def _unique(sums: np.ndarray) -> np.ndarray:
-    """What the second of two translators explains beyond the first: samples (..., n, 3)."""
-    alone, both, energy = np.moveaxis(sums.sum(1), -1, 0)
+def _unique(means: np.ndarray) -> np.ndarray:
+    """What the second of two translators explains beyond the first: means over rows (..., 3)."""
+    alone, both, energy = np.moveaxis(means, -1, 0)
     return (alone - both) / energy
 
 
@@ -295,47 +297,69 @@ def _minus_control(score: np.ndarray, control: np.ndarray) -> np.ndarray:
     return _unique(score) - _unique(control).mean(1)
 
 
-def _minus_floor(sums: np.ndarray) -> np.ndarray:
-    return _unique(sums[:, :, :3]) - _unique(sums[:, :, 3:])
+def _minus_floor(means: np.ndarray) -> np.ndarray:
+    return _unique(means[:, :3]) - _unique(means[:, 3:])
 
 
-def _sums(table: pd.DataFrame, space: str, base: str, by: str) -> tuple[np.ndarray, np.ndarray]:
-    """Squared errors of a pair of versions, and energies: (n, 3), and (n, draws, 3) of controls."""
+@dataclass(frozen=True)
+class _Sums:
+    """Squared errors of a pair of versions, and energies, by subject or by picture of a group."""
+
+    group: np.ndarray  # (n,)
+    score: np.ndarray  # (n, 3)
+    control: np.ndarray  # (n, draws, 3)
+    floor: np.ndarray | None  # (n, 3), in the classifier's own space, if it builds one
+    circular: bool  # whether that is the same space
+
+    def of(self, group: str) -> _Sums:
+        """Those of one group only."""
+        rows = self.group == group
+        return _Sums(self.group[rows], self.score[rows], self.control[rows],
+                     None if self.floor is None else self.floor[rows], self.circular)
+
+
+def _sums(
+    study: Study, model: str, table: pd.DataFrame, space: str, base: str, by: Sequence[str]
+) -> _Sums:
+    """Summed up by columns of the table, the first of which is the group."""
+    group, score, control = _by(table, space, base, by)
+    floor = model if study.config.tower else None
+    other = None if floor is None else _by(table, floor, base, by)[1]
+    return _Sums(group, score, control, other, floor == space)
+
+
+def _by(
+    table: pd.DataFrame, space: str, base: str, by: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     own = table[(table["space"] == space) & table["version"].isin([base, BASES[base]])]
-    sums = own.pivot_table(["squared_error", "energy"], by, ["version", "draw"], aggfunc="sum")
+    sums = own.pivot_table(
+        ["squared_error", "energy"], list(by), ["version", "draw"], aggfunc="sum")
     draws = sorted(own["draw"].unique())
     found = np.stack([
         np.column_stack([sums["squared_error", base, draw], sums["squared_error", BASES[base],
                                                                   draw],
                          sums["energy", base, draw]]) for draw in draws], axis=1)
-    return found[:, 0], found[:, 1:]
+    return sums.index.get_level_values(0).to_numpy(), found[:, 0], found[:, 1:]
 
 
-def _comparison(
-    study: Study, table: pd.DataFrame, space: str, floor: str | None, base: str, by: str = "subject"
-) -> dict[str, dict[str, float]]:
+def _comparison(study: Study, sums: _Sums) -> dict[str, dict[str, float]]:
     """Unique R2, its control, its floor, and what exceeds either, each with its interval."""
-    score, control = _sums(table, space, base, by)
+    score, control, other = sums.score, sums.control, sums.floor
     units = np.arange(len(score))
 
     def interval(values: np.ndarray, statistic: Callable) -> dict[str, float]:
-        return study.interval(values, units, statistic, vectorized=True)
+        return study.interval(values, units, statistic, of_means=True)
 
     found = {NULL: interval(score, _unique)}
     if control.shape[1]:
         found[CONTROL] = interval(control, lambda v: _unique(v).mean(-1))
         found["excess over control"] = study.excess(
-            score, control, units, _minus_control, vectorized=True)
-    if floor is not None:
-        other, _ = _sums(table, floor, base, by)
+            score, control, units, _minus_control, of_means=True)
+    if other is not None:
         found["circular floor"] = interval(other, _unique)
-        if floor != space:
+        if not sums.circular:
             found["excess over floor"] = interval(np.hstack([score, other]), _minus_floor)
     return found
-
-
-def _floor(study: Study, model: str) -> str | None:
-    return model if study.config.tower else None
 
 
 def unique_table(study: Study) -> pd.DataFrame:
@@ -362,7 +386,8 @@ def _unique_table(study: Study) -> pd.DataFrame:
         for base in BASES:
             have = table.loc[table["version"] == base, "space"].unique()
             for space in (name for name in study.config.spaces if name in have):
-                found = _comparison(study, table, space, _floor(study, model), base)
+                found = _comparison(
+                    study, _sums(study, model, table, space, base, ["subject"]))
                 records += [
                     _about(study, model, space) | {"base": base, "kind": kind} | row
                     for kind, row in found.items()
@@ -460,13 +485,17 @@ def _known(study: Study, model: str) -> None:
 
 def _by_group(study: Study, model: str, what: str) -> pd.DataFrame:
     table = _pictures(study, model) if what == "label" else _part(study, model, "concepts")
-    by, records = ("picture" if what == "label" else "subject"), []
-    for name, own in table[table["version"].isin([*BASES, *BASES.values()])].groupby(what):
+    table = table[table["version"].isin([*BASES, *BASES.values()])]
+    by, records = [what, "picture" if what == "label" else "subject"], []
+    sums = {base: _sums(study, model, table, home(study), base, by) for base in BASES}
+    about = {}
+    if what == "label":
+        counts = table.groupby("label")[["picture", "subject"]].nunique()
+        about = counts.set_axis(["pictures", "subjects"], axis=1).to_dict("index")
+    for name in sorted(table[what].unique()):
         for base in BASES:
-            found = _comparison(study, own, home(study), _floor(study, model), base, by)
-            record = {what: name} | (
-                {"pictures": own["picture"].nunique(), "subjects": own["subject"].nunique()}
-                if what == "label" else {}) | {"base": base} | found[NULL]
+            found = _comparison(study, sums[base].of(name))
+            record = {what: name} | about.get(name, {}) | {"base": base} | found[NULL]
             control = found[CONTROL]
             record |= {"control": control["value"], "control_low": control["low"],
                        "control_high": control["high"],
@@ -511,7 +540,7 @@ def _version_table(study: Study) -> pd.DataFrame:
                 for quantity in ("image_score", "attribute_score"):
                     found = study.interval(
                         scores[quantity].abs().to_numpy(), subjects,
-                        lambda v: np.median(v, axis=1).mean(-1), vectorized=True)
+                        lambda medians: medians.mean(-1), of_medians=True)
                     records.append(
                         _about(study, model, space)
                         | {"version": version, "name": VERSIONS[version], "kind": kind,

@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
+import scipy
 from PIL import Image
-from scipy.stats import binomtest, rankdata
 
-from .controls import GroupedProbe, discriminant_directions, mean_directions, planted_null
+from .controls import GroupedProbe, all_mean_directions, discriminant_directions, planted_null
 from .images import picture_file, store_pictures
 from .prompts import prompt
-from .stats import deal, random_basis
+from .stats import cluster_auc, deal, random_basis
 from .study import Study
 from .translator import RidgeFitter
 
@@ -227,32 +227,35 @@ class _Asked:
         self.joint = (joint - joint.mean(0)) / np.where(spread > 0, spread, 1)
         frame = random_basis(x.shape[1], null.shape[1], seed)
         own, other, gram = x @ null, x @ frame, x @ x.T
-        self.grams = gram, gram - own @ own.T, gram - other @ other.T
-        self.lam = lam
-        self._probe()
+        targets = np.hstack([half.values, self.joint])
+        self._probe([GroupedProbe(part, targets, half.folds, lam)
+                     for part in (gram, gram - own @ own.T, gram - other @ other.T)])
         # Translators of this half alone (and of what no subject is in), one a fold.
         folds = {fold: study.fitter(model, half.rows[half.folds == fold])
                  for fold in np.unique(half.folds)}
         self.maps = {}
         lam_joint = study.fitted(model)[-1].card["lambda"]
-        for fold in folds:
-            total = clipart.copy()
-            for number, fitter in folds.items():
-                if number != fold:
-                    total.merge(fitter)
-            fitted = total.solve_directly(lam_joint)
+        total = clipart.copy()
+        for fitter in folds.values():
+            total.merge(fitter)
+        for fold, fitter in folds.items():
+            fitted = total.without(fitter).solve_directly(lam_joint)
             self.maps[fold] = fitted.weight.double().numpy().T, fitted.bias.double().numpy()
         self.z = self._linear(x) + self._bias()
-        self.z_null = self._linear(own @ null.T)
+        self.left = self.z - self._linear(own @ null.T)  # without the null part
         part = other @ frame.T
-        self.z_random = self._linear(part / np.linalg.norm(part, axis=1, keepdims=True))
+        random = self._linear(part / np.linalg.norm(part, axis=1, keepdims=True))
         self.energy = (own**2).sum(1)
-        self.before = _degrees(self.z, text)
+        # What angles are made of: every head changes these by products of a few columns.
+        self.towards = [z @ text.T for z in (self.z, self.left, random)]
+        self.lengths = [(one * two).sum(1) for one, two in (
+            (self.z, self.z), (self.left, self.left), (random, random), (self.z, self.left),
+            (self.z, random))]
+        self.before = _degrees(self.towards[0], self.lengths[0])
 
-    def _probe(self) -> None:
-        targets, folds = np.hstack([self.half.values, self.joint]), self.half.folds
-        full, self.principal, control = (
-            GroupedProbe(gram, targets, folds, self.lam) for gram in self.grams)
+    def _probe(self, probes: list[GroupedProbe]) -> None:
+        """Readouts of the whole feature, its principal part and what a random part leaves."""
+        self.probes = full, self.principal, control = probes
         self.full = full.r2()
         self.control = _share(self.full, control.r2())
 
@@ -260,7 +263,8 @@ class _Asked:
         """The same pictures with their concepts moved between subjects."""
         other = copy.copy(self)
         other.half = dataclasses.replace(self.half, values=self.half.shuffled(seed))
-        other._probe()
+        targets = np.hstack([other.half.values, self.joint])
+        other._probe([probe.of(targets) for probe in self.probes])
         return other
 
     def _linear(self, x: np.ndarray) -> np.ndarray:
@@ -273,43 +277,61 @@ class _Asked:
     def _bias(self) -> np.ndarray:
         return np.stack([self.maps[fold][1] for fold in self.half.folds])
 
-    def _push(self, coordinates: np.ndarray, basis: np.ndarray) -> np.ndarray:
-        """Translation of what coordinates along a few directions make."""
-        out = np.empty((len(coordinates), self.z.shape[1]))
-        for fold, (weight, _) in self.maps.items():
-            own = self.half.folds == fold
-            out[own] = coordinates[own] @ (basis.T @ weight)
-        return out
-
     def scores(self, directions: np.ndarray | None = None, *, readout: bool = False) -> dict:
         """All scores (concepts,) of the head as it is, or blind to directions (m, k)."""
-        added = removed = None
-        z_null, energy = self.z_null, self.energy
-        if directions is not None:
-            back, planted = planted_null(self.null, directions)
-            added, removed = self.half.features @ back, self.half.features @ planted
+        return self.every([directions], readout=readout)[0]
+
+    def every(
+        self, plants: Sequence[np.ndarray | None], *, readout: bool = False
+    ) -> list[dict[str, np.ndarray]]:
+        """:meth:`scores` of many heads."""
+        nothing = np.empty((self.null.shape[0], 0))
+        turned = [(nothing, nothing) if one is None else planted_null(self.null, one)
+                  for one in plants]
+        # One product for all heads: coordinates along what leaves and what enters null spaces.
+        ends = np.cumsum([basis.shape[1] for pair in turned for basis in pair])
+        columns = np.hstack([basis for pair in turned for basis in pair])
+        parts = np.split(self.half.features @ columns, ends[:-1], axis=1)
+        changes = list(zip(parts[::2], parts[1::2]))
+        return [
+            self._scores(left, *change, *pair, readout=readout)
+            for left, change, pair in zip(self.principal.r2s(changes), changes, turned)
+        ]
+
+    def _scores(
+        self, left: np.ndarray, added: np.ndarray, removed: np.ndarray, back: np.ndarray,
+        planted: np.ndarray, *, readout: bool,
+    ) -> dict[str, np.ndarray]:
         count = self.half.values.shape[1]
-        left = self.principal.r2(added, removed)
         found = {
             "hidden": _share(self.full, left)[:count], "full": self.full[:count],
             "principal": left[:count], "hidden_control": self.control[:count],
         }
         if readout:
             return found
-        if directions is not None:
-            z_null = z_null - self._push(added, back) + self._push(removed, planted)
-            energy = energy - (added**2).sum(1) + (removed**2).sum(1)
-        length = np.sqrt(energy.clip(min=0))[:, None]
+        # The embedding without the new null part is `left` plus a few columns C times M.
+        c, basis = np.hstack([added, -removed]), np.hstack([back, planted])
+        z_left, square, both = (
+            part.copy() for part in (self.towards[1], self.lengths[1], self.lengths[3]))
+        for fold, (weight, _) in self.maps.items():
+            own, moved = self.half.folds == fold, basis.T @ weight
+            mine = c[own]
+            z_left[own] += mine @ (moved @ self.text.T)
+            both[own] += (mine * (self.z[own] @ moved.T)).sum(1)
+            square[own] += (mine * (2 * self.left[own] @ moved.T + mine @ (moved @ moved.T))).sum(1)
+        energy = self.energy - (added**2).sum(1) + (removed**2).sum(1)
+        length = np.sqrt(energy.clip(min=0))
+        control = self.lengths[0] - 2 * length * self.lengths[4] + length**2 * self.lengths[2]
         towards, control = (
-            self._along(self.before - _degrees(z, self.text))
-            for z in (self.z - z_null, self.z - self.z_random * length)
+            self._along(self.before - _degrees(product, squared)) for product, squared in (
+                (z_left, square),
+                (self.towards[0] - length[:, None] * self.towards[2], control))
         )
-        cosine = (_unit(self.z) * _unit(self.z - z_null)).sum(1)
-        turned = np.degrees(np.arccos(cosine.clip(-1, 1)))
+        turned = _degrees(both[:, None], square * self.lengths[0])
         return found | {
             "joint": (self.full - left)[count:], "attribute_score": towards,
             "attribute_excess": towards - control,
-            "image_score": np.abs(self._along(np.repeat(turned[:, None], count, 1))),
+            "image_score": np.abs(self._along(np.repeat(turned, count, 1))),
         }
 
     def _along(self, score: np.ndarray) -> np.ndarray:
@@ -321,9 +343,13 @@ def _unit(z: np.ndarray) -> np.ndarray:
     return z / np.linalg.norm(z, axis=-1, keepdims=True).clip(min=1e-12)
 
 
-def _degrees(z: np.ndarray, text: np.ndarray) -> np.ndarray:
-    """Angles of all pairs by one product: tens of degrees do not need :func:`metrics.angle`."""
-    return np.degrees(np.arccos((_unit(z) @ text.T).clip(-1, 1)))
+def _degrees(products: np.ndarray, squared: np.ndarray) -> np.ndarray:
+    """Angles to unit vectors from products (n, p) and squared lengths (n,), by arc cosines.
+
+    Tens of degrees do not need :func:`metrics.angle`.
+    """
+    length = np.sqrt(squared.clip(min=1e-24))[:, None]
+    return np.degrees(np.arccos((products / length).clip(-1, 1)))
 
 
 def _share(full: np.ndarray, left: np.ndarray) -> np.ndarray:
@@ -364,10 +390,8 @@ class _Run:
         first.values = first.values[:, self.chosen]
         self.first, self.second = first, self.half(self.tables[1])
         self.text = self._text()
-        self.directions = [
-            mean_directions(first.features, first.values[:, c], np.zeros(len(first.rows)))
-            for c in range(len(self.names))
-        ]
+        self.directions = all_mean_directions(
+            first.features, first.values, np.zeros(len(first.rows)))
 
     def half(self, table: pd.DataFrame) -> _Half:
         """Pictures of the second half, or some of them, with the chosen concepts."""
@@ -444,15 +468,16 @@ def _one_run(run: _Run, calibration: bool) -> Iterator[pd.DataFrame]:
     asked, first = run.asked(run.second), run.first
     yield run.records("untouched", "", asked.scores())
     shuffled = [first.shuffled(run.seed + number) for number in range(SHUFFLES)]
-    everything = np.zeros(len(first.rows))
-    for c, name in enumerate(run.names):
-        sham = mean_directions(first.features, shuffled[c % SHUFFLES][:, c], everything)
-        yield run.records("sham", name, asked.scores(sham))
-        if not calibration:
-            yield run.records("planted", name, asked.scores(run.directions[c]))
-            # How not to test: along the translator's own direction for the concept.
-            own = next(iter(asked.maps.values()))[0] @ run.text[c]
-            yield run.records("circular", name, asked.scores(own[:, None]))
+    moved = np.column_stack([shuffled[c % SHUFFLES][:, c] for c in range(len(run.names))])
+    plants = {"sham": all_mean_directions(first.features, moved, np.zeros(len(first.rows)))}
+    if not calibration:
+        # How not to test: along the translator's own direction for the concept.
+        own = next(iter(asked.maps.values()))[0] @ run.text.T
+        plants |= {"planted": run.directions, "circular": list(own.T[:, :, None])}
+    found = [asked.every(directions) for directions in plants.values()]
+    for name, *several in zip(run.names, *found, strict=True):
+        for head, scores in zip(plants, several, strict=True):
+            yield run.records(head, name, scores)
     for number in range(SHUFFLES):
         yield run.records("permuted", "", asked.shuffled(run.seed + number).scores())
 
@@ -473,15 +498,11 @@ def _reported(runs: pd.DataFrame, plants: str = "planted") -> pd.DataFrame:
     return own.assign(positive=(own["plant"] == own["concept"]))
 
 
-def _auc(values: np.ndarray) -> float:
-    """Area under the ROC curve of (n, 2): positive (0 or 1) and score; nan without both kinds."""
-    positive = values[:, 0] > 0.5
-    count, other = int(positive.sum()), int((~positive).sum())
-    if not count or not other:
-        return np.nan
-    # From ranks (Mann and Whitney): under a bootstrap roc_auc_score takes four times as long.
-    ranks = rankdata(values[:, 1])[positive].sum()
-    return float((ranks - count * (count + 1) / 2) / (count * other))
+def _area(study: Study, positive: pd.Series, score: pd.Series, concept: pd.Series) -> dict:
+    """Area under the ROC curve with its interval, as :meth:`Study.interval` gives it."""
+    found = cluster_auc(positive, score, concept, draws=study.config.bootstrap_draws,
+                        seed=study.config.seed)
+    return dict(zip(("value", "low", "high"), found, strict=True))
 
 
 def score_table(study: Study) -> pd.DataFrame:
@@ -516,16 +537,14 @@ def _score_table(study: Study) -> pd.DataFrame:
         for score, name in SCORES.items():
             place = plants.groupby(key)[score].rank(ascending=False, method="max")[mine]
             found = plants[score][mine] > limits[score]
-            pair = np.column_stack([own["positive"], own[score]])
-            for quantity, values, names, statistic in (
-                ("auc", pair, own["concept"], _auc),
-                ("first", (place == 1).to_numpy(float), plants["plant"][mine], np.mean),
-                ("found", found.to_numpy(float), plants["plant"][mine], np.mean),
-            ):
+            names = plants["plant"][mine]
+            for quantity, row in {
+                "auc": _area(study, own["positive"], own[score], own["concept"]),
+                "first": study.interval((place == 1).to_numpy(float), names),
+                "found": study.interval(found.to_numpy(float), names),
+            }.items():
                 records.append(
-                    {"score": score, "name": name, "kind": kind, "quantity": quantity}
-                    | study.interval(values, names, statistic)
-                )
+                    {"score": score, "name": name, "kind": kind, "quantity": quantity} | row)
     return pd.DataFrame(records)
 
 
@@ -549,7 +568,7 @@ def false_alarms(study: Study) -> pd.DataFrame:
             alarm = (part[score] > limits[score]).to_numpy(float)
             rate = study.interval(alarm, part["concept"])
             if not alarm.any():  # a bootstrap of zeros would be sure of itself
-                rate["high"] = float(binomtest(0, len(alarm)).proportion_ci().high)
+                rate["high"] = float(scipy.stats.binomtest(0, len(alarm)).proportion_ci().high)
             records.append(
                 {"score": score, "name": name, "kind": kind, "threshold": limits[score]}
                 | rate | {"asked": len(part)}
@@ -641,16 +660,17 @@ def _plant_power(study: Study) -> pd.DataFrame:
     for model in study.config.models:
         for split in range(min(2, study.config.plant_splits)):  # the longest part of the chapter
             run = _Run(study, model, study.config.seed + split)
+            whole = run.asked(run.second)
             for axis, size, table in _fewer(run.tables[1], run.seed):
-                half = run.half(table)
-                asked = run.asked(half)
-                heads = [run.records("untouched", "", asked.scores())]
-                heads += [run.records("planted", name, asked.scores(run.directions[c]))
-                          for c, name in enumerate(run.names)]
-                tables += [head.assign(axis=axis, size=size, method="mean",
-                                       subjects=len(set(half.subjects)), pictures=len(half.rows))
-                           for head in heads]
-            tables += _sizes(run)
+                asked = whole if len(table) == len(run.tables[1]) else run.asked(run.half(table))
+                half, plants = asked.half, [("untouched", "", None)]
+                plants += [("planted", *one) for one in zip(run.names, run.directions)]
+                found = asked.every([directions for *_, directions in plants])
+                tables += [run.records(head, name, scores).assign(
+                    axis=axis, size=size, method="mean", subjects=len(set(half.subjects)),
+                    pictures=len(half.rows))
+                    for (head, name, _), scores in zip(plants, found, strict=True)]
+            tables += _sizes(run, whole)
     found = pd.concat(tables, ignore_index=True)
     numbers = found.select_dtypes(float).columns
     return found.assign(**found[numbers].round(5))
@@ -671,22 +691,22 @@ def _fewer(table: pd.DataFrame, seed: int) -> Iterator[tuple[str, int, pd.DataFr
     yield "pictures", typical, table
 
 
-def _sizes(run: _Run) -> list[pd.DataFrame]:
+def _sizes(run: _Run, asked: _Asked) -> list[pd.DataFrame]:
     """Plants of one and more directions, found by two methods."""
-    asked, first = run.asked(run.second), run.first
+    first = run.first
     size = {"subjects": len(set(run.second.subjects)), "pictures": len(run.second.rows)}
     most = max(DIRECTIONS["discriminant"])
     found = discriminant_directions(first.features, first.values, most, run.lam)
     tables = []
     for method, counts in DIRECTIONS.items():
         for count in counts:
-            heads = [run.records("untouched", "", asked.scores(readout=True))]
             parts = split_subjects(run.tables[0], count, run.seed)
-            for c, name in enumerate(run.names):
-                directions = found[c][:, :count] if method == "discriminant" else mean_directions(
-                    first.features, first.values[:, c], parts)
-                heads.append(run.records(
-                    "planted", name, asked.scores(directions, readout=True)))
+            plants = [one[:, :count] for one in found] if method == "discriminant" else \
+                all_mean_directions(first.features, first.values, parts)
+            untouched, *planted = asked.every([None, *plants], readout=True)
+            heads = [run.records("untouched", "", untouched)]
+            heads += [run.records("planted", name, scores)
+                      for name, scores in zip(run.names, planted, strict=True)]
             tables += [head.assign(axis="directions", size=count, method=method, **size)
                        for head in heads]
     return tables
@@ -719,18 +739,19 @@ def _power_table(study: Study) -> pd.DataFrame:
                 continue
             place = plants.groupby(key)[score].rank(ascending=False, method="max")[mine]
             found = plants[score][mine] > limits[score]
+            names = plants["plant"][mine]
             rows = {
-                "auc": (np.column_stack([positive, own[score]]), own["concept"], _auc, 0.5),
-                "first": ((place == 1).to_numpy(float), plants["plant"][mine], np.mean, 1 / count),
-                "found": (found.to_numpy(float), plants["plant"][mine], np.mean,
+                "auc": (_area(study, positive, own[score], own["concept"]), 0.5),
+                "first": (study.interval((place == 1).to_numpy(float), names), 1 / count),
+                "found": (study.interval(found.to_numpy(float), names),
                           float((plain[score] > limits[score]).mean())),
             }
-            for quantity, (values, names, statistic, control) in rows.items():
+            for quantity, (row, control) in rows.items():
                 records.append(
                     {"axis": axis, "method": method, "size": size, "score": score,
                      "name": SCORES[score], "subjects": int(own["subjects"].median()),
                      "pictures": int(own["pictures"].median()), "quantity": quantity}
-                    | study.interval(values, names, statistic) | {"control": control}
+                    | row | {"control": control}
                 )
     return pd.DataFrame(records)
 
@@ -801,19 +822,18 @@ def _verdicts(study: Study, model: str) -> pd.DataFrame:
     for c, concept in enumerate(table.columns[3:]):
         values = np.column_stack([part[:, c] for part in sums])
 
-        def share(v: np.ndarray, part: int = 1) -> float:
-            *parts, whole = v.sum(0)
-            full, left = 1 - np.array([parts[0], parts[part]]) / max(whole, 1e-12)
-            return float(_share(np.array(full), np.array(left)))
+        def share(means: np.ndarray, part: int = 1) -> np.ndarray:
+            return _share(_r2(means), _r2(means, part))
 
-        full = study.interval(values, names, _r2)
-        hidden = study.interval(values, names, share)
+        full = study.interval(values, names, _r2, of_means=True)
+        hidden = study.interval(values, names, share, of_means=True)
         records.append({"concept": concept} | {
             f"{what}{end}": found[key] for what, found in (("full", full), ("hidden", hidden))
             for end, key in (("", "value"), ("_low", "low"), ("_high", "high"))
-        } | {"hidden_control": share(values, 2)})
+        } | {"hidden_control": float(share(values.mean(0)[None], 2)[0])})
     return pd.DataFrame(records).assign(model=model, title=study.title(model))
 
 
-def _r2(sums: np.ndarray) -> float:
-    return float(1 - sums[:, 0].sum() / max(sums[:, 3].sum(), 1e-12))
+def _r2(means: np.ndarray, part: int = 0) -> np.ndarray:
+    """R2 of one of three readouts, of (samples, 4) means of their squared errors and the total."""
+    return 1 - means[:, part] / np.maximum(means[:, 3], 1e-12)

@@ -10,12 +10,13 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import scipy.stats
+import scipy  # scipy.stats comes when it is used, half a second
 
 from .errors import SingError
 
 __all__ = [
     "Interval",
+    "cluster_auc",
     "cluster_bootstrap",
     "cluster_means",
     "deal",
@@ -46,6 +47,7 @@ def cluster_bootstrap(
     clusters: Sequence[Hashable],
     statistic: Callable[..., float | np.ndarray] = np.mean,
     *, level: float = 0.95, draws: int = 1000, seed: int = 0, vectorized: bool = False,
+    of_means: bool = False, of_medians: bool = False,
 ) -> Interval:
     """Expanded percentile interval of a statistic, whole clusters drawn with replacement.
 
@@ -74,6 +76,10 @@ def cluster_bootstrap(
     vectorized : bool
         Whether the statistic takes many samples at once, (samples, n, ...), and gives (samples,)
         or (samples, numbers).
+    of_means, of_medians : bool
+        Whether the statistic takes means or medians over rows, (samples, ...), in place of
+        samples. No sample is made then: means follow from sums of clusters; medians, those of
+        :func:`numpy.median` to the bit, are counted in values that are sorted once.
 
     Returns
     -------
@@ -87,16 +93,21 @@ def cluster_bootstrap(
         If there are no values, or not one cluster a value.
     """
     values, clusters = _checked(values, clusters)
-    many = statistic if vectorized else _one_by_one(statistic)
-    estimate = many(values[None])[0]
+    over, columns = _by_column(of_means, of_medians)
+    many = statistic if vectorized or columns else _one_by_one(statistic)
+    estimate = many((over(values, axis=0) if columns else values)[None])[0]
     count = len(np.unique(clusters))
     if count < 2:
         return Interval(*map(_plain, (estimate, estimate * np.nan, estimate * np.nan)))
     if statistic is np.mean and not vectorized and count == values.size:
         many = _row_means  # the same sums, to the bit, for a tenth of the time
     rng = np.random.default_rng(seed)
-    drawn = _draws(clusters, draws, values.size, rng)
-    sample = np.concatenate([many(values[rows]) for rows in drawn])
+    if columns:
+        _, members = np.unique(clusters, return_inverse=True)
+        sample = many(columns(values, members)(_times(rng.integers(0, count, (draws, count)))))
+    else:
+        drawn = _draws(clusters, draws, values.size, rng)
+        sample = np.concatenate([many(values[rows]) for rows in drawn])
     low, high = _quantiles(sample, level, count - 1, count / (count - 1))
     return Interval(*map(_plain, (estimate, low, high)))
 
@@ -141,6 +152,86 @@ def _draws(
             yield np.concatenate([rows[i] for i in rng.integers(0, count, count)])[None]
 
 
+def _by_column(of_means: bool, of_medians: bool) -> tuple[Callable, type | None]:
+    """What is taken of each column over rows, and how it is for samples; (..., None) for rows."""
+    if of_medians:
+        return np.median, _Medians
+    return np.mean, _Means if of_means else None
+
+
+def _times(drawn: np.ndarray) -> np.ndarray:
+    """How often each sample holds each cluster, of drawn clusters (samples, clusters)."""
+    samples, count = drawn.shape
+    flat = (np.arange(samples)[:, None] * count + drawn).ravel()
+    return np.bincount(flat, minlength=drawn.size).reshape(samples, count)
+
+
+class _Means:
+    """Means over rows of samples of whole clusters, by sums of clusters; as :class:`_Medians`."""
+
+    def __init__(self, values: np.ndarray, members: np.ndarray) -> None:
+        self.shape, flat = values.shape[1:], values.reshape(len(values), -1)
+        self.sizes = np.bincount(members)
+        self.sums = np.zeros((len(self.sizes), flat.shape[1]))
+        np.add.at(self.sums, members, flat)
+
+    def __call__(self, times: np.ndarray) -> np.ndarray:
+        found = times.astype(float) @ self.sums / (times @ self.sizes)[:, None]
+        return found.reshape(len(times), *self.shape)
+
+
+class _Medians:
+    """Medians over rows of samples of whole clusters, without making the samples.
+
+    Values are sorted once. A sample's middle is where the rows counted from below pass half of
+    them: this is found among blocks of sorted rows by one matrix product, then within a block.
+
+    Parameters
+    ----------
+    values : numpy.ndarray
+        (n, ...).
+    members : numpy.ndarray
+        (n,), number of each row's cluster, from 0.
+    """
+
+    def __init__(self, values: np.ndarray, members: np.ndarray) -> None:
+        self.shape, flat = values.shape[1:], values.reshape(len(values), -1).astype(float)
+        order = np.argsort(flat, axis=0)
+        self.sorted, self.members = np.take_along_axis(flat, order, axis=0).T, members[order].T
+        self.sizes = np.bincount(members)
+        self.missing = [np.bincount(members[np.isnan(column)], minlength=len(self.sizes))
+                        if np.isnan(column).any() else None for column in flat.T]
+
+    def __call__(self, times: np.ndarray) -> np.ndarray:
+        """Medians (samples, ...) of samples that hold clusters so many times (samples, count)."""
+        samples, count = times.shape
+        n, total = self.sorted.shape[1], times @ self.sizes
+        width = max(1, int(np.sqrt(n)))
+        blocks = -(-n // width)
+        which, step = np.arange(samples), np.arange(width)
+        # Rows that fill up the last block belong to a cluster that no sample holds. Counts below
+        # 2**24 are exact in float32.
+        weights = times.astype(np.float32)
+        padded = np.pad(times, [(0, 0), (0, 1)])
+        found = np.empty((samples, len(self.sorted)))
+        for column, (values, members) in enumerate(zip(self.sorted, self.members)):
+            members = np.pad(members, (0, blocks * width - n), constant_values=count)
+            held = np.bincount(members * blocks + np.arange(len(members)) // width,
+                               minlength=(count + 1) * blocks).reshape(-1, blocks)[:count]
+            passed = weights @ held.cumsum(1).astype(np.float32)  # (samples, blocks)
+            ends = []
+            for place in ((total - 1) // 2, total // 2):
+                block = (passed <= place[:, None]).sum(1)
+                before = np.where(block > 0, passed[which, block - 1], 0)
+                inside = padded[which[:, None], members[block[:, None] * width + step]].cumsum(1)
+                within = (inside + before[:, None] <= place[:, None]).sum(1)
+                ends.append(values[block * width + within])
+            found[:, column] = (ends[0] + ends[1]) / 2
+            if self.missing[column] is not None:
+                found[times @ self.missing[column] > 0, column] = np.nan
+        return found.reshape(samples, *self.shape)
+
+
 def _quantiles(
     sample: np.ndarray, level: float, freedom: np.ndarray, stretch: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -179,19 +270,72 @@ def cluster_means(
     """
     values, clusters = _checked(values, clusters)
     _, members = np.unique(clusters, return_inverse=True)
-    sizes = np.bincount(members)
-    count = len(sizes)
-    sums = np.zeros((count, values.shape[1]))
-    np.add.at(sums, members, values)
-    estimate = sums.sum(0) / len(values)
+    count = members.max() + 1
+    estimate = values.sum(0) / len(values)
     if count < 2:
         return Interval(estimate, estimate * np.nan, estimate * np.nan)
     drawn = np.random.default_rng(seed).integers(0, count, (draws, count))
-    times = np.apply_along_axis(np.bincount, 1, drawn, minlength=count).astype(float)
-    sample = times @ sums / (times @ sizes)[:, None]
+    sample = _Means(values, members)(_times(drawn))
     out = scipy.stats.t.ppf((1 + level) / 2, count - 1) * np.sqrt(count / (count - 1))
     tail = scipy.stats.norm.sf(out)
     return Interval(estimate, *np.quantile(sample, [tail, 1 - tail], axis=0))
+
+
+def cluster_auc(
+    positive: np.ndarray, score: np.ndarray, clusters: Sequence[Hashable],
+    *, level: float = 0.95, draws: int = 1000, seed: int = 0,
+) -> Interval:
+    """:func:`cluster_bootstrap` of the area under an ROC curve, by counts of pairs of clusters.
+
+    The area is the share of pairs of a positive and a negative in the right order, ties counting
+    half (Mann and Whitney). How often the positives of one cluster lie above the negatives of
+    another is counted once; a sample of clusters weighs these counts.
+
+    Parameters
+    ----------
+    positive : numpy.ndarray
+        (n,), bool.
+    score : numpy.ndarray
+        (n,), finite.
+    clusters, level, draws, seed
+        As for :func:`cluster_bootstrap`.
+
+    Returns
+    -------
+    Interval
+        0 to 1; nan without both kinds. Samples without both kinds do not count.
+
+    Raises
+    ------
+    SingError
+        If there are no values, not one cluster a value, or scores that are not finite.
+    """
+    score, clusters = _checked(np.asarray(score, dtype=float), clusters)
+    positive = np.asarray(positive, dtype=bool)
+    if not np.isfinite(score).all():
+        raise SingError("Scores of a ROC curve must be finite; got NaN or infinite ones.")
+    names, members = np.unique(clusters, return_inverse=True)
+    count, above = len(names), score[positive]
+    whose = members[positive]
+    ours, theirs = (np.bincount(members[part], minlength=count) for part in (positive, ~positive))
+    won = np.empty((count, count))  # pairs won by positives of a cluster against negatives of one
+    for other in range(count):
+        against = np.sort(score[~positive & (members == other)])
+        ranks = (np.searchsorted(against, above) + np.searchsorted(against, above, "right")) / 2
+        won[:, other] = np.bincount(whose, weights=ranks, minlength=count)
+
+    def area(times: np.ndarray) -> np.ndarray:
+        pairs = (times @ ours) * (times @ theirs)
+        wins = ((times @ won) * times).sum(1)
+        return np.where(pairs > 0, wins / np.where(pairs > 0, pairs, 1), np.nan)
+
+    estimate = float(area(np.ones((1, count)))[0])
+    if count < 2 or np.isnan(estimate):
+        return Interval(estimate, np.nan, np.nan)
+    drawn = np.random.default_rng(seed).integers(0, count, (draws, count))
+    sample = area(_times(drawn).astype(float))
+    ends = _quantiles(sample, level, count - 1, count / (count - 1))
+    return Interval(estimate, *map(float, ends))
 
 
 def excess(
@@ -200,6 +344,7 @@ def excess(
     clusters: Sequence[Hashable],
     statistic: Callable[..., float | np.ndarray] | None = None,
     *, level: float = 0.95, draws: int = 1000, seed: int = 0, vectorized: bool = False,
+    of_means: bool = False, of_medians: bool = False,
 ) -> Interval:
     """A score minus its control, where the control is a sample too: crossed bootstrap.
 
@@ -229,6 +374,9 @@ def excess(
         As for :func:`cluster_bootstrap`.
     vectorized : bool
         Whether the statistic takes samples at once, (samples, n, ...) and (samples, n, D, ...).
+    of_means, of_medians : bool
+        Whether it takes means or medians over rows in place of samples, as in
+        :func:`cluster_bootstrap`: (samples, ...) and (samples, D, ...).
 
     Returns
     -------
@@ -247,13 +395,17 @@ def excess(
             f"excess needs a control of shape (n, draws) with n = {len(score)}; got "
             f"{control.shape}. Put one row an observation and one column a random subspace."
         )
+    over, columns = _by_column(of_means or statistic is None, of_medians)
     many = (_mean_excess if statistic is None
-            else statistic if vectorized else _one_by_one(statistic))
-    estimate = many(score[None], control[None])[0]
+            else statistic if vectorized or columns else _one_by_one(statistic))
+    whole = (over(part, axis=0) if columns else part for part in (score, control))
+    estimate = many(*(part[None] for part in whole))[0]
     count = len(np.unique(clusters))
     if count < 2:
         return Interval(*map(_plain, (estimate, estimate * np.nan, estimate * np.nan)))
-    drawn = _crossed(score, control, clusters, many, np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    drawn = (_crossed_columns(score, control, clusters, many, rng, columns) if columns
+             else _crossed(score, control, clusters, many, rng))
     _, freedom, stretch = _variance(drawn, count, control.shape[1], draws)
     low, high = _quantiles(drawn(draws, True, True), level, freedom, stretch)
     return Interval(*map(_plain, (estimate, low, high)))
@@ -283,10 +435,12 @@ def excess_test(
         as it should under the null, for the degrees of freedom are estimated too.
     """
     score, clusters = _checked(score, clusters)
-    count, estimate = len(np.unique(clusters)), _mean_excess(score[None], control[None])[0]
+    count = len(np.unique(clusters))
+    estimate = _mean_excess(score.mean(0)[None], control.mean(0)[None])[0]
     if count < 2:
         return estimate * np.nan
-    drawn = _crossed(score, control, clusters, _mean_excess, np.random.default_rng(seed))
+    drawn = _crossed_columns(
+        score, control, clusters, _mean_excess, np.random.default_rng(seed), _Means)
     total, freedom, stretch = _variance(drawn, count, control.shape[1], draws)
     error = np.sqrt(total * stretch)
     size = np.abs(estimate) / np.where(error > 0, error, 1)
@@ -314,6 +468,36 @@ def _crossed(
     return drawn
 
 
+def _crossed_columns(
+    score: np.ndarray, control: np.ndarray, clusters: np.ndarray, many: Callable,
+    rng: np.random.Generator, kind: type[_Means] | type[_Medians],
+) -> Callable[[int, bool, bool], np.ndarray]:
+    """:func:`_crossed` for a statistic of means or medians over rows, with the same draws."""
+    _, members = np.unique(clusters, return_inverse=True)
+    sizes, subspaces = np.bincount(members), control.shape[1]
+    count, columns_of = len(sizes), [kind(part, members) for part in (score, control)]
+    even = (sizes == sizes[0]).all()
+
+    def drawn(number: int, subjects: bool, columns: bool) -> np.ndarray:
+        # In the steps of _crossed, so that the random numbers are dealt alike.
+        step = max(1, AT_ONCE // control.size) if even or not subjects else 1
+        times, chosen = [], []
+        for start in range(0, number, step):
+            part = min(step, number - start)
+            if subjects:
+                times.append(_times(rng.integers(0, count, (part, count))))
+            chosen.append(rng.integers(0, subspaces, (part, max(1, subspaces - 1))) if columns
+                          else np.arange(subspaces)[None].repeat(part, 0))
+        chosen = np.concatenate(chosen)
+        if subjects:
+            found = [part(np.concatenate(times)) for part in columns_of]
+        else:
+            found = [part(np.ones((1, count), dtype=int)).repeat(number, 0) for part in columns_of]
+        return many(found[0], found[1][np.arange(number)[:, None], chosen])
+
+    return drawn
+
+
 def _variance(
     drawn: Callable, count: int, subspaces: int, draws: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -329,7 +513,8 @@ def _variance(
 
 
 def _mean_excess(score: np.ndarray, control: np.ndarray) -> np.ndarray:
-    return (score - control.mean(2)).mean(1)
+    """Of means over rows, (samples, ...) and (samples, D, ...)."""
+    return score - control.mean(1)
 
 
 def sign_flip_test(

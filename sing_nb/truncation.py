@@ -11,7 +11,7 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
-import scipy.stats
+import scipy
 import torch
 
 from .errors import SingError
@@ -67,16 +67,15 @@ def truncated_heads(study: Study, ranks: Sequence[int] = RANKS) -> pd.DataFrame:
 def _truncated(study: Study, ranks: Sequence[int]) -> pd.DataFrame:
     tables = []
     for model in study.config.everyone:
-        weight = study.classifier(model).head.weight.double()
-        _, values, right = torch.linalg.svd(weight, full_matrices=True)
-        full = study.spaces(model).rank
+        whole = study.spaces(model)
+        full = whole.rank
         if all(rank >= full for rank in ranks):
             raise SingError(
                 f"None of the ranks {', '.join(map(str, ranks))} is below that of {model}'s head, "
                 f"which is {full}: nothing is cut. Take smaller ones."
             )
         for rank in [full, *(rank for rank in ranks if rank < full)]:
-            spaces = HeadSpaces.from_svd(values, right, rank)
+            spaces = whole.truncated(rank)
             if spaces.null_dim:
                 tables.append(_one_head(study, model, spaces))
     return pd.concat(tables, ignore_index=True)
@@ -105,10 +104,10 @@ def _one_head(study: Study, model: str, spaces: HeadSpaces) -> pd.DataFrame:
     }
     values = {kind: pair.abs().permute(2, 0, 1).numpy() for kind, pair in pairs.items()}
     found = {
-        kind: study.interval(v, scored["subject"], _three_sizes, vectorized=True)
+        kind: study.interval(v, scored["subject"], _three_sizes, of_medians=True)
         for kind, v in values.items()
     } | {"difference": study.excess(
-        *values.values(), scored["subject"], vectorized=True,
+        *values.values(), scored["subject"], of_medians=True,
         statistic=lambda one, other: _three_sizes(one) - _three_sizes(other))}
     return pd.DataFrame([
         {"kind": kind, "quantity": quantity}
@@ -123,12 +122,12 @@ def _one_head(study: Study, model: str, spaces: HeadSpaces) -> pd.DataFrame:
     )
 
 
-def _three_sizes(v: np.ndarray) -> np.ndarray:
-    """Median IS, |AS| and ratio, (samples, 3), of (samples, n, draws, 2) sizes: draw by draw.
+def _three_sizes(medians: np.ndarray) -> np.ndarray:
+    """Median IS, |AS| and ratio, (samples, 3), of (samples, draws, 2) medians: draw by draw.
 
     The mean over draws of the scores themselves would make |AS| too small.
     """
-    one, two = np.moveaxis(np.median(v, axis=1), -1, 0)
+    one, two = np.moveaxis(medians, -1, 0)
     return np.stack([one, two, one / two], axis=1).mean(2)
 
 
@@ -167,15 +166,14 @@ def _by_class(study: Study, steps: int) -> pd.DataFrame:
     size = max(1, round(top / steps))
     tables = []
     for model in study.config.everyone:
-        scored, full = study.scored(model), study.spaces(model).rank
+        scored, whole = study.scored(model), study.spaces(model)
         rows = study.rows(scored["picture"])
         f, clf = study.features(model)[rows], study.classifier(model)
         own, text = clf.logits(f).argmax(1), study.text(scored["label"])
         z = study.translate(model, f, rows)
-        _, values, right = torch.linalg.svd(clf.head.weight.double(), full_matrices=True)
         frame = random_basis(f.shape[1], f.shape[1], study.config.seed)
         for rank in range(top, 0, -size):
-            spaces = HeadSpaces.from_svd(values, right, min(rank, full))
+            spaces = whole.truncated(min(rank, whole.rank))
             removed = spaces.remove_null(f)
             z_removed, length = study.translate(model, removed, rows), (f - removed).norm(dim=1)
             other = matched_removal(f, length, frame[:, : spaces.null_dim])
@@ -250,11 +248,10 @@ def _sizes(study: Study) -> pd.DataFrame:
 
 def _weakest(study: Study, model: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Directions (m, m) as columns and their squared singular values (m,), the weakest first."""
-    weight = study.classifier(model).head.weight.double().cpu()
-    _, values, right = torch.linalg.svd(weight, full_matrices=True)
-    rank = study.spaces(model).rank
+    spaces = study.spaces(model)
+    right, rank = spaces.right, spaces.rank
     energy = torch.zeros(len(right), dtype=torch.float64)
-    energy[:rank] = values[:rank].square()
+    energy[:rank] = spaces.singular_values[:rank].square()
     null = right[rank:].T
     if null.shape[1]:
         size = null.shape[1]
@@ -287,13 +284,13 @@ def _curves(study: Study) -> pd.DataFrame:
     pairs = list(combinations(range(len(study.config.models)), 2))
 
     def statistic(score: np.ndarray, control: np.ndarray) -> np.ndarray:
-        kinds = _kinds(score, control)  # (kinds, models, measures, sizes)
-        gaps = [kinds[:, second] - kinds[:, first] for first, second in pairs]
-        return np.concatenate([kinds, *(gap[:, None] for gap in gaps)], axis=1)
+        kinds = _kinds(score, control)  # (samples, kinds, models, measures, sizes)
+        gaps = [kinds[:, :, second] - kinds[:, :, first] for first, second in pairs]
+        return np.concatenate([kinds, *(gap[:, :, None] for gap in gaps)], axis=2)
 
     subjects = study.scored(everyone[0])["subject"]
     ends = excess(score, control, subjects, statistic, draws=study.config.bootstrap_draws,
-                  seed=study.config.seed)
+                  seed=study.config.seed, of_medians=True)
     titles = [study.title(model) for model in everyone]
     rows = []
     for kind, who, measure, size in np.ndindex(ends.estimate.shape):
@@ -318,27 +315,26 @@ def _curves(study: Study) -> pd.DataFrame:
 
 
 def _kinds(score: np.ndarray, control: np.ndarray) -> np.ndarray:
-    """Medians over pictures of the scores, of the control (a mean over draws), and what exceeds.
+    """Scores, the control (a mean over draws), and what exceeds, of medians over pictures.
 
     Parameters
     ----------
     score : numpy.ndarray
-        (n, ..., 3, sizes): IS, |AS| and logit change.
+        (samples, ..., 3, sizes): medians of IS, |AS| and logit change.
     control : numpy.ndarray
-        (n, draws, ..., 3, sizes).
+        (samples, draws, ..., 3, sizes).
 
     Returns
     -------
     numpy.ndarray
-        (3 kinds, ..., 4 measures, sizes).
+        (samples, 3 kinds, ..., 4 measures, sizes).
     """
     def with_ratio(medians: np.ndarray) -> np.ndarray:
         turned, towards = medians[..., :1, :], medians[..., 1:2, :]
         return np.concatenate([medians, turned / towards], axis=-2)
 
-    one = with_ratio(np.median(score, axis=0))
-    other = with_ratio(np.median(control, axis=0)).mean(0)
-    return np.stack([one, other, one - other])
+    one, other = with_ratio(score), with_ratio(control).mean(1)
+    return np.stack([one, other, one - other], axis=1)
 
 
 def _removals(
@@ -459,10 +455,10 @@ def _paper_sizes(study: Study, model: str) -> pd.DataFrame:
 
     def statistic(score: np.ndarray, control: np.ndarray) -> np.ndarray:
         kinds = _kinds(score, control)
-        return np.stack([kinds, kinds - kinds[..., smallest]])
+        return np.stack([kinds, kinds - kinds[..., smallest]], axis=1)
 
     ends = excess(found["score"], found["control"], study.scored(model)["subject"], statistic,
-                  draws=study.config.bootstrap_draws, seed=study.config.seed)
+                  draws=study.config.bootstrap_draws, seed=study.config.seed, of_medians=True)
     names, gaps = ("value", "low", "high"), ("gap", "gap_low", "gap_high")
     table = pd.DataFrame([
         {"model": model, "title": study.title(model), **points[size], "kind": REMOVED[kind],

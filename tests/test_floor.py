@@ -26,7 +26,7 @@ from sing_nb.floor import (
     reliability,
     translator_spread,
 )
-from sing_nb.stats import deal
+from sing_nb.stats import cluster_bootstrap, deal
 from sing_nb.translator import RidgeFitter
 
 #: Six targets and four judges, the example of Shrout and Fleiss (1979), table 2.
@@ -176,7 +176,7 @@ def anova(values):
 
 
 @pytest.mark.parametrize(("kind", "ends"), [(KINDS[0], ""), (KINDS[1], "_other")])
-def test_the_picture_level_is_the_anova_of_the_spread(table, spread, kind, ends):
+def test_the_picture_level_is_the_anova_of_the_spread(table, spread, smoke, kind, ends):
     values = spread.assign(
         excess=spread[f"image_score{ends}"] - spread["image_score_control"])
     row = table.query("model == 'lite0' and level == 'picture' and kind == @kind and "
@@ -185,6 +185,10 @@ def test_the_picture_level_is_the_anova_of_the_spread(table, spread, kind, ends)
     icc, within = anova(deals.to_numpy())
     assert row.loc[REDEALT, "value"] == pytest.approx(max(0, icc))
     assert row.loc[REDEALT, "spread"] == pytest.approx(within)
+    subjects = values.drop_duplicates("picture").set_index("picture")["subject"].loc[deals.index]
+    drawn = cluster_bootstrap(
+        deals.to_numpy(), subjects, lambda v: max(0, anova(v)[0]), draws=20, seed=smoke.config.seed)
+    assert tuple(row.loc[REDEALT, ["low", "high"]]) == pytest.approx((drawn.low, drawn.high))
     halves = [anova(own.pivot_table("excess", "picture", "part").to_numpy())
               for _, own in values.query("part != 'all'").groupby("deal")]
     assert row.loc[HALVES, "value"] == pytest.approx(np.mean([max(0, icc) for icc, _ in halves]))
@@ -252,7 +256,7 @@ def test_cholesky_solves_the_same_ridge():
     rng = torch.Generator().manual_seed(0)
     x, z = (torch.randn(60, width, generator=rng, dtype=torch.float64) for width in (30, 4))
     fit = RidgeFitter(30, 4).update(x + 5, z)
-    one, other = fit.solve_directly(3.0, {"a": 1}), fit.solve(3.0)
+    one, other = fit.solve_directly(3.0, {"a": 1}), fit.path().translator(3.0)
     assert torch.allclose(one.weight, other.weight, atol=1e-6)
     assert torch.allclose(one.bias, other.bias, atol=1e-6)
     assert one.card == {"lambda": 3.0, "a": 1}

@@ -14,6 +14,7 @@ from sklearn.linear_model import LinearRegression, Ridge
 from sing_nb import plants
 from sing_nb.controls import (
     GroupedProbe,
+    all_mean_directions,
     discriminant_directions,
     mean_directions,
     plant_head,
@@ -78,6 +79,14 @@ def test_without_its_mean_direction_no_linear_readout_finds_a_concept():
     assert LinearRegression().fit(X, there).score(X, there) > 0.3
     left = X - X @ direction @ direction.T
     assert abs(LinearRegression().fit(left, there).score(left, there)) < 1e-10
+    # Equal numbers whose mean is another number: no direction comes of the rounding.
+    halves = np.arange(90) // 45
+    values = np.column_stack([np.where(halves == 0, there, -0.1234567), there])
+    assert values[45:, 0].mean() != values[45, 0]
+    one, two = all_mean_directions(X, values, halves)
+    assert one.shape == (20, 1)
+    assert np.allclose(two, mean_directions(X, there, halves))
+    assert np.allclose(one, two[:, :1])
 
 
 def test_discriminants_are_ridge_fitted_on_what_the_ones_before_leave():
@@ -113,6 +122,15 @@ def test_readouts_are_ridge_held_out_by_fold_before_and_after_a_change():
     constant = np.stack([Y[fold != FOLDS].mean(0) for fold in FOLDS])
     r2 = 1 - ((Y - expected) ** 2).sum(0) / ((Y - constant) ** 2).sum(0)
     assert np.allclose(probe.r2(X @ kept, X @ taken), r2)
+    other = probe.of(Y[::-1])
+    assert np.allclose(other.predict(), GroupedProbe(less @ less.T, Y[::-1], FOLDS, 5.0).predict())
+    assert np.allclose(probe.predict(), by_hand(less, 5.0))
+    several = [(X @ kept, X @ taken), (None, None), (None, X @ taken[:, :1]), (X @ kept, None)]
+    turned = [less + (0 if more is None else more @ kept.T) - part for more, part in zip(
+        [X @ kept, None, None, X @ kept],
+        [X @ taken @ taken.T, 0, np.outer(X @ taken[:, 0], taken[:, 0]), 0], strict=True)]
+    for one, features in zip(probe.predictions(several), turned, strict=True):
+        assert np.allclose(one, by_hand(features, 5.0))
     with pytest.raises(SingError, match="at least 2 folds"):
         GroupedProbe(X @ X.T, Y, np.zeros(90), 5.0)
 

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import scipy.stats
 from conftest import ends
+from sklearn.metrics import roc_auc_score
 
 from sing_nb.errors import SingError
 from sing_nb.stats import (
+    cluster_auc,
     cluster_bootstrap,
     cluster_means,
     deal,
@@ -212,6 +214,71 @@ def test_means_of_many_columns_are_those_of_each(sizes):
     for at in range(2):
         one = cluster_bootstrap(values[:, at], names, draws=300, seed=4)
         assert [part[at] for part in found] == pytest.approx(list(one))
+
+
+@pytest.mark.parametrize("sizes", [[4] * 12, [1, 5, 2] * 4])
+@pytest.mark.parametrize("over", ["means", "medians"])
+def test_means_and_medians_of_samples_are_those_of_their_rows(sizes, over):
+    rng, take = np.random.default_rng(10), {"means": np.mean, "medians": np.median}[over]
+    names = rng.permutation(np.repeat(np.arange(12), sizes))
+    values = rng.standard_normal((len(names), 2, 3))
+    values[:, 0] = values[:, 0].round()  # ties
+    control, how = rng.standard_normal((len(names), 5, 2)), {"draws": 60, "seed": 3}
+
+    def ratio(columns):
+        return columns[:, 0] / columns[:, 1]
+
+    rows = cluster_bootstrap(
+        values, names, lambda v: ratio(take(v, axis=1)), vectorized=True, **how)
+    found = cluster_bootstrap(values, names, ratio, **{f"of_{over}": True}, **how)
+    exact = {"rtol": 0, "atol": 0} if over == "medians" else {"rtol": 1e-12}
+    for one, two in zip(found, rows, strict=True):
+        np.testing.assert_allclose(one, two, **exact)
+
+    def beyond(score, control):
+        return score - np.abs(control).mean(1)
+
+    rows = excess(
+        values[:, 0, :2], control, names, vectorized=True, **how,
+        statistic=lambda s, c: beyond(take(s, axis=1), take(c, axis=1)))
+    found = excess(values[:, 0, :2], control, names, beyond, **{f"of_{over}": True}, **how)
+    for one, two in zip(found, rows, strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-12)
+
+
+def test_a_missing_value_makes_the_medians_of_the_samples_that_hold_it_missing():
+    rng, names = np.random.default_rng(11), np.repeat(np.arange(6), 3)
+    values = rng.standard_normal((18, 2))
+    values[4, 1] = np.nan
+    rows, found = [], []
+    for kept, how, statistic in (
+        (rows, {"vectorized": True}, lambda v: np.median(v, axis=1)),
+        (found, {"of_medians": True}, lambda medians: medians),
+    ):
+        def keep(v, kept=kept, statistic=statistic):
+            kept.append(statistic(v))
+            return kept[-1]
+
+        cluster_bootstrap(values, names, keep, draws=50, **how)
+    assert 0 < np.isnan(found[-1][:, 1]).sum() < 50
+    np.testing.assert_array_equal(found[-1], rows[-1])
+
+
+def test_an_area_is_scikit_learns_of_every_sample():
+    rng, names = np.random.default_rng(12), np.repeat(np.arange(15), [3, 5, 7] * 5)
+    positive = rng.random(len(names)) < 0.2
+    score = (rng.standard_normal(len(names)) + positive).round(1)
+
+    def area(v):
+        both = 0 < v[:, 0].sum() < len(v)
+        return roc_auc_score(v[:, 0], v[:, 1]) if both else np.nan
+
+    found = cluster_auc(positive, score, names, draws=80, seed=5)
+    one = cluster_bootstrap(np.column_stack([positive, score]), names, area, draws=80, seed=5)
+    assert tuple(found) == pytest.approx(tuple(one), rel=1e-12)
+    assert np.isnan(cluster_auc(np.ones(4), score[:4], range(4))).all()
+    with pytest.raises(SingError, match="finite"):
+        cluster_auc(positive, np.where(positive, np.nan, score), names)
 
 
 def test_percentiles_are_expanded_as_by_hand():
