@@ -154,6 +154,9 @@ def run_chapter(
                 execution_timeout=3600, start_timeout=120, log_output=False,
                 # A page has no kernel, and one explorer's state may be megabytes.
                 store_widget_state=False,
+                # Written once, at the end or where a cell fails: after every cell the whole
+                # notebook, with its charts, would take longer than most cells.
+                request_save_on_cell_execute=False,
             )
     except papermill.PapermillExecutionError as error:
         raise SingError(

@@ -18,8 +18,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import safetensors.torch
+import scipy
 import torch
-from scipy.stats import skew
 from torch.nn.functional import cosine_similarity, normalize
 from tqdm.auto import tqdm
 
@@ -494,7 +494,7 @@ def lean(study: Study, found: Sequence[Run]) -> pd.DataFrame:
         if one.card["loss"] == "mse":
             records.append(
                 _names(one.card) | {"median": one.pictures["cosine"].median()}
-                | study.interval(one.pictures["cosine"], one.pictures["subject"], skew)
+                | study.interval(one.pictures["cosine"], one.pictures["subject"], scipy.stats.skew)
             )
     return pd.DataFrame(records)
 

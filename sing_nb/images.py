@@ -28,7 +28,7 @@ from __future__ import annotations
 import base64
 import colorsys
 import hashlib
-import importlib.resources
+import importlib.util
 import io
 import os
 import re
@@ -166,7 +166,8 @@ def photos() -> pd.DataFrame:
 
     They are never used for fitting.
     """
-    folder = Path(str(importlib.resources.files("foolbox"))) / "data"
+    # Not imported: with the package comes what attacks networks.
+    folder = Path(importlib.util.find_spec("foolbox").origin).parent / "data"
     names = imagenet_names()
     rows = []
     for path in sorted(folder.glob("imagenet_*.jpg")):

@@ -125,7 +125,9 @@ class SentenceEncoder:
         digest = hashlib.sha256(b"mean of the token states, float64")
         for name in ("config.json", "tokenizer.json", "model.safetensors"):
             digest.update(name.encode())
-            digest.update((self.folder / name).read_bytes())
+            with (self.folder / name).open("rb") as file:
+                while block := file.read(2**20):
+                    digest.update(block)
         return digest.hexdigest()[:16]
 
     @cached_property

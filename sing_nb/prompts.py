@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import re
 from functools import cache
+from importlib.metadata import version
+from pathlib import Path
 
 from .errors import SingError
+from .fetch import cache_dir, write_atomic
+from .kept import content_key
 
 __all__ = ["class_aliases", "complete_prompt", "imagenet_names", "prompt"]
 
@@ -48,9 +54,12 @@ def complete_prompt(words: str) -> str:
 @cache
 def imagenet_names() -> tuple[str, ...]:
     """The 1000 ImageNet-1k class names as curated by open_clip, in the order of the logits."""
-    from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
-
-    return tuple(IMAGENET_CLASSNAMES)
+    # The file alone: with its package come all networks, a second for every process.
+    package = Path(importlib.util.find_spec("open_clip").origin).parent
+    spec = importlib.util.spec_from_file_location("_names", package / "zero_shot_metadata.py")
+    metadata = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(metadata)
+    return tuple(metadata.IMAGENET_CLASSNAMES)
 
 
 @cache
@@ -62,7 +71,18 @@ def class_aliases() -> dict[str, frozenset[int]]:
     dict
         Lower-case name to class indices (0 to 999); a few names, as "crane", mean two classes.
     """
-    from timm.data import ImageNetInfo
+    libraries = [f"{name} {version(name)}" for name in ("timm", "open_clip_torch")]
+    path = cache_dir() / "names" / f"{content_key(Path(__file__), *libraries)}.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        found = _class_aliases()
+        write_atomic(path, json.dumps(found, sort_keys=True))
+    return {alias: frozenset(indices) for alias, indices in found.items()}
+
+
+def _class_aliases() -> dict[str, list[int]]:
+    from timm.data import ImageNetInfo  # brings all networks, which takes seconds
 
     info, found = ImageNetInfo("imagenet-1k"), {}
     for index, name in enumerate(imagenet_names()):
@@ -70,4 +90,4 @@ def class_aliases() -> dict[str, frozenset[int]]:
         synonyms = info.index_to_description(index, detailed=True).split(":")[0].split(", ")
         for alias in (name, re.sub(r" \(.*\)", "", name), *synonyms):
             found.setdefault(alias.lower(), set()).add(index)
-    return {alias: frozenset(indices) for alias, indices in found.items()}
+    return {alias: sorted(indices) for alias, indices in found.items()}

@@ -13,10 +13,7 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from scipy.stats import pearsonr
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+import scipy
 
 from .study import Study
 
@@ -72,6 +69,10 @@ def group_probabilities(study: Study, model: str, at_least: int = 8) -> pd.DataF
 
 
 def _probabilities(study: Study, model: str, at_least: int) -> pd.DataFrame:
+    from sklearn.linear_model import LogisticRegression  # here: a second that few need
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     group = subject_groups(study, at_least)
     rows, names = group.index.to_numpy(copy=True), sorted(set(group))
     fold = study.pictures["fold"].to_numpy()[rows]
@@ -183,7 +184,7 @@ def accuracy_correlation(
         recall = [np.nan_to_num(drawn[code == group]).mean(0) for group in np.unique(code)]
         inside = [~np.isnan(drawn[code == group]).any(0) for group in np.unique(code)]
         balanced = np.sum(recall, axis=0) / np.sum(inside, axis=0)
-        return float(pearsonr(balanced[:count], balanced[count:]).statistic)
+        return float(scipy.stats.pearsonr(balanced[:count], balanced[count:]).statistic)
 
     return study.interval(np.arange(len(right)), subjects, correlation) | {"n": count}
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from .fetch import cache_dir
 from .metrics import attribute_score, image_score
 from .neighbours import around
 from .nullspace import HeadSpaces
@@ -40,7 +41,7 @@ def perturbations(study: Study, model: str) -> pd.DataFrame:
 def _pushes(study: Study, model: str, rows: np.ndarray, seed: int) -> dict[str, torch.Tensor]:
     clf, f = study.classifier(model), study.features(model)[rows]
     weight = clf.head.weight
-    wider = HeadSpaces.for_probabilities(weight)
+    wider = HeadSpaces.for_probabilities(weight, folder=cache_dir() / "heads")
     sensitive = weight[clf.logits(f).argmax(1)]
     return matched_perturbations(f, sensitive, study.spaces(model), wider, seed)
 

@@ -145,7 +145,7 @@ def test_heads_never_see_a_subject_that_they_are_asked_about(planted, monkeypatc
             seen.append((self.fitted, {row.tobytes() for row in values}))
             return np.full((len(values), len(self.classes_)), 1 / len(self.classes_))
 
-    monkeypatch.setattr(sing_nb.robustness, "make_pipeline", lambda *steps: Recorder())
+    monkeypatch.setattr("sklearn.pipeline.make_pipeline", lambda *steps: Recorder())
     table = group_probabilities(planted, "one", at_least=3)
     assert len(seen) == 3 * 2
     principal = planted.spaces("one").principal(planted.f["one"]).numpy()

@@ -1,0 +1,199 @@
+"""What one process leaves to the next: tensors, decompositions, heads, keys of features."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import safetensors.torch
+import torch
+
+import sing_nb
+from sing_nb.features import _feature_key, compute_features, feature_key
+from sing_nb.heads import Head, KeptClassifier, wrap_classifier
+from sing_nb.kept import content_key, keep, kept
+from sing_nb.nullspace import HeadSpaces
+
+TENSORS = {
+    "half": torch.arange(6, dtype=torch.bfloat16).reshape(2, 3), "turned": torch.eye(3)[:, :2].T,
+}
+
+
+def flip(path, at=-1):
+    """Turn one bit of a file."""
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+def test_tensors_come_back_as_they_were(tmp_path):
+    keep(tmp_path / "deep" / "one.safetensors", TENSORS, {"names": ["a", "ü"]})
+    found, about = kept(tmp_path / "deep" / "one.safetensors")
+    assert about == {"names": ["a", "ü"]}
+    for name, tensor in TENSORS.items():
+        assert found[name].dtype == tensor.dtype
+        assert torch.equal(found[name], tensor)
+
+
+@pytest.mark.parametrize("spoil", [
+    flip, lambda path: path.write_bytes(path.read_bytes()[:-5]), lambda path: path.write_text(""),
+    lambda path: safetensors.torch.save_file({"half": torch.ones(2)}, path),
+    lambda path: path.unlink(),
+], ids=["one bit", "cut", "empty", "of another kind", "missing"])
+def test_damaged_files_count_as_missing(spoil, tmp_path):
+    path = keep(tmp_path / "one.safetensors", TENSORS)
+    assert kept(path)
+    spoil(path)
+    assert kept(path) is None
+
+
+def test_keys_tell_contents_apart(tmp_path):
+    (tmp_path / "file").write_text("abc")
+    one = torch.zeros(2, 3)
+    parts = [
+        (one,), (one.T,), (one.double(),), (one + 1e-45,), (one, one), ("abc",), ("ab", "c"),
+        (tmp_path / "file",), (str(tmp_path / "file"),), (),
+    ]
+    assert len({content_key(*each) for each in parts}) == len(parts)
+    assert content_key(one.clone(), 1) == content_key(one, 1)
+
+
+@pytest.mark.parametrize("make", [HeadSpaces.from_weight, HeadSpaces.for_probabilities])
+@pytest.mark.parametrize("shape", [(5, 9), (9, 5), (6, 6)])
+def test_kept_spaces_are_the_same_to_the_bit(make, shape, tmp_path):
+    weight = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+    weight[-1] = weight[:-1].sum(0)
+    f = torch.randn(4, shape[1], generator=torch.Generator().manual_seed(1))
+    fresh = make(weight)
+    for turn in range(3):  # computed, read, and computed again where one bit is wrong
+        spaces = make(weight, folder=tmp_path)
+        (path,) = tmp_path.iterdir()
+        assert (spaces.rank, spaces.tolerance) == (fresh.rank, fresh.tolerance)
+        assert torch.equal(spaces.singular_values, fresh.singular_values)
+        assert torch.equal(spaces.right, fresh.right)
+        assert spaces.right.stride() == fresh.right.stride()
+        assert torch.equal(spaces.null(f), fresh.null(f))
+        if turn == 1:
+            flip(path)
+    assert kept(path)  # written anew
+
+
+def test_kept_spaces_are_those_of_their_weight(tmp_path):
+    weight = torch.randn(4, 7, generator=torch.Generator().manual_seed(0))
+    one = HeadSpaces.from_weight(weight, folder=tmp_path)
+    other = HeadSpaces.from_weight(weight.flip(0) + 1, folder=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+    assert not torch.equal(one.singular_values, other.singular_values)
+    # The tolerance is no part of the decomposition.
+    assert HeadSpaces.from_weight(weight, rtol=0.9, folder=tmp_path).rank < one.rank
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_truncated_spaces_are_those_of_the_best_approximation():
+    weight = torch.randn(5, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    left, values, right = np.linalg.svd(weight.numpy(), full_matrices=False)
+    f = torch.eye(8, dtype=torch.float64)
+    for rank in (1, 3, 5):
+        cut = torch.tensor((left[:, :rank] * values[:rank]) @ right[:rank])
+        expected = HeadSpaces.from_weight(cut, rtol=1e-10).null(f)
+        torch.testing.assert_close(
+            HeadSpaces.from_weight(weight).truncated(rank).null(f), expected)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("SING_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "heads"
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A checkpoint of one's own, and its name."""
+    import timm
+
+    torch.manual_seed(0)
+    model = timm.create_model("test_resnet", num_classes=7)
+    safetensors.torch.save_file(model.state_dict(), tmp_path / "own.safetensors")
+    return model.eval(), f"timm/test_resnet:{tmp_path / 'own.safetensors'}"
+
+
+def test_a_kept_classifier_is_the_one_that_was_built(own, cache):
+    model, name = own
+    first, second = sing_nb.load_classifier(name), sing_nb.load_classifier(name)
+    assert len(list(cache.iterdir())) == 1
+    for clf in (first, second):
+        assert not clf.is_built
+        assert torch.equal(clf.head.weight, model.get_classifier().weight)
+        assert torch.equal(clf.head.bias, model.get_classifier().bias)
+        assert clf.class_names is None
+        assert clf.title == "test_resnet (own)"
+        assert "classes=7" in repr(clf)
+        assert not clf.is_built
+        x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+        with torch.inference_mode():
+            torch.testing.assert_close(clf.run(x)[1], model(x))
+        assert clf.is_built
+        assert clf.title == "test_resnet (own)"
+        assert clf.transform is not None
+    with pytest.raises(AttributeError, match="wieght"):
+        _ = second.wieght
+
+
+def test_another_checkpoint_under_the_same_name_has_another_head(own, cache, tmp_path):
+    model, name = own
+    before = sing_nb.load_classifier(name)
+    with torch.no_grad():
+        model.get_classifier().weight[0, 0] += 1
+    safetensors.torch.save_file(model.state_dict(), tmp_path / "own.safetensors")
+    after = sing_nb.load_classifier(name)
+    assert float(after.head.weight[0, 0] - before.head.weight[0, 0]) == pytest.approx(1)
+    (tmp_path / "own.safetensors").unlink()
+    with pytest.raises(sing_nb.SingError, match="there is no checkpoint"):
+        sing_nb.load_classifier(name)
+
+
+def test_a_feature_key_is_remembered_until_the_network_is_built(own, cache):
+    name, table = own[1], pd.DataFrame({"picture": ["a", "b"]})
+    clf = sing_nb.load_classifier(name)
+    key = feature_key(clf, table)
+    assert key == _feature_key(sing_nb.load_classifier(name), "a\nb")
+    again = sing_nb.load_classifier(name)
+    assert feature_key(again, table) == key
+    assert not again.is_built  # it was read
+    assert feature_key(again, table.iloc[::-1]) != key
+    # In memory weights may be changed: then they count, and not what is remembered.
+    again.module.get_classifier().weight[0, 0] += 1
+    assert feature_key(again, table) != key
+    assert feature_key(sing_nb.load_classifier(name), table) == key
+    (path,) = [p for p in cache.glob("*.txt") if p.read_text() == key]
+    path.write_text("nonsense")
+    assert feature_key(sing_nb.load_classifier(name), table) == key
+
+
+def test_stored_features_need_no_network(tmp_path):
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3))
+    table = pd.DataFrame({"picture": ["a"], "source": ["folder"], "path": ["a.png"]})
+    folder = tmp_path / "features"
+    whole = wrap_classifier(module, name="tiny")
+    stored = {"features": torch.ones(1, 12), "logits": torch.zeros(1, 3)}
+    (folder / "tiny-key").mkdir(parents=True)
+    safetensors.torch.save_file(stored, folder / "tiny-key" / "0000.safetensors")
+    clf = KeptClassifier("tiny", Head(*whole.head), None, "origin", lambda: pytest.fail("built"))
+    found = compute_features(clf, table, tmp_path, folder, key="key", progress=False)
+    assert torch.equal(found.features, stored["features"])
+
+
+def test_what_looks_at_results_loads_no_library_of_networks(smoke):
+    smoke.images("lite0"), smoke.models(), smoke.text(smoke.labels)
+    code = """if True:
+        import sys, sing_nb
+        study = sing_nb.Study("smoke", progress=False)
+        study.images("lite0"), study.models(), study.spaces("lite0"), study.text(study.labels)
+        study.label("zebra"), study.label("Arabian camel"), study.title("lite0")
+        heavy = {"timm", "torchvision", "open_clip", "transformers", "sklearn", "foolbox"}
+        print(sorted(heavy & set(sys.modules)))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300)
+    assert done.stdout.strip() == "[]", done.stderr
