@@ -26,7 +26,12 @@ def main(argv: list[str] | None = None) -> int:
     stages = parser.add_subparsers(dest="stage", required=True, metavar="stage")
     for name, text, options in (
         ("fetch", "fetch and draw the pictures", ()),
-        ("features", "features of one classifier", ("model",)),
+        ("features", "features of one classifier", ("model", "part?")),
+        ("embeddings", "embeddings of the pictures in one joint space", ("space", "part?")),
+        (
+            "statistics", "what one part of the pictures adds to a classifier's translators",
+            ("model", "part"),
+        ),
         ("translator", "fit one classifier's translators", ("model",)),
         (
             "tables", "score tables of one classifier, in another joint space, or across all",
@@ -41,6 +46,7 @@ def main(argv: list[str] | None = None) -> int:
         ("chapter", "execute one chapter with papermill", ("chapter",)),
         ("stage-book", "lay out the sources of the rendered book", ()),
         ("check", "check the profile and the settings, compute nothing", ()),
+        ("plan", "say what jobs a run has, and what they take", ("machine?",)),
     ):
         stage = stages.add_parser(name, help=text, description=text)
         stage.add_argument("--profile", default="offline", help="a file in data/profiles")
@@ -50,12 +56,24 @@ def main(argv: list[str] | None = None) -> int:
         )
         stage.add_argument("--threads", type=int, help="processor threads to use")
         for option in options:
-            stage.add_argument(f"--{option.rstrip('?')}", required=not option.endswith("?"))
+            name, more = option.rstrip("?"), {}
+            if name == "part":
+                more = {"metavar": "I/K", "help": "only part I of the pictures' K parts, from 1"}
+            stage.add_argument(f"--{name}", required=not option.endswith("?"), **more)
     _doctor_options(stages)
+    text = "run the benchmarks and record what they gave"
+    stage = stages.add_parser("bench", help=text, description=(
+        f"{text} in data/expected/bench.json. Exits with 1 if a bound was missed or a benchmark "
+        "failed."
+    ))
+    stage.add_argument("--only", default="", help="files of tests/bench, with spaces; all if empty")
+    stage.add_argument("--rounds", type=int, help="1 for a quick look; as each race says if absent")
     args = parser.parse_args(argv)
     try:
         if args.stage == "doctor":
             return _doctor(args)
+        if args.stage == "bench":
+            return _bench(args.only, args.rounds)
         _run(args)
     except SingError as error:
         print(f"sing {args.stage}: {error}", file=sys.stderr)
@@ -106,9 +124,19 @@ def _doctor(args: argparse.Namespace) -> int:
     return 0 if can_run(findings, args.profile or "offline") else 1
 
 
+def _bench(only: str, rounds: int | None) -> int:
+    """Race, print what was recorded; 1 if a bound was missed or a benchmark failed."""
+    from . import speed
+
+    content = speed.run(only, rounds=rounds)
+    print(f"\n{speed.report(content)}\n\nrecorded in {speed.RECORD}; chapter 15 shows it")
+    return 1 if speed.problems(content) else 0
+
+
 def _run(args: argparse.Namespace) -> None:
     from .chapters import chapter_files, resolve, run_chapter
     from .profile import build_dir
+    from .provenance import chapter_uses
 
     chapters = chapter_files(BOOK)
     config, overrides, parameters = resolve(args.profile, args.settings, [*chapters, SWEEP])
@@ -125,6 +153,11 @@ def _run(args: argparse.Namespace) -> None:
                     f"it needs no hub.\n\n{report(findings)}"
                 )
         return
+    if args.stage == "plan":
+        from .costs import plan_report
+
+        print(plan_report(config, machine=args.machine))
+        return
     if args.stage == "chapter":
         notebook = BOOK / f"{args.chapter}.ipynb"
         if notebook not in chapters:
@@ -132,8 +165,12 @@ def _run(args: argparse.Namespace) -> None:
                 f"No chapter {args.chapter!r}; the table of contents names "
                 f"{', '.join(path.stem for path in chapters)}."
             )
+        # A key that its code does not read would stand on its page as if it had changed anything.
+        keys = chapter_uses(notebook).keys
         run_chapter(
-            notebook, folder / "chapters", args.profile, overrides, parameters[args.chapter]
+            notebook, folder / "chapters", args.profile,
+            {key: value for key, value in overrides.items() if key in keys},
+            parameters[args.chapter],
         )
         return
     if args.stage == "sweep":
@@ -191,20 +228,39 @@ def _sweep(
         )
 
 
+def _part(text: str | None) -> tuple[int, int] | None:
+    """(2, 7) for 3/7."""
+    if text is None:
+        return None
+    index, _, count = text.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+        raise SingError(f"A part reads I/K, from 1/K to K/K; got {text!r}.")
+    return int(index) - 1, int(count)
+
+
 def _compute(args: argparse.Namespace, overrides: dict[str, object]) -> None:
     import torch
 
     from .study import Study
 
+    part = _part(getattr(args, "part", None))
+
     if args.threads:
         torch.set_num_threads(args.threads)
     study = Study(args.profile, **overrides)
+    suffix = f".part-{part[0] + 1}-of-{part[1]}" if part else ""
     if args.stage == "fetch":
         table = study.fetch()
         study.mark("fetch", {"pictures": table["source"].value_counts().to_dict()})
     elif args.stage == "features":
-        shape = list(study.features(args.model).shape)
-        study.mark(f"features-{slug(args.model)}", {"shape": shape})
+        shape = list(study.feature_part(args.model, part).features.shape)
+        study.mark(f"features-{slug(args.model)}{suffix}", {"shape": shape})
+    elif args.stage == "embeddings":
+        shape = list(study.in_space(args.space).embedding_part(part).shape)
+        study.mark(f"embeddings-{slug(args.space)}{suffix}", {"shape": shape})
+    elif args.stage == "statistics":
+        counts = {fold: one.n for fold, one in study.statistics(args.model, part).items()}
+        study.mark(f"statistics-{slug(args.model)}{suffix}", {"pictures": counts})
     elif args.stage == "translator":
         cards = [fitted.card for fitted in study.translators(args.model)]
         study.mark(f"translator-{slug(args.model)}", {"translators": cards})

@@ -27,8 +27,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from .errors import SingError
-from .features import Running, compute_embeddings, compute_features, run_device
-from .fetch import SOURCES, read_manifest
+from .features import MOST, Running, compute_embeddings, compute_features, run_device
+from .fetch import SOURCES, data_dir, read_manifest
 from .heads import load_classifier, name_parts, wrap_classifier
 from .images import SIDE
 from .joint import SentenceEncoder, load_joint_space
@@ -36,7 +36,8 @@ from .profile import Profile
 
 __all__ = [
     "MACHINES", "Machine", "build_network", "estimate", "feature_bytes", "measure",
-    "network_costs", "network_sizes", "picture_count",
+    "network_costs", "network_sizes", "picture_count", "plan",
+    "plan_report",
 ]
 
 GB = 1e9
@@ -80,6 +81,11 @@ DECODER_PASSES, ENLARGER_PASSES = 2 * 25, 7  # the decoder runs twice a step, fo
 FIXED_HOURS = 240 / 3600
 OFFLINE_HOURS = (18 * 60 + 47 - 180 - 240) / 3600
 OFFLINE_WORK = 9 * 6830 * 1280
+# What is neither features nor drawings, by rule: shares of the seconds of a recorded offline run.
+RECORDED = {
+    "fetch": 0.01, "translator": 0.04, "tables": 0.02, "space": 0.07, "controls": 0.18,
+    "plants": 0.17, "comparisons": 0.05, "sweep": 0.17, "chapter": 0.28, "render": 0.01,
+}
 
 PROCESS = 1.0 * GB  # torch, timm, transformers and what they load, measured: 0.9 GB
 WORKER = 0.45 * GB  # a process that decodes pictures
@@ -122,6 +128,11 @@ _KARLO = {
         "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24,
         "num_attention_heads": 16, "projection_dim": 768, "patch_size": 14, "image_size": 224,
     },
+}
+# DINOv2-L with one linear layer, which lies on the hub, by its published configuration.
+_DINOV2 = "facebook/dinov2-large-imagenet1k-1-layer", {
+    "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "mlp_ratio": 4,
+    "image_size": 518, "patch_size": 14, "num_labels": 1000,
 }
 
 
@@ -178,18 +189,24 @@ def build_network(name: str, device: str = "meta") -> tuple[nn.Module, Callable,
 
 
 def _transformers_network(ident: str, device: str) -> tuple[nn.Module, Callable, bool]:
-    from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+    from transformers import AutoConfig, AutoImageProcessor, BitImageProcessor
+    from transformers import AutoModelForImageClassification as Classifier
 
     try:
         config = AutoConfig.from_pretrained(ident, local_files_only=True)
         processor = AutoImageProcessor.from_pretrained(ident, local_files_only=True)
     except OSError as error:
-        raise SingError(
-            f"The architecture of transformers/{ident} is not known before its config.json is in "
-            f"the cache; load it once where the hub can be reached."
-        ) from error
+        if ident != _DINOV2[0]:
+            raise SingError(
+                f"The architecture of transformers/{ident} is not known before its config.json is "
+                f"in the cache; load it once where the hub can be reached."
+            ) from error
+        config = AutoConfig.for_model("dinov2", **_DINOV2[1])
+        processor = BitImageProcessor(
+            size={"shortest_edge": 256}, crop_size={"height": 224, "width": 224}
+        )
     with torch.device(device):
-        module = AutoModelForImageClassification.from_config(config).eval()
+        module = Classifier.from_config(config).eval()
     return (
         module,
         lambda picture: processor(images=picture, return_tensors="pt")["pixel_values"][0], True,
@@ -439,8 +456,9 @@ def estimate(
     With n pictures, classifiers of m features and c classes, and embeddings of d numbers:
 
     - disk: features ``n (m + c) 4`` a classifier, ``n d 4`` a space; ``(folds + 1) (m + 1) d 4``
-      bytes of translators a classifier and space; unpacked and drawn pictures; weights; 0.1 GB of
-      tables and pages. Python packages (7 GB) and an ImageNet folder of one's own do not count.
+      bytes of translators a classifier and space; in several parts ``(folds + 1) (m + d)^2 8`` of
+      statistics a part and classifier; unpacked and drawn pictures; weights; 0.1 GB of tables and
+      pages. Python packages (7 GB) and an ImageNet folder of one's own do not count.
     - memory, the larger of two: for features a process (1 GB), the largest network twice while it
       is loaded, and for each worker 0.45 GB and two batches ``batch 3 side^2 4``; for chapters a
       process, all features, six more arrays of the largest ``n m``, ridge statistics
@@ -488,12 +506,12 @@ def estimate(
         (width + 1) * other * 4 for width in classifiers["width"]
         for other in (spaces["width"] if not p.tower else [d])
     )
-    stored = (p.folds + 1) * pairs + RESULTS
+    stored = (p.folds + 1) * pairs + RESULTS + _statistics_bytes(p, nets)
     disk = features + stored + unpacked + weights
 
-    half = p.precision != "float32"
+    half, batch = p.precision not in ("float32", "auto"), p.batch or MOST
     largest, karlo = float(both["bytes"].max()), float(drawn["bytes"].sum()) / 2
-    batches = p.workers * 2 * p.batch * 3 * 4 * float((both["side"] ** 2).max())
+    batches = p.workers * 2 * batch * 3 * 4 * float((both["side"] ** 2).max())
     loading = PROCESS + 2 * largest + p.workers * WORKER + batches
     chapters = (
         PROCESS + features + 6 * n * m * 4 + (p.folds + 5) * (m + d) ** 2 * 8
@@ -502,7 +520,7 @@ def estimate(
     memory = max(loading, chapters)
     number = 2 if half else 4
     running = CONTEXT + largest * (1.5 if half else 1) + (
-        4 * p.batch * number * float(both["activations"].max())
+        4 * batch * number * float(both["activations"].max())
     )
     drawing_gpu = CONTEXT + float(spaces["bytes"].sum()) + karlo + (
         4 * 2 * float(drawn["activations"].sum())
@@ -529,13 +547,123 @@ def estimate(
         ("memory_gb", memory / GB, (
             f"features with {p.workers} workers {loading / GB:.2f}, chapters {chapters / GB:.2f}")),
         ("gpu_gb", gpu / GB, (
-            f"features in batches of {p.batch}, {p.precision} {running / GB:.2f}"
+            f"features in batches of {batch}, {p.precision} {running / GB:.2f}"
             + (f", drawings {drawing_gpu / GB:.2f}" if karlo else "") + "; 0 without a GPU")),
         ("hours", hours, (
             f"{on.title}: features {seen:.2f}, drawings {drawing / on.rate / 3600:.2f}, the rest "
             f"{rest:.2f}")),
     ]
     return pd.DataFrame(rows, columns=["quantity", "value", "how"])
+
+
+def _statistics_bytes(profile: Profile, networks: pd.DataFrame) -> float:
+    """Bytes of the statistics of all parts, which only a run in parts writes."""
+    widths = networks.loc[networks["role"] == "classifier", "width"]
+    d = networks.loc[networks["role"] == "joint space", "width"].iloc[0]
+    if profile.shards == 1 or profile.translator != "ridge" or profile.published_translators:
+        return 0.0
+    return float(8 * profile.shards * (profile.folds + 1) * ((widths + d) ** 2).sum())
+
+
+def plan(profile: Profile, *, machine: str | None = None) -> pd.DataFrame:
+    """The jobs of a run, stage by stage, with their hours and what they write.
+
+    Parameters
+    ----------
+    profile : Profile
+    machine : {"cpu", "gpu"}, optional
+        As for :func:`estimate`, whose hours and bytes these are, split among the stages; what lies
+        between features and pages goes by its shares of a recorded offline run.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a rule of ``book/Snakefile``, in the order of a run: ``stage``, ``jobs``, ``hours``
+        (of all its jobs together), ``longest`` (hours of the longest job), ``gb`` (1e9 bytes of
+        features, embeddings and statistics written). The longest jobs of stages that wait for
+        each other, added up, are what no number of machines can go below.
+    """
+    p, nets, n = profile, network_costs(profile), picture_count(profile)
+    on = MACHINES[machine or ("gpu" if p.renderer.startswith("unclip/") else "cpu")]
+    parts = p.shards if p.shards > 1 else 0
+    summed = bool(parts and _statistics_bytes(p, nets))
+    # A tower's embeddings follow from its logits: no network of its own is run for them.
+    seen = {
+        role: nets[(nets["role"] == role) & (nets["macs"] > 0)]
+        for role in ("classifier", "joint space")
+    }
+    seconds = {
+        role: np.maximum(n * rows["macs"] / on.rate, n / (max(1, p.workers) * on.pictures))
+        for role, rows in seen.items()
+    }
+    rest = _rest_hours(p, nets, n)
+    chapters = len(list((data_dir().parent / "book").glob("[0-9][0-9]_*.ipynb")))
+    models, spaces = len(p.everyone), len(p.spaces)
+    drawing = float(nets.loc[nets["role"] == "renderer", "macs"].sum()) * DRAWINGS / on.rate / 3600
+    rows = [("fetch", 1, RECORDED["fetch"] * rest, 0.0, 0.0)]
+    for stage, role in (("features", "classifier"), ("embeddings", "joint space")):
+        hours = seconds[role] / 3600
+        if not len(hours):
+            continue
+        size = float((4 * n * (seen[role]["width"] + seen[role]["classes"])).sum())
+        if parts:
+            rows.append((
+                f"{stage}_part", parts * len(hours), hours.sum(), hours.max() / parts, size))
+            rows.append((stage, len(hours), 0.0, 0.0, 0.0))
+        else:
+            rows.append((stage, len(hours), hours.sum(), hours.max(), size))
+    if summed:
+        rows.append(("statistics", parts * models, 0.0, 0.0, _statistics_bytes(p, nets)))
+    others = spaces - 1
+    counts = {
+        "translator": models, "tables": models, "space": others, "controls": models, "plants": 1,
+        "comparisons": 1, "sweep": len(p.sweep), "chapter": chapters, "render": 1,
+    }
+    for stage, jobs in counts.items():
+        if jobs:
+            hours = RECORDED[stage] * rest + (drawing if stage == "chapter" else 0.0)
+            rows.append((stage, jobs, hours, hours / jobs, 0.0))
+    table = pd.DataFrame(rows, columns=["stage", "jobs", "hours", "longest", "gb"])
+    one = table["longest"] == 0
+    table.loc[one, "longest"] = table.loc[one, "hours"] / table.loc[one, "jobs"]
+    table["gb"] /= GB
+    return table
+
+
+def plan_report(profile: Profile, *, machine: str | None = None) -> str:
+    """The plan of a run for people: its jobs, their hours, and what they need.
+
+    Parameters
+    ----------
+    profile, machine
+        As for :func:`plan`.
+    """
+    table, costs = plan(profile, machine=machine), estimate(profile, machine=machine)
+    value, how = (costs.set_index("quantity")[column] for column in ("value", "how"))
+    longest = table.set_index("stage")["longest"]
+    # One after another: the slowest of each group that runs side by side.
+    groups = (
+        ("fetch",), ("features_part", "features", "embeddings_part", "embeddings"),
+        ("statistics",), ("translator",), ("tables", "space", "plants", "controls", "sweep"),
+        ("comparisons",), ("chapter",), ("render",),
+    )
+    chain = sum(max(longest.get(stage, 0.0) for stage in group) for group in groups)
+    shown = table.assign(
+        hours=table["hours"].map("{:.2f}".format), longest=table["longest"].map("{:.2f}".format),
+        gb=table["gb"].map(lambda gb: f"{gb:.2f}" if gb else ""),
+    )
+    return "\n".join([
+        f"{profile.name}: {value['pictures']:,.0f} pictures, {len(profile.everyone)} classifiers, "
+        f"{len(profile.spaces)} joint spaces, {profile.shards} "
+        + ("part" if profile.shards == 1 else "parts") + " a network", "",
+        shown.to_string(index=False), "",
+        f"{table['jobs'].sum()} jobs, {value['hours']:.1f} hours of one machine after another; "
+        f"with a machine for every job about {chain:.1f} hours.",
+        f"hours: {how['hours']}", f"disk {value['disk_gb']:.1f} GB: {how['disk_gb']}",
+        f"download {value['download_gb']:.1f} GB: {how['download_gb']}",
+        f"memory {value['memory_gb']:.1f} GB a job: {how['memory_gb']}",
+        f"GPU {value['gpu_gb']:.1f} GB: {how['gpu_gb']}",
+    ])
 
 
 def _rest_hours(profile: Profile, networks: pd.DataFrame, pictures: int) -> float:
@@ -586,8 +714,10 @@ def measure(
     """
     if pictures < 2:
         raise SingError(f"A small run needs at least 2 pictures; got {pictures}.")
-    batch = batch or min(profile.batch, pictures)
-    running = Running(profile.device, profile.precision, profile.workers, batch)
+    batch = batch or min(profile.batch or MOST, pictures)
+    running = Running(
+        profile.device, profile.precision, profile.workers, batch, profile.compile
+    )
     costs = network_costs(profile).set_index("name")
     n, rows = picture_count(profile), []
     with tempfile.TemporaryDirectory(prefix="sing-measure-") as name:

@@ -26,7 +26,8 @@ __all__ = ["can_run", "diagnose", "diagnosis_table", "profile_table", "report"]
 GB = 1e9
 WIDTH = 100
 VERDICTS = {"ok": "can run", "slow": "can run slowly", "missing": "cannot run"}
-ORDER = ("offline", "smoke", "imagenette", "paper")  # profiles of one's own follow by name
+# Profiles of one's own follow by name.
+ORDER = ("offline", "smoke", "imagenette", "paper", "imagenet13")
 
 
 class Finding(NamedTuple):
@@ -325,7 +326,7 @@ def _device(config: Profile) -> Finding:
     if memory < needed:  # false for a GPU that shares the memory
         return Finding(
             "slow", f"{title}, and about {needed:g} GB are needed",
-            f"Take smaller batches (--set batch={max(1, config.batch // 4)}).",
+            f"Take smaller batches (--set batch={max(1, (config.batch or 64) // 4)}).",
         )
     return Finding("ok", title)
 

@@ -13,6 +13,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, timezone
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
@@ -20,9 +21,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import safetensors.torch
+import scipy
 import torch
 import yaml
-from scipy.stats import binomtest
 from torch.nn.functional import cosine_similarity, normalize
 
 from .controls import chosen_lambdas, frame, principal_first
@@ -33,6 +34,7 @@ from .features import (
     compute_embeddings,
     compute_features,
     feature_key,
+    part_rows,
     run_device,
 )
 from .fetch import cache_dir, data_dir, slug, write_atomic
@@ -48,7 +50,7 @@ from .images import (
     thumbnail,
 )
 from .joint import ConseSpace, OpenClipSpace, joint_spaces, load_joint_space
-from .metrics import angle, attribute_score, image_score
+from .metrics import angle, attribute_score, image_score, pairwise_angle
 from .nullspace import HeadSpaces
 from .perturb import matched_removal
 from .profile import build_dir, load_profile, unknown
@@ -61,13 +63,13 @@ __all__ = ["Study"]
 
 METHOD = 8  # part of every stored table's name: raise it when a table's meaning changes
 TOP = 5
-# What is removed, and what is said of it: of a table whose first row are medians of IS and whose
-# second row are medians of |AS|, a column for each random draw, the mean over draws.
+# What is removed, and what is said of it: of medians of IS and, second, of |AS|, each (...,
+# draws), the mean over random draws.
 KINDS = ("null space removed", "random control")
 QUANTITIES = {
-    "image_score": lambda m: m[0].mean(),
-    "attribute_score": lambda m: m[1].mean(),
-    "ratio": lambda m: (m[0] / m[1]).mean(),
+    "image_score": lambda m: m[0].mean(-1),
+    "attribute_score": lambda m: m[1].mean(-1),
+    "ratio": lambda m: (m[0] / m[1]).mean(-1),
 }
 PAIR = ["image_score", "attribute_score"]
 EXCESS = ("image_score_excess", "attribute_score_excess", "attribute_size_excess", "ratio_excess")
@@ -210,6 +212,8 @@ class Study:
         SingError
             If nothing is called so, with the nearest name that would do.
         """
+        if name.lower() in self._own_labels:
+            return self._own_labels[name.lower()]
         labels = self._labels
         if name.lower() not in labels:
             near = get_close_matches(name.lower(), labels, n=1)
@@ -217,6 +221,11 @@ class Study:
             advice = " It is an ImageNet class, but no picture shows it." if other else ""
             raise unknown("class", name, {*near, *self.labels}, advice)
         return labels[name.lower()]
+
+    @cached_property
+    def _own_labels(self) -> dict[str, str]:
+        # What most questions are about; other names of classes lie with a library of networks.
+        return {label.lower(): label for label in self.labels}
 
     @cached_property
     def _labels(self) -> dict[str, str]:
@@ -231,12 +240,11 @@ class Study:
             alias: every[index] for alias, indices in class_aliases().items()
             for index in sorted(indices) if index in every
         }
-        own = {label.lower(): label for label in self.labels}
         known = {
             label.lower(): every.get(index, label) if index >= 0 else label
             for label, index in stamps.items()
         }
-        return names | known | own
+        return names | known | self._own_labels
 
     def known(self, labels: Sequence[str], at_least: int = 2) -> list[str]:
         """Those of the labels that this profile has, filled up from its classes.
@@ -318,11 +326,12 @@ class Study:
     def spaces(self, model: str) -> HeadSpaces:
         """Principal and null space of a classifier's head."""
         if model not in self._spaces:
-            spaces = HeadSpaces.from_weight(self.classifier(model).head.weight.cpu())
+            weight = self.classifier(model).head.weight.cpu()
+            spaces = HeadSpaces.from_weight(weight, folder=cache_dir() / "heads")
             if spaces.null_dim == 0:
                 raise SingError(
                     f"{model} has an empty null space: its head reads all {spaces.features} "
-                    f"features with {len(self.classifier(model).head.weight)} classes (rank "
+                    f"features with {len(weight)} classes (rank "
                     f"{spaces.rank}), so that there is nothing to remove. Take it off the models. "
                     f"`spaces.near_null(energy=0.01)` of a HeadSpaces gives the directions that "
                     f"carry 1 % of the head's energy, which are weak and not null."
@@ -340,18 +349,28 @@ class Study:
 
     def _feature_set(self, model: str) -> FeatureSet:
         if model not in self._features:
-            self._features[model] = compute_features(
-                self.classifier(model), self.pictures, self.picture_folder,
-                self.folder / "features", running=self.running, key=self.feature_key(model),
-                progress=self.progress,
-            )
+            self._features[model] = self.feature_part(model)
         return self._features[model]
+
+    def feature_part(self, model: str, part: tuple[int, int] | None = None) -> FeatureSet:
+        """Features and logits of one part of the pictures, which alone are computed if missing.
+
+        Parameters
+        ----------
+        model : str
+        part : tuple of int, optional
+            (index, count), see :func:`sing_nb.features.part_rows`; everything by default.
+        """
+        return compute_features(
+            self.classifier(model), self.pictures, self.picture_folder, self.folder / "features",
+            running=self.running, key=self.feature_key(model), part=part, progress=self.progress,
+        )
 
     @property
     def running(self) -> Running:
-        """Device, precision, workers and batch."""
+        """Device, precision, workers, batch and compile."""
         c = self.config
-        return Running(c.device, c.precision, c.workers, c.batch)
+        return Running(c.device, c.precision, c.workers, c.batch, c.compile)
 
     def feature_key(self, model: str) -> str:
         """Short hash of a classifier's weights and transform, and of the pictures."""
@@ -371,7 +390,8 @@ class Study:
                 cache=cache_dir() / "texts",
             )
         return load_joint_space(
-            c.joint_space, device=run_device(c.device), precision=c.precision,
+            c.joint_space, device=run_device(c.device),
+            precision="float32" if c.precision == "auto" else c.precision,
             cache=cache_dir() / "texts",
         )
 
@@ -380,10 +400,7 @@ class Study:
         """Joint embeddings (n, d) of all pictures, unit vectors."""
         c = self.config
         if not c.tower:
-            return compute_embeddings(
-                self.space, self.pictures, self.picture_folder, self.folder / "features",
-                running=self.running, key=self.embedding_key, progress=self.progress,
-            )
+            return self.embedding_part()
         # Kept on disk: without them, whoever needs no text would load the sentence encoder.
         path = self.folder / "features" / (
             f"embeddings-{slug(c.tower)}-{self.embedding_key}.safetensors"
@@ -392,6 +409,15 @@ class Study:
             found = self.space.encode_logits(self.logits(c.tower)).contiguous()
             write_atomic(path, safetensors.torch.save({"embeddings": found}))
         return safetensors.torch.load_file(path)["embeddings"]
+
+    def embedding_part(self, part: tuple[int, int] | None = None) -> torch.Tensor:
+        """Joint embeddings of one part of the pictures, as :meth:`feature_part` does features."""
+        if self.config.tower:
+            return self.space.encode_logits(self.feature_part(self.config.tower, part).logits)
+        return compute_embeddings(
+            self.space, self.pictures, self.picture_folder, self.folder / "features",
+            running=self.running, key=self.embedding_key, part=part, progress=self.progress,
+        )
 
     @cached_property
     def embedding_key(self) -> str:
@@ -452,7 +478,7 @@ class Study:
         pandas.DataFrame
             Columns row, rank (from 1), word, angle (degrees).
         """
-        angles = angle(z[:, None], self.text(self.vocabulary)[None])
+        angles = pairwise_angle(z, self.text(self.vocabulary))
         best = angles.topk(k, dim=1, largest=False)
         return pd.DataFrame(
             {
@@ -519,7 +545,46 @@ class Study:
         self, model: str, z: torch.Tensor | None = None
     ) -> tuple[RidgeFitter, list[RidgeFitter]]:
         """Sufficient statistics of the clip art, and of each fold's stamps."""
+        if z is None and self.config.shards > 1:
+            merged, *others = (
+                self.statistics(model, (index, self.config.shards))
+                for index in range(self.config.shards)
+            )
+            for part in others:
+                for fold, fitter in part.items():
+                    merged[fold].merge(fitter)
+            return merged[-1], [merged[fold] for fold in range(self.config.folds)]
         return self.fold_fitters(self.features(model), self.embeddings if z is None else z)
+
+    def statistics(self, model: str, part: tuple[int, int]) -> dict[int, RidgeFitter]:
+        """Sufficient statistics of one part of the pictures, by fold; -1 is the clip art.
+
+        They are computed from this part's rows alone, and kept on disk. Those of all parts,
+        merged, are the statistics of all pictures.
+
+        Parameters
+        ----------
+        model : str
+        part : tuple of int
+            (index, count), see :func:`sing_nb.features.part_rows`.
+        """
+        index, count = part
+        key = self._hash("statistics", self.feature_key(model), self.embedding_key)
+        files = {
+            fold: self.folder / "statistics" / (
+                f"{slug(model)}-{key}-{index + 1}-of-{count}-{fold}.safetensors"
+            )
+            for fold in range(-1, self.config.folds)
+        }
+        if not all(path.is_file() for path in files.values()):
+            x, z = self.feature_part(model, part).features, self.embedding_part(part)
+            rows = part_rows(len(self.pictures), part)
+            table = self.pictures.iloc[rows.start : rows.stop]
+            for fold, path in files.items():
+                chosen = (table["fold"] == fold) & (table["source"] != "photo")
+                chosen = torch.tensor(chosen.to_numpy())
+                RidgeFitter(x.shape[1], z.shape[1]).update(x[chosen], z[chosen]).save(path)
+        return {fold: RidgeFitter.load(path) for fold, path in files.items()}
 
     def fitter(self, model: str, rows: np.ndarray) -> RidgeFitter:
         """Sufficient statistics of some :attr:`pictures`, by their rows (numbers, or a mask)."""
@@ -724,11 +789,12 @@ class Study:
         error = np.column_stack([table["translator_error"], self._constant_error(table)])
         parts = {
             tuple((name, KINDS[0]) for name in names): self.interval(
-                score, subject, lambda v: _sizes(v[:, :, None]).mean(2), vectorized=True),
+                np.abs(score), subject, lambda m: np.column_stack([m, m[:, 0] / m[:, 1]]),
+                of_medians=True),
             (*((name, KINDS[1]) for name in names), *((name, KINDS[0]) for name in EXCESS)):
                 self.excess(score, control, subject, _control_and_excess, vectorized=True),
             (("translator_error", "held out"), ("translator_error", "constant")): self.interval(
-                error, subject, lambda v: np.median(v, axis=1), vectorized=True),
+                error, subject, lambda m: m, of_medians=True),
         }
         role = "control: the tower itself" if model == self.config.tower else "compared"
         who = {"model": model, "title": self.title(model), "role": role}
@@ -794,11 +860,11 @@ class Study:
         table, score = self.scored(first), QUANTITIES[quantity]
         pair = np.hstack([self._scores(name, kind, table["picture"]) for name in (first, second)])
 
-        def difference(v: np.ndarray) -> float:
-            one, two = np.median(np.abs(v), axis=0).reshape(2, 2, -1)
-            return float(score(two) - score(one))
+        def difference(medians: np.ndarray) -> np.ndarray:
+            one, two = np.moveaxis(medians.reshape(len(medians), 2, 2, -1), [1, 2], [0, 1])
+            return score(two) - score(one)
 
-        return self.interval(pair, table["subject"], difference)
+        return self.interval(np.abs(pair), table["subject"], difference, of_medians=True)
 
     def difference_excess(self, first: str, second: str) -> dict[str, float]:
         """:meth:`model_difference` of the ratio minus the same under random removals.
@@ -815,12 +881,13 @@ class Study:
 
         def beyond(one: np.ndarray, other: np.ndarray) -> np.ndarray:
             ratios = [
-                _sizes(v[..., at:at + 2])[:, 2].mean(1)
-                for v in (one[:, :, None], other) for at in (0, 2)
+                (v[..., at] / v[..., at + 1]).mean(1) for v in (one[:, None], other)
+                for at in (0, 2)
             ]
             return ratios[1] - ratios[0] - (ratios[3] - ratios[2])
 
-        return self.excess(score, control, table["subject"], beyond, vectorized=True)
+        return self.excess(
+            np.abs(score), np.abs(control), table["subject"], beyond, of_medians=True)
 
     def scored(self, model: str, draw: int | None = None) -> pd.DataFrame:
         """Rows of :meth:`images` that count: stamps of a true ImageNet class, folder pictures.
@@ -895,9 +962,9 @@ class Study:
         control : numpy.ndarray
             (draws, views, concepts), after removal of random subspaces of the same size and energy.
         """
-        text = self.text(concepts)[None]
+        text = self.text(concepts)
         before, after, *control = (
-            angle(z[:, None], text).numpy() for z in self._class_states(model, label)
+            pairwise_angle(z, text).numpy() for z in self._class_states(model, label)
         )
         return before, after, np.stack(control)
 
@@ -981,7 +1048,8 @@ class Study:
             right = self.logits(model)[photo].argmax(1).numpy() == truth[photo]
             low = high = np.nan
             if len(right):
-                low, high = binomtest(int(right.sum()), len(right)).proportion_ci(method="wilson")
+                low, high = scipy.stats.binomtest(int(right.sum()), len(right)).proportion_ci(
+                    method="wilson")
             clf, spaces = self.classifier(model), self.spaces(model)
             f = self.features(model)
             change = (clf.logits(spaces.remove_null(f)) - clf.logits(f)).abs().max()
@@ -1177,8 +1245,7 @@ class Study:
         rows = torch.tensor((self.pictures["source"] != "clipart").to_numpy())
         subjects, parts = self.pictures["subject"].to_numpy()[rows.numpy()], []
         for model in self.config.everyone:
-            weight = self.classifier(model).head.weight.double()
-            right = torch.linalg.svd(weight, full_matrices=True).Vh
+            right = self.spaces(model).right
             f = normalize(self.features(model)[rows].double(), dim=1)
             shares, places = (f @ right.T).square().numpy(), np.arange(1, f.shape[1] + 1)
             columns = {}
@@ -1401,9 +1468,9 @@ class Study:
             picture, name (unique, for people), state, word, angle (degrees), rank of the word in
             this state (from 1).
         """
-        text = self.text(self.vocabulary)[None]
+        text = self.text(self.vocabulary)
         found = self.states(model, pictures)
-        angles = {state: angle(found[state][:, None], text) for state in states}
+        angles = {state: pairwise_angle(found[state], text) for state in states}
         ranks = {state: a.argsort(dim=1).argsort(dim=1) + 1 for state, a in angles.items()}
         records = []
         for number, (picture, name) in enumerate(zip(pictures, self.names(pictures))):
@@ -1465,7 +1532,12 @@ class Study:
 
     def mark(self, stage: str, content: dict) -> Path:
         """Write the small JSON file that says a stage of the run is done, and with what."""
-        text = json.dumps({"profile": dataclasses.asdict(self.config), **content}, indent=1)
+        # With the moment: Snakemake goes by what such a file holds, and a stage that ran again
+        # between two runs would look as if nothing had happened.
+        done = datetime.now(timezone.utc).isoformat()
+        text = json.dumps(
+            {"profile": dataclasses.asdict(self.config), **content, "done": done}, indent=1
+        )
         return write_atomic(self.folder / "stages" / f"{stage}.json", text + "\n")
 
 

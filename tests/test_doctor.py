@@ -158,8 +158,8 @@ def test_the_report_is_one_narrow_table(offline, capsys):
     lines = {line.split()[0]: line for line in text.splitlines() if line and line[0] != " "}
     assert "can run" in lines["offline"]
     assert "cannot run" in lines["paper"]
-    assert text.count("Connect this machine, or copy the cache") == 4  # once a cache and profile
-    assert list(lines)[3:] == ["offline", "smoke", "imagenette", "paper"]
+    assert text.count("Connect this machine, or copy the cache") == 6  # once a cache and profile
+    assert list(lines)[3:] == ["offline", "smoke", "imagenette", "paper", "imagenet13"]
 
 
 def test_the_exit_code_is_that_of_the_profile_asked_for(offline, capsys, monkeypatch):
