@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import altair as alt
 import numpy as np
 import pandas as pd
-from scipy.stats import gaussian_kde
+import scipy
 
 from .stats import ellipse
 
@@ -26,8 +26,10 @@ __all__ = [
     "concept_verdicts",
     "cosine_distributions",
     "energy",
+    "exponents",
     "false_alarms",
     "floor_differences",
+    "growth_curves",
     "held_out_error",
     "information",
     "interval_widths",
@@ -54,6 +56,7 @@ __all__ = [
     "plant_ranks",
     "plant_roc",
     "pushed_photos",
+    "races",
     "reliability",
     "removal_curves",
     "removal_differences",
@@ -817,7 +820,7 @@ def _violin(values: np.ndarray) -> pd.DataFrame | None:
     if len(values) < 3 or np.ptp(values) < 1e-6:
         return None
     grid = np.linspace(values.min(), values.max(), 15)
-    density = gaussian_kde(values)(grid)
+    density = scipy.stats.gaussian_kde(values)(grid)
     return pd.DataFrame({"a": grid, "h": 0.45 * density / density.max()})
 
 
@@ -1673,7 +1676,7 @@ def cosine_distributions(table: pd.DataFrame, summary: pd.DataFrame) -> alt.Laye
     grid = np.linspace(np.floor(table["cosine"].min() * 2) / 2, 1, 61)
     hills = []
     for (loss, title), group in table.groupby(["loss_title", "title"], sort=False):
-        density = gaussian_kde(group["cosine"])(grid)
+        density = scipy.stats.gaussian_kde(group["cosine"])(grid)
         place = titles.index(title)
         hills.append(pd.DataFrame({
             "loss_title": loss, "title": title, "cosine": grid.round(3), "foot": place,
@@ -2066,6 +2069,155 @@ def null_sizes(table: pd.DataFrame) -> alt.LayerChart:
     texts = alt.Chart(table).mark_text(align="left", dx=4).encode(
         y=y, x="features:Q", text="text:N")
     return alt.layer(bars, texts).properties(height=22 * len(table) + 10, **WIDE)
+
+
+# --- how fast, and how it grows -------------------------------------------------------------------
+
+OUTCOMES = {"bound met": (BLUE, "circle"), "bound missed": (ORANGE, "triangle-up"),
+            "no bound": (GREEN, "square")}
+
+
+def _told_rows(table: pd.DataFrame, lines: Sequence[str]) -> tuple[alt.Chart, ...]:
+    """A base with one row a line of the table, and its texts above the marks.
+
+    Beside an axis the same words would leave no room for the marks on a phone.
+    """
+    base = alt.Chart(table).encode(y=alt.Y("row:O", axis=None))
+    texts = [
+        base.mark_text(align="left", yOffset=offset, limit=alt.expr("width"),
+                       fontWeight="bold" if first else "normal").encode(
+            x=alt.value(0), text=f"{name}:N")
+        for name, offset, first in zip(lines, (-24, -8), (True, False))
+    ]
+    return base, *texts
+
+
+def races(table: pd.DataFrame) -> alt.LayerChart:
+    """What others take over what we take, one row a pair: dot and spread over rounds, bound, 1.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        ``speed.races``.
+    """
+    named = np.where(table["case"] == "", table["race"], table["race"] + ", " + table["case"])
+    outcome = np.select([table["bound"].isna(), table["met"].eq(True)],
+                        ["no bound", "bound met"], "bound missed")
+    # What is ours is named where a race has several of it: a phone shows some 45 letters.
+    several = table.groupby("race")["ours"].transform("nunique") > 1
+    table = table.assign(
+        row=range(len(table)), name=named, outcome=outcome,
+        against=np.where(several, table["ours"] + " against ", "against ") + table["peer"],
+        text=table["ratio"].map("{:.3g}×".format))
+    table = table[["row", "name", "against", "ours", "work", "outcome", "ratio", "low", "high",
+                   "bound", "text"]]
+    kept = [name for name in OUTCOMES if (outcome == name).any()]
+    ends = table[["low", "bound", "high"]].to_numpy(float)
+    # Room for the number beside the dot.
+    domain = [0.7 * np.nanmin(ends, initial=0.7), 4 * np.nanmax(ends, initial=0.5)]
+    base, *texts = _told_rows(table, ["name", "against"])
+    x = {"title": "theirs / ours, time or memory (log scale)",
+         "scale": alt.Scale(type="log", domain=domain, nice=False),
+         "axis": alt.Axis(grid=False, tickCount=6, format="~g")}
+    base = base.encode(tooltip=[
+        alt.Tooltip("name:N", title="race"), alt.Tooltip("ours:N"),
+        alt.Tooltip("against:N", title=" "), alt.Tooltip("work:N"),
+        alt.Tooltip("ratio:Q", title="theirs / ours", format=".3g"),
+        alt.Tooltip("low:Q", title="slowest round", format=".3g"),
+        alt.Tooltip("high:Q", title="best round", format=".3g"),
+        alt.Tooltip("bound:Q", format=".3g"), alt.Tooltip("outcome:N")])
+    one = alt.Chart(pd.DataFrame({"x": [1]})).mark_rule(color=GREY, strokeDash=[4, 4]).encode(
+        x="x:Q")
+    colour = alt.Color("outcome:N", title=None, legend=alt.Legend(orient="top", columns=3),
+                       scale=alt.Scale(domain=kept, range=[OUTCOMES[k][0] for k in kept]))
+    shape = alt.Shape("outcome:N", title=None, legend=alt.Legend(orient="top", columns=3),
+                      scale=alt.Scale(domain=kept, range=[OUTCOMES[k][1] for k in kept]))
+    spread = base.mark_rule(strokeWidth=3, yOffset=10).encode(
+        x=alt.X("low:Q", **x), x2="high:Q", color=colour)
+    bounds = base.mark_tick(color=GREY, thickness=3, size=20, yOffset=10).encode(x="bound:Q")
+    dots = base.mark_point(filled=True, size=90, opacity=1, yOffset=10).encode(
+        x="ratio:Q", color=colour, shape=shape)
+    numbers = base.mark_text(align="left", dx=8, yOffset=10).encode(x="high:Q", text="text:N")
+    return alt.layer(one, *texts, bounds, spread, dots, numbers).properties(
+        height=62 * max(len(table), 1), **WIDE)
+
+
+def exponents(table: pd.DataFrame) -> alt.LayerChart:
+    """With which power time grows, one row a size: dot and 95 % interval; 1 is in proportion.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        ``speed.growth``.
+    """
+    table = _grown(table).assign(row=range(len(table)))
+    table["text"] = [f"{value:.2f}".replace("-", "−") for value in table["exponent"]]
+    table = table[["row", "name", "who", "range", "exponent", "low", "high", "text"]]
+    base, *texts = _told_rows(table, ["name", "range"])
+    base = base.encode(tooltip=[
+        alt.Tooltip("name:N", title="what grows"), alt.Tooltip("who:N"), alt.Tooltip("range:N"),
+        alt.Tooltip("exponent:Q", format=".2f"),
+        alt.Tooltip("low:Q", title="95 % from", format=".2f"),
+        alt.Tooltip("high:Q", title="to", format=".2f")])
+    ends = table[["exponent", "low", "high"]].to_numpy(float)
+    left, right = np.nanmin(ends, initial=-0.1) - 0.1, np.nanmax(ends, initial=1.2)
+    domain = [left, right + 0.2 * (right - left)]  # room for the number
+    rules = alt.Chart(pd.DataFrame({"x": [0, 1]})).mark_rule(
+        color=GREY, strokeDash=[4, 4]).encode(x="x:Q")
+    spread = base.mark_rule(strokeWidth=3, color=BLUE, yOffset=10).encode(
+        x=alt.X("low:Q", title="exponent (0: free, 1: in proportion, 2: its square)",
+                axis=alt.Axis(grid=False, tickCount=6),
+                scale=alt.Scale(domain=domain, nice=False)), x2="high:Q")
+    dots = base.mark_point(filled=True, size=90, opacity=1, color=BLUE, yOffset=10).encode(
+        x="exponent:Q")
+    numbers = base.mark_text(align="left", dx=8, yOffset=10).encode(x="right:Q", text="text:N")
+    numbers = numbers.transform_calculate(
+        right="isValid(datum.high) ? datum.high : datum.exponent")
+    return alt.layer(rules, *texts, spread, dots, numbers).properties(
+        height=62 * max(len(table), 1), **WIDE)
+
+
+def growth_curves(table: pd.DataFrame) -> alt.LayerChart:
+    """Time against size with the fitted power, both on log scales; a menu picks what grows.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        ``speed.growth``.
+    """
+    table = _grown(table)
+    points = table[["name", "of", "exponent", "at_one", "sizes", "values"]].explode(
+        ["sizes", "values"]).astype({"sizes": float, "values": float})
+    points["fitted"] = points["at_one"] * points["sizes"] ** points["exponent"]
+    # Four digits: what a chart can show, and no more than was measured.
+    points[["values", "fitted"]] = points[["values", "fitted"]].map(
+        lambda value: float(f"{value:.4g}"))
+    pick = _choice("grows", list(dict.fromkeys(points["name"])) or ["nothing"], "what grows ")
+    base = alt.Chart(points[["name", "of", "sizes", "values", "fitted"]]).transform_filter(
+        "datum.name == grows")
+    x = alt.X("sizes:Q", title="size (log scale)", axis=alt.Axis(tickCount=5, format="~s"),
+              scale=alt.Scale(type="log", nice=False, padding=14))
+    line = base.mark_line(color=GREY, strokeDash=[4, 4]).encode(x=x, y="fitted:Q")
+    dots = base.mark_point(filled=True, size=90, opacity=1, color=BLUE).encode(
+        x=x, y=alt.Y("values:Q", title="seconds (log scale)",
+                     axis=alt.Axis(tickCount=5, format="~g"),
+                     scale=alt.Scale(type="log", nice=False, padding=14)),
+        tooltip=[alt.Tooltip("of:N", title="what grows"), alt.Tooltip("sizes:Q", title="size"),
+                 alt.Tooltip("values:Q", title="seconds"),
+                 alt.Tooltip("fitted:Q", title="fitted")])
+    return alt.layer(line, dots).add_params(pick).properties(height=280, **WIDE)
+
+
+def _grown(table: pd.DataFrame) -> pd.DataFrame:
+    """Curves of seconds with a name of their own and their sizes in words."""
+    table = table[table["unit"] == "seconds"]
+    sizes, many = (table.groupby("race")[name].transform("nunique") > 1 for name in ("of", "who"))
+    return table.assign(
+        name=table["race"] + np.where(sizes, ", " + table["of"], "")
+        + np.where(many, ": " + table["who"], "")
+        + np.where(table["case"] == "", "", ", " + table["case"]),
+        range=[f"{of} from {min(sizes):,.0f} to {max(sizes):,.0f}"
+               for of, sizes in zip(table["of"], table["sizes"])])
 
 
 # --- what could fool us: noise floor and size of the null space ----------------------------------
