@@ -21,7 +21,8 @@ __all__ = ["Profile", "build_dir", "cast", "load_profile", "profile_names", "unk
 SWEEP_ARCHITECTURES = ("ridge", "linear", "mlp3", "mlp4", "residual")
 SWEEP_LOSSES = ("mse", "cosine", "both")
 TRANSLATORS = ("ridge", "principal-first")
-PRECISIONS = ("float32", "bfloat16", "float16")
+PRECISIONS = ("float32", "bfloat16", "float16", "auto")
+COMPILING = ("auto", "never", "always")
 COSTS = ("hours", "memory_gb", "gpu_gb", "disk_gb", "download_gb", "machine")
 
 
@@ -106,9 +107,19 @@ class Profile:
         ``auto`` (a GPU if there is one), ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
     precision : str
         ``float32``, or ``bfloat16`` or ``float16``, in which networks then run where it is safe
-        (autocast); features and embeddings are kept in float32.
+        (autocast); features and embeddings are kept in float32. ``auto`` is bfloat16 for
+        classifiers whose features stay within 0.1 % of their length on a machine that computes in
+        it, else float32; for joint spaces it is float32.
     workers, batch : int
-        Processes that decode pictures (0: a thread beside the network), and pictures at a time.
+        Processes that decode pictures, and pictures at a time. 0 workers: threads of this process,
+        which on a processor run the network, too. Batch 0: as many as a quarter of the free memory
+        takes, at most 256.
+    compile : str
+        Whether torch.compile compiles classifiers in float32: ``auto`` (where it pays off for so
+        many pictures), ``never`` or ``always`` (:class:`sing_nb.features.Running`).
+    shards : int
+        Parts that features and ridge statistics are computed in, each a job of its own; the
+        results are those of one.
     expected : dict
         What a run costs: ``hours``, ``memory_gb``, ``gpu_gb``, ``disk_gb``, ``download_gb`` and
         ``machine``, the machine that the hours are for.
@@ -159,6 +170,8 @@ class Profile:
     precision: str = field(default="float32", repr=False)
     workers: int = field(default=0, repr=False)
     batch: int = field(default=64, repr=False)
+    compile: str = field(default="auto", repr=False)
+    shards: int = field(default=1, repr=False)
     expected: dict = field(default_factory=dict, repr=False)
     about: str = field(default="", repr=False)
 
@@ -263,7 +276,7 @@ def load_profile(name: str, overrides: Mapping[str, object] | None = None) -> Pr
 def _check(profile: Profile) -> None:
     at_least_one = (
         "views", "control_draws", "bootstrap_draws", "sweep_folds", "sweep_views", "sweep_hidden",
-        "sweep_epochs", "batch", "information_draws", "kernel_size",
+        "sweep_epochs", "shards", "information_draws", "kernel_size",
     )
     for key in at_least_one:
         if getattr(profile, key) < 1:
@@ -300,11 +313,17 @@ def _check(profile: Profile) -> None:
         )
     if profile.precision not in PRECISIONS:
         raise unknown("precision", profile.precision, PRECISIONS)
+    if profile.compile not in COMPILING:
+        raise unknown("choice of compile", profile.compile, COMPILING)
     for key in profile.expected:
         if key not in COSTS:
             raise unknown("key of expected", key, COSTS)
     if profile.workers < 0:
         raise SingError(f"workers counts processes, from 0; got {profile.workers}.")
+    if profile.batch < 0:
+        raise SingError(
+            f"batch counts pictures at a time, or is 0 for what memory takes; got {profile.batch}."
+        )
     if (profile.joint_space == "conse") != (profile.tower is not None):
         raise SingError(
             f"The joint space conse is built from a tower, and no other space is; got the joint "

@@ -133,7 +133,8 @@ def test_the_spaces_of_a_comparison_are_towers_or_joint_spaces():
         ({"precision": "float8"}, "Unknown precision 'float8'"),
         ({"expected": {"hour": 3}}, "did you mean 'hours'"),
         ({"workers": -1}, "counts processes, from 0"),
-        ({"batch": 0}, "batch must be at least 1"),
+        ({"batch": -1}, "or is 0 for what memory takes; got -1"),
+        ({"compile": "alway"}, "did you mean 'always'"),
     ],
 )
 def test_how_a_run_is_run_is_checked(overrides, message):
@@ -142,7 +143,8 @@ def test_how_a_run_is_run_is_checked(overrides, message):
 
 
 def test_how_a_run_is_run_does_not_rename_its_tables():
-    other = {"device": "cpu", "workers": 2, "batch": 7, "renderer": "nearest"}
+    other = {"device": "cpu", "workers": 2, "batch": 0, "compile": "never"}
+    other |= {"precision": "auto", "renderer": "nearest"}
     assert repr(load_profile("paper", other)) == repr(load_profile("paper"))
     assert repr(load_profile("paper", {"total_pictures": 9})) != repr(load_profile("paper"))
 
