@@ -1,29 +1,41 @@
 # Every target sets up what it needs in .venv; nothing has to be done by hand before.
 PYTHON ?= python3
 PROFILE ?= offline
+# Who runs the jobs: a folder of data/cluster, and more options for Snakemake; nobody but this machine if empty.
+CLUSTER ?=
+CLUSTER_OPTIONS ?=
 SET ?=
+# Benchmarks of these files in tests/bench only, as in ONLY=ridge or ONLY="ridge features".
+ONLY ?=
 # The notebooks that JupyterLab shows, and options that it is given on top of ours.
 NOTEBOOKS ?= book
 LAB ?=
 # nproc answers OMP_NUM_THREADS where it is set, which is about threads and not about jobs.
 CORES ?= $(shell env -u OMP_NUM_THREADS nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
+# Tests run side by side in so many processes, each with one thread.
+TESTERS ?= 2
 
 BIN := .venv/bin
 READY := .venv/ready-$(shell cksum < pyproject.toml | cut -d ' ' -f 1)
+# Named after it, and so done anew when it is.
+RACING := $(READY)-bench
 # The hubs are never asked for what the offline profiles need.
 export PYTHONNOUSERSITE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help book test lint lab bench clean
+.PHONY: help book plan test lint lab bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make book                 rebuild the book: _build/offline/html/index.html"
 	@echo "make book PROFILE=smoke   the same with a handful of pictures (or another profile)"
 	@echo "make book SET='views=6'   with other values for a profile's or a chapter's parameters"
+	@echo "make plan PROFILE=...     the jobs of a run: hours, bytes, memory; nothing runs"
+	@echo "make book CLUSTER=slurm PROFILE=imagenet13   jobs on a cluster, data/cluster"
 	@echo "make test                 lint and all tests (package, chapters, rendered pages)"
 	@echo "make lab                  open JupyterLab on the chapters"
-	@echo "make bench                benchmarks (not there yet: issue 7)"
+	@echo "make bench                races against other implementations -> data/expected/bench.json"
+	@echo "make bench ONLY=ridge     the benchmarks of one file in tests/bench"
 	@echo "make clean                remove what was built; downloads and .venv stay"
 
 $(READY): pyproject.toml
@@ -33,21 +45,27 @@ $(READY): pyproject.toml
 	  { echo "Python's venv module is missing; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing packages into .venv (several minutes and about 7 GB the first time) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]' 2>.venv/pip.log || \
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,cluster]' 2>.venv/pip.log || \
 	  { grep -v WARNING .venv/pip.log; exit 1; }
 	@rm -f .venv/ready-*; touch $@
 
 book: $(READY)
 	@$(BIN)/sing check --profile $(PROFILE) --set '$(SET)'
-	@$(BIN)/python -m snakemake --snakefile book/Snakefile --cores $(CORES) --quiet rules \
+	@$(BIN)/python -m snakemake --snakefile book/Snakefile --quiet rules \
+	  $(if $(CLUSTER),--workflow-profile data/cluster/$(CLUSTER) $(CLUSTER_OPTIONS),--cores $(CORES)) \
 	  --config profile=$(PROFILE) settings='$(SET)' --rerun-incomplete --nolock
 	@echo "the book: _build/$(PROFILE)/html/index.html"
+
+plan: $(READY)
+	@$(BIN)/sing plan --profile $(PROFILE) --set '$(SET)'
 
 lint: $(READY)
 	@$(BIN)/ruff check sing_nb tests
 
 test: lint
-	@$(BIN)/python -m pytest
+	@# Downloaded once, before the workers ask for it together.
+	@$(BIN)/sing fetch --profile smoke
+	@$(BIN)/python -m pytest -n $(TESTERS) --dist loadgroup --no-loadscope-reorder
 
 lab: $(READY)
 	@echo "JupyterLab opens the first chapter: Run > Run All Cells, then move a slider; Control-C ends it here"
@@ -57,8 +75,14 @@ lab: $(READY)
 	  --LabApp.extension_manager=readonly --LabApp.news_url=None \
 	  --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB)
 
-bench:
-	@echo "There are no benchmarks yet; issue 7 brings them."
+$(RACING): $(READY)
+	@echo "installing what the benchmarks need into .venv ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,bench]' 2>.venv/pip.log || \
+	  { grep -v WARNING .venv/pip.log; exit 1; }
+	@touch $@
+
+bench: $(RACING)
+	@$(BIN)/sing bench --only '$(ONLY)'
 
 clean:
 	rm -rf _build .snakemake .pytest_cache .ruff_cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import subprocess
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ import pytest
 import scipy.stats
 import torch
 from threadpoolctl import threadpool_limits
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -23,11 +26,58 @@ threadpool_limits(1)
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
+# Fixtures that a whole book is built for, the longest first.
+BOOKS = ("smoke_book", "mini_build")
+
+
+def pytest_itemcollected(item):
+    """Deal tests to pytest-xdist's workers by file, and to one worker those that share a book."""
+    item.add_marker(pytest.mark.xdist_group(_book(item) or item.path.stem))
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the longest, so that workers end together."""
+    items.sort(key=lambda item: BOOKS.index(_book(item)) if _book(item) else len(BOOKS))
+
+
+def _book(item):
+    return next((name for name in BOOKS if name in item.fixturenames), None)
+
+
 def ends(clusters, level=0.95):
     """Quantiles of an expanded percentile interval (Hesterberg 2015) over so many clusters."""
     out = scipy.stats.t.ppf((1 - level) / 2, clusters - 1) * (clusters / (clusters - 1)) ** 0.5
     tail = scipy.stats.norm.cdf(out)
     return [tail, 1 - tail]
+
+
+class Held(TorchDispatchMode):
+    """Inside its block, `most` is the largest number of bytes that new tensors held at once."""
+
+    def __init__(self):
+        super().__init__()
+        self.most, self._made = 0, []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self._made = [ref for ref in self._made if ref() is not None]
+        ours = {ref().untyped_storage().data_ptr() for ref in self._made}
+        given = {x.untyped_storage().data_ptr() for x in _tensors((args, kwargs))} - ours
+        out = func(*args, **(kwargs or {}))
+        self._made += [weakref.ref(x) for x in _tensors(out)
+                       if x.untyped_storage().data_ptr() not in given]  # a view of the caller's
+        storages = [ref().untyped_storage() for ref in self._made]
+        self.most = max(self.most, sum({x.data_ptr(): x.nbytes() for x in storages}.values()))
+        return out
+
+
+def _tensors(tree):
+    return [x for x in tree_leaves(tree) if isinstance(x, torch.Tensor)]
+
+
+@pytest.fixture
+def held():
+    """Counts what torch holds: ``with held: ...``, then ``held.most`` bytes."""
+    return Held()
 
 
 @pytest.fixture(scope="session")
