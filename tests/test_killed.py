@@ -1,0 +1,63 @@
+"""A book whose making is killed again and again comes out like one that nobody disturbed."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[1]
+# `SING_KILLS=10 pytest tests/test_killed.py` is the long form.
+KILLS = int(os.environ.get("SING_KILLS", "3"))
+LATEST = 60  # seconds that a run is left at most before it is killed
+HANDED_DOWN = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "PROFILE", "SET")
+
+
+def make_book(build: Path) -> psutil.Popen:
+    """Start `make book PROFILE=smoke` with a build folder of its own."""
+    env = {key: value for key, value in os.environ.items() if key not in HANDED_DOWN}
+    log = (build / "make.log").open("a")
+    return psutil.Popen(
+        ["make", "-C", str(ROOT), "book", "PROFILE=smoke"], stdout=log, stderr=subprocess.STDOUT,
+        env=env | {"SING_BUILD": str(build)},
+    )
+
+
+def kill_at_once(process: psutil.Popen) -> None:
+    """`kill -9` for a process and all that it started, as when the power goes."""
+    family = [*process.children(recursive=True), process]
+    for one in family:
+        one.suspend()  # or a parent would notice, and clean up
+    family += [child for one in family for child in one.children() if child not in family]
+    for one in family:
+        one.kill()
+    psutil.wait_procs(family, timeout=30)
+
+
+def data_of(figures: Path) -> dict[str, bytes]:
+    """What figures show, by file name."""
+    found = {path.name: path.read_bytes() for path in figures.glob("*.json")}
+    return {name: data for name, data in found.items() if name.endswith((".data.json", ".vl.json"))}
+
+
+def test_a_book_killed_at_random_moments_shows_the_same_figures(smoke_book, tmp_path):
+    moments, killed = random.Random(7), 0
+    for _ in range(KILLS):
+        process = make_book(tmp_path)
+        try:
+            process.wait(timeout=moments.uniform(5, LATEST))
+            break  # done before its moment came
+        except psutil.TimeoutExpired:
+            kill_at_once(process)
+            killed += 1
+    assert killed > 0
+    done = make_book(tmp_path).wait()
+    assert done == 0, (tmp_path / "make.log").read_text()[-3000:]
+
+    undisturbed = data_of(smoke_book.parent / "figures")
+    resumed = data_of(tmp_path / "smoke" / "figures")
+    assert resumed.keys() == undisturbed.keys()
+    assert [name for name in resumed if resumed[name] != undisturbed[name]] == []
