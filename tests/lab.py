@@ -98,6 +98,13 @@ def family(process: psutil.Process) -> list[psutil.Process]:
     return []
 
 
+def command_line(process: psutil.Process) -> str:
+    """What a process was started with; nothing of one that ended, were it not yet waited for."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return " ".join(process.cmdline())
+    return ""
+
+
 def end(server: psutil.Process) -> None:
     """End a server and its kernels: first as Control-C would, then for good."""
     started = family(server)

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 pytest.importorskip("playwright")
 
 from browser import find_chromium, open_browser
-from lab import borrow_results, copy_chapter, family, open_notebook, psutil, serve_lab
+from lab import borrow_results, command_line, copy_chapter, family, open_notebook, psutil, serve_lab
 
 from sing_nb.prompts import imagenet_names
 
@@ -231,7 +231,7 @@ def test_every_process_is_ended_also_when_something_fails(tmp_path):
             ))
             started.extend(
                 process for process in family(psutil.Process())[1:]
-                if str(tmp_path) in " ".join(process.cmdline())
+                if str(tmp_path) in command_line(process)
             )
             raise RuntimeError("as a test would")
 
