@@ -12,6 +12,8 @@ NOTEBOOKS ?= book
 LAB ?=
 # nproc answers OMP_NUM_THREADS where it is set, which is about threads and not about jobs.
 CORES ?= $(shell env -u OMP_NUM_THREADS nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
+# The longest that make audit waits for the advisories.
+AUDIT_SECONDS ?= 600
 # Tests run side by side in so many processes, each with one thread.
 TESTERS ?= 2
 
@@ -23,7 +25,7 @@ RACING := $(READY)-bench
 export PYTHONNOUSERSITE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help book plan test lint lab bench clean
+.PHONY: help book plan test lint lab bench audit clean
 .DEFAULT_GOAL := help
 
 help:
@@ -36,6 +38,7 @@ help:
 	@echo "make lab                  open JupyterLab on the chapters"
 	@echo "make bench                races against other implementations -> data/expected/bench.json"
 	@echo "make bench ONLY=ridge     the benchmarks of one file in tests/bench"
+	@echo "make audit                known weaknesses of the installed packages, a report"
 	@echo "make clean                remove what was built; downloads and .venv stay"
 
 $(READY): pyproject.toml
@@ -84,5 +87,8 @@ $(RACING): $(READY)
 bench: $(RACING)
 	@$(BIN)/sing bench --only '$(ONLY)'
 
+audit: $(READY)
+	@$(BIN)/python .ci/audit _build/audit.json $(AUDIT_SECONDS)
+
 clean:
-	rm -rf _build .snakemake .pytest_cache .ruff_cache
+	rm -rf _build .snakemake .pytest_cache .ruff_cache .hypothesis

@@ -11,7 +11,8 @@ from pathlib import Path
 import yaml
 
 from .errors import SingError
-from .profile import Profile, cast, load_profile, unknown
+from .fetch import cache_dir, make_folder
+from .profile import Profile, cast, load_profile, parse_yaml, unknown
 
 __all__ = ["chapter_files", "chapter_parameters", "resolve", "run_chapter"]
 
@@ -83,11 +84,11 @@ def resolve(
     """
     if not isinstance(settings, Mapping):
         pairs = {}
-        for item in (part for text in settings for part in shlex.split(text)):
+        for item in (part for text in settings for part in _words(text)):
             key, equals, value = item.partition("=")
             if not equals:
                 raise SingError(f"A setting reads key=value; got {item!r}.")
-            pairs[key.strip()] = yaml.safe_load(value)
+            pairs[key.strip()] = parse_yaml(value, f"The value of {key.strip()}, {value!r},")
         settings = pairs
     # Papermill takes seconds to import; a run without settings has nothing to hold against it.
     wanted = {path.stem: chapter_parameters(path) if settings else {} for path in notebooks}
@@ -107,6 +108,15 @@ def resolve(
         for stem, known in wanted.items()
     }
     return config, overrides, parameters
+
+
+def _words(text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise SingError(
+            f"A setting reads key=value, a value with spaces in quotes; got {text!r} ({error})."
+        ) from error
 
 
 def run_chapter(
@@ -144,7 +154,8 @@ def run_chapter(
 
     target = Path(folder) / f"{name or notebook.stem}.ipynb"
     partial = target.parent / "failed" / target.name
-    partial.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(partial.parent)
+    cache_dir()  # a relative one is made absolute: the kernel runs in the notebook's folder
     try:
         with _quiet():
             papermill.execute_notebook(
@@ -157,6 +168,8 @@ def run_chapter(
                 # Written once, at the end or where a cell fails: after every cell the whole
                 # notebook, with its charts, would take longer than most cells.
                 request_save_on_cell_execute=False,
+                # Kernels warn of how they talk to this process; only errors are worth a line.
+                extra_arguments=["--IPKernelApp.log_level=ERROR"],
             )
     except papermill.PapermillExecutionError as error:
         raise SingError(

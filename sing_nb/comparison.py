@@ -8,16 +8,15 @@ and the clip art are fitted on. Ridge gets the same rows, so that only the trans
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import safetensors.torch
 import scipy
 import torch
 from torch.nn.functional import cosine_similarity, normalize
@@ -25,6 +24,7 @@ from tqdm.auto import tqdm
 
 from .errors import SingError
 from .fetch import slug, write_atomic
+from .kept import keep, keep_table, kept_table, opened, read_or_none
 from .metrics import angle
 from .neighbours import looks
 from .networks import (
@@ -50,6 +50,7 @@ __all__ = [
     "paired_differences", "readings", "run", "run_folder", "runs", "split",
 ]
 
+TABLES = ("curve", "pictures")  # of a run, in the order of Run
 METHOD = 1  # part of every run's name: raise it when a run's meaning changes
 PATIENCE = 5  # epochs
 NONLINEAR = ("mlp3", "mlp4", "residual")
@@ -139,13 +140,21 @@ def run_folder(study: Study, architecture: str, loss: str) -> Path:
 def find(study: Study, architecture: str, loss: str) -> Run | None:
     """A finished run from disk, or None."""
     folder = run_folder(study, architecture, loss)
-    if not (folder / "card.json").is_file():
+    card = read_or_none(folder / "card.json", _card)
+    if card is None:
+        return None  # it is written last
+    tables = [read_or_none(folder / f"{name}.parquet", kept_table) for name in TABLES]
+    found = read_or_none(folder / "embeddings.safetensors", partial(opened, older=True))
+    if found is None or any(table is None for table in tables):
         return None
-    return Run(
-        json.loads((folder / "card.json").read_text(encoding="utf-8")),
-        pd.read_parquet(folder / "curve.parquet"), pd.read_parquet(folder / "pictures.parquet"),
-        safetensors.torch.load_file(folder / "embeddings.safetensors")["embeddings"].float(),
-    )
+    return Run(card, *tables, found[0]["embeddings"].float())
+
+
+def _card(path: Path) -> dict:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise SingError(f"{path} is no JSON object ({error})") from error
 
 
 def run(
@@ -194,12 +203,9 @@ def run(
         "key": folder.name.rsplit("-", 1)[1], "parameters": parameters, "folds": folds,
         "seconds": round(time.perf_counter() - begun, 1),
     }
-    for name, table in (("curve", curve), ("pictures", pictures)):
-        buffer = io.BytesIO()
-        table.to_parquet(buffer)
-        write_atomic(folder / f"{name}.parquet", buffer.getvalue())
-    content = safetensors.torch.save({"embeddings": torch.cat(answers)})
-    write_atomic(folder / "embeddings.safetensors", content)
+    for name, table in zip(TABLES, (curve, pictures), strict=True):
+        keep_table(folder / f"{name}.parquet", table)
+    keep(folder / "embeddings.safetensors", {"embeddings": torch.cat(answers)})
     # Last: where there is a card, the run is whole.
     write_atomic(folder / "card.json", json.dumps(card, indent=1))
     return find(study, architecture, loss)

@@ -165,7 +165,14 @@ def build_network(name: str, device: str = "meta") -> tuple[nn.Module, Callable,
         If the architecture cannot be known here.
     """
     source, ident, weights = name_parts(name)
-    own = source == "transformers" and Path(ident).is_dir()
+    if source == "torchscript" and device == "meta":
+        raise SingError(
+            f"What {name} takes cannot be counted beforehand: the layers of a TorchScript archive "
+            f"are not to be seen without running it. Run it on a few pictures."
+        )
+    own = source in ("factory", "torchscript") or (
+        source == "transformers" and Path(ident).is_dir()
+    )
     if own or Path(weights).expanduser().is_file():
         classifier = load_classifier(name)
         return classifier.module.to(device), classifier.transform, False

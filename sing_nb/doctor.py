@@ -27,7 +27,7 @@ GB = 1e9
 WIDTH = 100
 VERDICTS = {"ok": "can run", "slow": "can run slowly", "missing": "cannot run"}
 # Profiles of one's own follow by name.
-ORDER = ("offline", "smoke", "imagenette", "paper", "imagenet13")
+ORDER = ("offline", "smoke", "report", "imagenette", "paper", "imagenet13")
 
 
 class Finding(NamedTuple):
@@ -427,9 +427,12 @@ def _place(name: str) -> _Place | Path | str:
     """
     if name.startswith("open_clip/"):
         return _space_place(name)
+    from .factories import module_file
     from .heads import model_names, name_parts
 
     source, ident, weights = name_parts(name)
+    if source == "factory":
+        return module_file(ident, Path.cwd()) or ident.split(".")[0]
     if weights.startswith("package:"):
         return weights.removeprefix("package:")
     if source == "timm" and not weights:
@@ -462,7 +465,7 @@ def _place(name: str) -> _Place | Path | str:
         return Path(ident) if Path(ident).is_dir() else _Place(
             ident, ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
         )
-    if source not in ("timm", "torchvision") or not weights:
+    if source not in ("timm", "torchvision", "torchscript", "kept") or not weights:
         raise unknown("classifier", name, model_names())
     return Path(weights).expanduser()
 
@@ -537,8 +540,8 @@ def _stamps() -> Finding:
         try:
             have = json.loads((cache_dir() / name / "verified.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            have = {}
-        if have.get("files") != len(read_manifest(source.manifest)):
+            have = None
+        if not isinstance(have, dict) or have.get("files") != len(read_manifest(source.manifest)):
             missing.append(source.package)
     if not missing:
         return Finding("ok", f"in {cache_dir()}")

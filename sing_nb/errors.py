@@ -1,9 +1,46 @@
-"""The one error type of this package."""
+"""The one error type of this package, and names of files as messages may show them."""
+
+from __future__ import annotations
+
+import os
+import re
+
+__all__ = ["SingError", "printable"]
+
+# Control characters (also those that clear or colour a terminal), halves of characters (which no
+# file in UTF-8 can hold), and what turns the direction of the text that follows.
+_UNSAFE = r"\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029\u202a-\u202e\u2066-\u2069"
 
 
 class SingError(ValueError):
     """Bad input or a missing part: says what was expected, what came, and what to do."""
 
+    def __str__(self) -> str:
+        # Names of files come from anywhere; lines and tabs are our own.
+        return _escaped(super().__str__(), _UNSAFE)
+
     def _render_traceback_(self) -> list[str]:
         # IPython's own hook: the message says what to do, forty lines of our code do not.
         return [f"{type(self).__name__}: {self}"]
+
+
+def printable(name: str | os.PathLike) -> str:
+    """A name of a file on one line, as any terminal and any UTF-8 file takes it.
+
+    Parameters
+    ----------
+    name : str or path-like
+        May hold line ends, escape sequences, or bytes that are no UTF-8.
+
+    Returns
+    -------
+    str
+        With ``\\n``, ``\\x1b`` and the like spelled out.
+    """
+    return _escaped(os.fspath(name), _UNSAFE + r"\n\t")
+
+
+def _escaped(text: str, unsafe: str) -> str:
+    return re.sub(
+        f"[{unsafe}]", lambda found: found[0].encode("unicode_escape").decode("ascii"), text
+    )

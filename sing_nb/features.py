@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import inspect
 import json
 import os
 import re
@@ -13,7 +12,7 @@ import sys
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from functools import partial
@@ -22,17 +21,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
-import safetensors.torch
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from .errors import SingError
+from .factories import described
 from .fetch import cache_dir, slug, write_atomic
 from .heads import Classifier
-from .images import open_picture, picture_file, store_pictures
-from .kept import content_key
+from .images import DECODING, picture_file, picture_sha, read_picture, store_pictures
+from .kept import content_key, keep, opened, read_or_none
 from .progress import Progress, progress_bar
 
 if TYPE_CHECKING:
@@ -175,6 +174,11 @@ def feature_key(network: Classifier | OpenClipSpace, table: pd.DataFrame) -> str
     Of a classifier whose head is kept and whose network is not built it is remembered, too.
     """
     pictures, origin = "\n".join(table["picture"]), getattr(network, "origin", None)
+    known = origin and network.known.get(content_key(pictures))
+    if known:
+        return known
+    if "source" in table and (table["source"] == "folder").any():
+        pictures += f"\n{DECODING}"  # drawn pictures bear theirs in their names
     if origin is None:
         return _feature_key(network, pictures)
     remembered = cache_dir() / "heads" / f"{content_key(origin, Path(__file__), pictures)}.txt"
@@ -183,7 +187,7 @@ def feature_key(network: Classifier | OpenClipSpace, table: pd.DataFrame) -> str
         if re.fullmatch("[0-9a-f]{12}", found):
             return found
     found = _feature_key(network, pictures)
-    write_atomic(remembered, found)
+    write_atomic(remembered, found, optional=True)
     return found
 
 
@@ -192,7 +196,7 @@ def _feature_key(network: Classifier | OpenClipSpace, pictures: str) -> str:
     for name, tensor in network.module.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.contiguous().cpu().view(-1).view(torch.uint8).numpy().tobytes())
-    digest.update(_description(network.transform).encode())
+    digest.update(described(network.transform).encode())
     digest.update(pictures.encode())
     return digest.hexdigest()[:12]
 
@@ -296,6 +300,7 @@ def _classifier_run(
     classifier: Classifier, device: torch.device, example: torch.Tensor, precision: str
 ) -> _Prepared:
     classifier.module.to(device, memory_format=torch.channels_last)
+    classifier.check_steady(example)
     exact, mixed = precision == "float32", _autocast(device, precision)
     fast = classifier.run
     if exact and device.type == "cpu":
@@ -332,7 +337,12 @@ def _in_shards(
     shards = {
         start // SHARD: home / f"{start // SHARD:04d}.safetensors" for start in wanted[::SHARD]
     }
-    missing = [index for index, path in shards.items() if not _whole(path, fields)]
+    sizes = {index: min(SHARD, len(table) - index * SHARD) for index in shards}
+    loaded = {
+        index: _shard(path, {name: (sizes[index], width) for name, width in fields.items()})
+        for index, path in shards.items()
+    }
+    missing = [index for index, found in loaded.items() if found is None]
     if missing:  # asked for what is not missing, a network is not even built
         if network.transform is None:
             raise SingError(
@@ -340,9 +350,9 @@ def _in_shards(
                 f"PIL picture into the tensor the model reads."
             )
         store_pictures(table.iloc[wanted], pictures, progress=progress)
-        files = [picture_file(row, pictures) for row in table.to_dict("records")]
+        pictures_of = _Files(table, pictures, network.transform)
+        files = pictures_of.files
         device, first = run_device(running.device), next(iter(fields))
-        pictures_of = _Files(files, network.transform)
         example = pictures_of.batch(range(len(files))[missing[0] * SHARD :][:EXAMPLE])
         run, shared, followable = prepare(device, example)
         size = running.batch or _fitting_batch(run, example, device)
@@ -386,14 +396,14 @@ def _in_shards(
                         + ("." if running.precision == "float32" else ", or take "
                            "precision=float32.")
                     )
-                write_atomic(shards[index], safetensors.torch.save(found))
+                keep(shards[index], found, _place(shards[index]))
+                loaded[index] = found
                 # Only now: who stops the work at the end of a shard has that shard.
                 bar.update(len(rows[-1][0]))
         _note(home, model=network.name, rows=len(table))
-    loaded = [safetensors.torch.load_file(path) for path in shards.values()]
     if not loaded:
         return {name: torch.empty(0, width) for name, width in fields.items()}
-    return {name: torch.cat([shard[name] for shard in loaded]) for name in fields}
+    return {name: torch.cat([shard[name] for shard in loaded.values()]) for name in fields}
 
 
 def _card(home: Path) -> dict:
@@ -427,8 +437,8 @@ def _settled_precision(
         return "float32"  # there is nothing to compute, or it is refused
     else:
         store_pictures(table.head(GROUP), pictures, progress=progress)
-        files = [picture_file(row, pictures) for row in table.head(GROUP).to_dict("records")]
-        batch = _Files(files, classifier.transform).batch(range(len(files)))
+        some = _Files(table.head(GROUP), pictures, classifier.transform)
+        batch = some.batch(range(len(some)))
         exact, mixed = (
             _classifier_run(classifier, device, batch[:EXAMPLE], precision).run(batch)[0].float()
             for precision in ("float32", "bfloat16")
@@ -585,38 +595,42 @@ def _seconds(run: Callable, batch: torch.Tensor, device: torch.device) -> float:
 # --- from file to feature -----------------------------------------------------------------------
 
 
-def _description(transform: object) -> str:
-    """What a transform does, in words that are the same in every process."""
-    text = re.sub(r" at 0x[0-9a-f]+", "", repr(transform))
-    if inspect.isfunction(transform):
-        # A function's own text, where Python can find it, tells it from one of the same name.
-        try:
-            return text + inspect.getsource(transform)
-        except OSError:
-            return text
-    return text
+def _place(path: Path) -> str:
+    """What a shard says of itself: of which network and pictures it is, and which one."""
+    return f"{path.parent.name}/{path.name}"
 
 
-def _whole(path: Path, fields: Iterable[str]) -> bool:
-    """Whether a shard can be read; a damaged one is computed again."""
-    try:
-        with safetensors.safe_open(str(path), framework="pt") as file:
-            return set(fields) <= set(file.keys())
-    except (FileNotFoundError, safetensors.SafetensorError):
-        return False
+def _shard(path: Path, shapes: Mapping[str, tuple[int, int]]) -> dict[str, torch.Tensor] | None:
+    """A shard's tensors; None if it is missing, damaged or another's: it is computed again."""
+
+    def wrong(found: tuple[dict[str, torch.Tensor], object]) -> str:
+        held, place = found
+        if place not in (None, _place(path)):
+            return f"it is {place}"
+        have = {name: tuple(held[name].shape) for name in shapes if name in held}
+        if have != dict(shapes):
+            return f"it holds {have}; expected {dict(shapes)}"
+        return "" if held[next(iter(shapes))].isfinite().all() else "it holds NaN or infinity"
+
+    found = read_or_none(path, partial(opened, older=True), wrong)
+    return None if found is None else found[0]
 
 
 class _Files(torch.utils.data.Dataset):
     """Transformed pictures, for torch's own loader."""
 
-    def __init__(self, files: Sequence[Path], transform: Callable) -> None:
-        self.files, self.transform = files, transform
+    def __init__(self, table: pd.DataFrame, folder: Path, transform: Callable) -> None:
+        rows = table.to_dict("records")
+        self.files = [picture_file(row, folder) for row in rows]
+        # A folder's pictures may change while a run takes hours; their names would stay.
+        self.shas = [picture_sha(row) for row in rows]
+        self.transform = transform
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> torch.Tensor:
-        return self.transform(open_picture(self.files[index]).convert("RGB"))
+        return self.transform(read_picture(self.files[index], sha=self.shas[index]))
 
     def batch(self, rows: Sequence[int]) -> torch.Tensor:
         """Some of them as (n, 3, h, w), channels last."""
@@ -673,11 +687,16 @@ def _in_turn(
     """Results of the groups, in order: the next ones are made while the current one is run."""
     if workers:
         # Not forked: the network and its threads already run in this process.
-        for batch in torch.utils.data.DataLoader(
+        loader = torch.utils.data.DataLoader(
             pictures, batch_sampler=groups, num_workers=min(workers, os.cpu_count() or 1),
             pin_memory=torch.cuda.is_available(), multiprocessing_context="forkserver",
-        ):
-            yield _numbers(run(batch))
+        )
+        try:
+            for batch in loader:
+                yield _numbers(run(batch))
+        except SingError as error:
+            # Of another process it comes with that process's traceback; the message is its end.
+            raise SingError(error.args[0].rpartition("SingError: ")[2].strip()) from error
         return
     with ThreadPoolExecutor(1) as pool:
         ahead = pool.submit(pictures.batch, groups[0])

@@ -22,10 +22,11 @@ from typing import NamedTuple
 import platformdirs
 
 from .errors import SingError
-from .progress import Progress, progress_bar
+from .progress import Progress, progress_bar, say
 
 __all__ = [
-    "SOURCES", "Source", "cache_dir", "data_dir", "fetch", "read_manifest", "slug", "write_atomic",
+    "SOURCES", "Source", "cache_dir", "data_dir", "fetch", "make_folder", "named_folder",
+    "read_manifest", "slug", "write_atomic",
 ]
 
 
@@ -58,7 +59,21 @@ SOURCES = {
 
 def cache_dir() -> Path:
     """Folder for downloads: ``$SING_CACHE``, or ``sing_nb`` in the user's cache folder."""
-    return Path(os.environ.get("SING_CACHE") or platformdirs.user_cache_dir("sing_nb"))
+    return named_folder("SING_CACHE") or Path(platformdirs.user_cache_dir("sing_nb"))
+
+
+def named_folder(variable: str) -> Path | None:
+    """Folder that an environment variable names; None if it names none.
+
+    A relative one is made absolute in the variable itself: the processes that this one starts,
+    such as the kernels of chapters, run in other folders.
+    """
+    text = os.environ.get(variable)
+    if not text:
+        return None
+    path = Path(text).expanduser().absolute()
+    os.environ[variable] = str(path)
+    return path
 
 
 def data_dir() -> Path:
@@ -66,28 +81,83 @@ def data_dir() -> Path:
     return Path(__file__).resolve().parent.parent / "data"
 
 
-def write_atomic(path: Path, content: bytes | str) -> Path:
-    """Write a file so that a reader sees the old content or the new one, never a part of it."""
+def write_atomic(path: Path, content: bytes | str, *, optional: bool = False) -> Path:
+    """Write a file so that a reader sees the old content or the new one, never a part of it.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        Its folder is made if it is missing.
+    content : bytes or str
+    optional : bool
+        Whether the file only saves time later: that a disk does not take it is only said then.
+
+    Raises
+    ------
+    SingError
+        If the disk does not take it: full, read-only, a file where a folder should be.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    data = content.encode() if isinstance(content, str) else content
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:80]}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+            os.chmod(name, 0o644)
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        why = f"{path.parent} takes no file ({error.strerror or error})"
+        if not optional:
+            raise SingError(
+                f"{why}: {path.name}, {len(data):,} bytes, was not written; what lay there before "
+                f"is as it was. Make room or give another folder: SING_BUILD is where results go, "
+                f"SING_CACHE where downloads do."
+            ) from error
+        if path.parent not in _UNWRITABLE:
+            _UNWRITABLE.add(path.parent)
+            say(
+                f"{why}: what is kept there to save time is computed again by every process. "
+                f"SING_CACHE names another folder."
+            )
     return path
+
+
+def make_folder(path: Path) -> Path:
+    """Make a folder, and those above it, where they are missing.
+
+    Raises
+    ------
+    SingError
+        If the disk does not take it: full, read-only, a file where a folder should be.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SingError(
+            f"The folder {path} cannot be made ({error.strerror or error}). Make room, or give "
+            f"another place: SING_BUILD is where results go, SING_CACHE where downloads do."
+        ) from error
+    return path
+
+
+_UNWRITABLE: set[Path] = set()  # folders of which it was said
 
 
 def slug(name: str) -> str:
     """A name of a classifier or joint space as part of a file name: short and unambiguous."""
     plain = re.sub(r"[^\w.-]+", "-", name)
-    if plain == name and len(plain) <= 60:
+    # Bytes: a file name holds 255 of them, and a letter may take four.
+    if plain == name and 0 < len(plain.encode()) <= 60 and plain[0] not in ".-":
         return plain
-    return f"{plain[-50:].lstrip('-.')}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+    end = plain.encode()[-50:].decode(errors="ignore").lstrip("-.") or "x"
+    # Names of files may hold bytes that are no text.
+    return f"{end}-{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:6]}"
 
 
 def read_manifest(name: str) -> list[dict[str, str]]:
@@ -157,9 +227,13 @@ def fetch(name: str, *, progress: Progress = True) -> Path:
     fingerprint = hashlib.sha256(
         "\n".join(f"{row['path']} {row['sha256']}" for row in rows).encode()
     ).hexdigest()
-    if stamp.is_file() and json.loads(stamp.read_text()).get("manifest") == fingerprint:
+    if _stamped(stamp) == {"manifest": fingerprint, "seen": _seen(root, rows)}:
         return root
-    if not (root.is_dir() and not _wrong(root, rows, name, progress)):
+    wrong = _wrong(root, rows, name, progress) if root.is_dir() else None
+    if wrong:
+        say(f"{len(wrong)} of {len(rows)} files in {root} are missing or changed, for example "
+            f"{wrong[0]}: the package is fetched again.")
+    if wrong is None or wrong:
         archive = _download(source.package, progress)
         _unpack(archive, home)
         wrong = _wrong(root, rows, name, progress)
@@ -171,8 +245,30 @@ def fetch(name: str, *, progress: Progress = True) -> Path:
                 f"manifest, or run a profile with pictures of your own."
             )
         archive.unlink(missing_ok=True)
-    write_atomic(stamp, json.dumps({"manifest": fingerprint, "files": len(rows)}))
+    done = {"manifest": fingerprint, "files": len(rows), "seen": _seen(root, rows)}
+    write_atomic(stamp, json.dumps(done), optional=True)
     return root
+
+
+def _stamped(stamp: Path) -> dict[str, str]:
+    """What was checked, and how the files looked then; empty for a stamp that cannot be read."""
+    try:
+        found = json.loads(stamp.read_text(encoding="utf-8"))
+        return {key: found[key] for key in ("manifest", "seen")}
+    except (OSError, ValueError, TypeError, KeyError):
+        return {}
+
+
+def _seen(root: Path, rows: list[dict[str, str]]) -> str:
+    """Hash of the sizes and times of all files: who changes a picture changes it."""
+    digest = hashlib.sha256()
+    for row in rows:
+        try:
+            status = os.lstat(root / row["path"])
+        except OSError:
+            return ""
+        digest.update(f"{status.st_mode} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
 
 
 def _wrong(root: Path, rows: list[dict[str, str]], name: str, progress: Progress) -> list[str]:
@@ -190,8 +286,7 @@ def _wrong(root: Path, rows: list[dict[str, str]], name: str, progress: Progress
 
 def _download(package: str, progress: Progress) -> Path:
     """Fetch a package's archive by apt's own means; refresh empty package lists once."""
-    folder = cache_dir() / "deb"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(cache_dir() / "deb")
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb") and APT_HELPER.is_file()):
         raise SingError(
             f"The offline pictures come from the Debian package {package}, and this machine has "

@@ -19,8 +19,10 @@ import scipy
 from .stats import ellipse
 
 __all__ = [
+    "class_losses",
     "class_ranks",
     "class_violins",
+    "concept_answers",
     "concept_classes",
     "concept_explorer",
     "concept_verdicts",
@@ -1104,6 +1106,49 @@ def concept_classes(
         layers.append(alt.Chart(pd.DataFrame({"cut": [0]})).mark_rule(
             color=GREY, strokeDash=[4, 4]).encode(y=alt.value(11 * count)))
     return alt.layer(*layers).add_params(concept, model).properties(height=22 * count, **WIDE)
+
+
+def class_losses(table: pd.DataFrame, most: int = 20) -> alt.LayerChart:
+    """Classes ranked by their Image Score minus its control; of many, both ends of the ranking.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        ``classes`` of ``portrait.tables``.
+    most : int
+        Classes at either end.
+    """
+    said = ["more than chance", "cannot be told", "less than chance"]
+    rows = table if len(table) <= 2 * most else pd.concat([table.head(most), table.tail(most)])
+    rows = rows[["rank", "label", "views", "is_median", "is_median_control", "is_excess",
+                 "is_excess_low", "is_excess_high", "verdict"]].round(3)
+    base = alt.Chart(rows).encode(
+        y=alt.Y("label:N", title=None, sort=alt.EncodingSortField("rank", op="min"),
+                axis=alt.Axis(labelLimit=150)),
+        color=alt.Color("verdict:N", title="pictures move", sort=None, legend=alt.Legend(
+            orient="top", columns=3, symbolOpacity=1), scale=alt.Scale(
+            domain=said, range=[VERMILION, ORANGE, BLUE])),
+        tooltip=[alt.Tooltip("label:N", title="class"), alt.Tooltip("rank:Q"),
+                 alt.Tooltip("views:Q", title="pictures"), "verdict:N",
+                 alt.Tooltip("is_median:Q", title="IS (degrees)", format=".1f"),
+                 alt.Tooltip("is_median_control:Q", title="random control", format=".1f"),
+                 alt.Tooltip("is_excess:Q", title="IS − control", format="+.2f"),
+                 alt.Tooltip("is_excess_low:Q", title="95 % from", format="+.2f"),
+                 alt.Tooltip("is_excess_high:Q", title="to", format="+.2f")])
+    rules = base.transform_filter("isValid(datum.is_excess_low)").mark_rule(strokeWidth=2.5).encode(
+        x=alt.X("is_excess_low:Q", title="IS minus its random control (degrees)",
+                axis=alt.Axis(tickCount=6)), x2="is_excess_high:Q")
+    dots = base.mark_point(filled=True, size=60, opacity=1).encode(x="is_excess:Q")
+    zero = alt.Chart(pd.DataFrame({"x": [0]})).mark_rule(color=GREY, strokeDash=[4, 4]).encode(
+        x="x:Q")
+    layers = [zero, rules, dots]
+    if len(rows) < len(table):
+        left_out = alt.Chart(pd.DataFrame({"t": [f"{len(table) - len(rows):,} between"]}))
+        y = alt.value(21 * most)
+        layers += [left_out.mark_rule(color=GREY, opacity=0.5).encode(y=y),
+                   left_out.mark_text(align="right", dy=-7, dx=-4, color=GREY, fontSize=12).encode(
+                       x=alt.value("width"), y=y, text="t:N")]
+    return alt.layer(*layers).properties(height=21 * len(rows), **WIDE)
 
 
 def class_ranks(table: pd.DataFrame, first: str, second: str) -> alt.LayerChart:
@@ -2805,8 +2850,11 @@ def concept_verdicts(table: pd.DataFrame) -> alt.LayerChart:
     Parameters
     ----------
     table : pandas.DataFrame
-        ``plants.concept_verdicts`` of one classifier or several.
+        ``plants.concept_verdicts`` of one classifier or several; or ``asking.ask``, which
+        :func:`concept_answers` draws.
     """
+    if "threshold_high" in table:
+        return concept_answers(table)
     said = ["ignores it", "keeps it", "cannot be told"]
     columns = ["title", "concept", "full", "hidden", "hidden_low", "hidden_high",
                "hidden_control", "verdict"]
@@ -2837,6 +2885,73 @@ def concept_verdicts(table: pd.DataFrame) -> alt.LayerChart:
     count = max(rows.groupby("title")["concept"].nunique())
     return alt.layer(limit, control, rules, dots).add_params(model).properties(
         height=23 * int(count), **WIDE)
+
+
+def concept_answers(table: pd.DataFrame, most: int = 40) -> alt.LayerChart:
+    """Answers to questions: hidden share with interval, random control and the two lines.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        ``asking.ask`` of one classifier or several; its prompts may be called ``concept``.
+    most : int
+        Rows of each classifier; of more, both ends of the ranking.
+    """
+    said = ["ignores it", "cannot be told", "keeps it"]
+    columns = ["title", "concept", "full", "hidden", "hidden_low", "hidden_high",
+               "hidden_control", "verdict"]
+    rows = table.rename(columns={"prompt": "concept"})[columns].round(3)
+    rows["concept"] = rows["concept"].str.slice(0, 60)
+    parts = []
+    for title, own in rows.groupby("title", sort=False):
+        own = own.sort_values("hidden", ascending=False, kind="stable")
+        if len(own) > most:
+            gap = pd.DataFrame(
+                {"title": [title], "concept": f"({len(own) - most + 1} between)"})
+            half = most // 2
+            own = pd.concat([own.head(half), gap, own.tail(most - 1 - half)])
+        parts.append(own.assign(place=np.arange(len(own))))
+    rows = pd.concat(parts, ignore_index=True)
+    titles = list(dict.fromkeys(rows["title"]))
+    several = len(titles) > 1
+    base = alt.Chart(rows)
+    if several:
+        model = _dropdown("classifier", titles, "classifier ")
+        base = base.transform_filter("datum.title == classifier")
+    base = base.encode(
+        y=alt.Y("concept:N", title=None, axis=alt.Axis(labelExpr=SHORT, labelLimit=150),
+                sort=alt.EncodingSortField("place", op="min")),
+        tooltip=["title:N", "concept:N", "verdict:N",
+                 alt.Tooltip("full:Q", title="R² from the whole feature", format=".2f"),
+                 alt.Tooltip("hidden:Q", title="hidden share", format=".0%"),
+                 alt.Tooltip("hidden_low:Q", title="95 % from", format=".0%"),
+                 alt.Tooltip("hidden_high:Q", title="to", format=".0%"),
+                 alt.Tooltip("hidden_control:Q", title="random control", format=".0%")])
+    legend = alt.Legend(orient="top", columns=3, symbolOpacity=1)
+    colour = alt.Color("verdict:N", title="the head", sort=None, legend=legend, scale=alt.Scale(
+        domain=said, range=[VERMILION, ORANGE, BLUE]))
+    shape = alt.Shape("verdict:N", title="the head", sort=None, legend=legend, scale=alt.Scale(
+        domain=said, range=["triangle-up", "diamond", "circle"]))
+    told = base.transform_filter("isValid(datum.hidden)")
+    rules = told.mark_rule(strokeWidth=2.5, clip=True).encode(
+        x=alt.X("hidden_low:Q", title="hidden share (grey: random control)",
+                axis=alt.Axis(format="%", tickCount=5), scale=alt.Scale(
+                    domain=[-0.2, 1], clamp=True)),
+        x2="hidden_high:Q", color=colour)
+    dots = told.mark_point(filled=True, size=70, opacity=1).encode(
+        x="hidden:Q", color=colour, shape=shape)
+    control = base.transform_filter("isValid(datum.hidden_control)").mark_tick(
+        color=GREY, thickness=2.5, size=14).encode(x="hidden_control:Q")
+    # Above the first line and across the second it is ignored, the other way round it is kept.
+    lines = pd.DataFrame({"x": [float(table[name].iloc[0])
+                                for name in ("threshold", "threshold_high")]})
+    limits = alt.Chart(lines).mark_rule(strokeDash=[4, 4], color=GREY).encode(x="x:Q")
+    # What has no number still has its row.
+    every = base.mark_text(text="").encode(x=alt.datum(0))
+    chart = alt.layer(limits, control, rules, dots, every)
+    chart = chart.add_params(model) if several else chart
+    count = max(rows.groupby("title")["concept"].nunique())
+    return chart.properties(height=max(23 * int(count), 60), **WIDE)
 
 
 # What the null part adds: information.py.

@@ -22,8 +22,8 @@ from .study import KINDS, Study
 from .translator import RidgeFitter, Translator
 
 __all__ = [
-    "agreement_icc", "floor_differences", "floor_verdicts", "grouped_icc", "reliability",
-    "translator_spread",
+    "agreement_icc", "floor_differences", "floor_verdicts", "grouped_icc", "model_reliability",
+    "reliability", "translator_spread",
 ]
 
 HALVES, REDEALT = "translators of disjoint halves", "translators of other deals"
@@ -243,30 +243,45 @@ def reliability(study: Study) -> pd.DataFrame:
         f"reliability-{study.config.redeals}", lambda: _reliability(study), *study.config.everyone)
 
 
+def model_reliability(study: Study, model: str) -> pd.DataFrame:
+    """The rows of :func:`reliability` for one classifier, in the study's list or not."""
+    name = f"reliability-{model}-{study.config.redeals}"
+    return study.stored(name, lambda: pd.DataFrame(_reliability_of(study, model)[0]), model)
+
+
 def _reliability(study: Study) -> pd.DataFrame:
     records, medians = [], {}
     for model in study.config.everyone:
-        who = {"model": model, "title": study.title(model)}
-        drawn = translator_spread(study, model)
-        keys = drawn.drop_duplicates("picture").set_index("picture")
-        for (over, parts), kind, quantity in product(
-            ((REDEALT, ["all"]), (HALVES, ["first half", "second half"])), KINDS, SCORES
-        ):
-            chosen = drawn[drawn["part"].isin(parts)]
-            values = chosen.assign(value=_measure(chosen, kind, quantity)).pivot_table(
-                "value", "picture", ["deal", "part"]).loc[keys.index]
-            labels = keys["label"].to_numpy()
-            what = {"over": over, "kind": kind, "quantity": quantity}
-            medians[model, over, kind, quantity] = values.to_numpy()
-            records.append({"level": "picture"} | who | what | _agreement(
-                study, values.to_numpy(), keys["subject"], over))
-            by_class = values.groupby(labels).median()
-            if len(by_class) > 1:
-                records.append({"level": "class"} | who | what | _agreement(
-                    study, by_class.to_numpy(), by_class.index, over))
-        records += [{"level": "class"} | who | one for one in _over_pictures(study, model)]
+        own, of_model = _reliability_of(study, model)
+        records += own
+        medians |= of_model
     records += _of_classifiers(study, medians)
     return pd.DataFrame(records)
+
+
+def _reliability_of(study: Study, model: str) -> tuple[list[dict], dict[tuple, np.ndarray]]:
+    """Of pictures and classes, and every picture's values for :func:`_of_classifiers`."""
+    records, medians = [], {}
+    who = {"model": model, "title": study.title(model)}
+    drawn = translator_spread(study, model)
+    keys = drawn.drop_duplicates("picture").set_index("picture")
+    for (over, parts), kind, quantity in product(
+        ((REDEALT, ["all"]), (HALVES, ["first half", "second half"])), KINDS, SCORES
+    ):
+        chosen = drawn[drawn["part"].isin(parts)]
+        values = chosen.assign(value=_measure(chosen, kind, quantity)).pivot_table(
+            "value", "picture", ["deal", "part"]).loc[keys.index]
+        labels = keys["label"].to_numpy()
+        what = {"over": over, "kind": kind, "quantity": quantity}
+        medians[model, over, kind, quantity] = values.to_numpy()
+        records.append({"level": "picture"} | who | what | _agreement(
+            study, values.to_numpy(), keys["subject"], over))
+        by_class = values.groupby(labels).median()
+        if len(by_class) > 1:
+            records.append({"level": "class"} | who | what | _agreement(
+                study, by_class.to_numpy(), by_class.index, over))
+    records += [{"level": "class"} | who | one for one in _over_pictures(study, model)]
+    return records, medians
 
 
 def _measure(table: pd.DataFrame, kind: str, quantity: str) -> pd.Series:

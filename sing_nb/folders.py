@@ -15,13 +15,14 @@ import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
 
-from .errors import SingError
+from .errors import SingError, printable
 from .fetch import cache_dir, write_atomic
 from .hub import from_hub, hub_reachable
 from .labels import (
@@ -32,8 +33,8 @@ from .labels import (
     read_mapping,
     select_classes,
 )
-from .progress import Progress, progress_bar
-from .subsets import Pair, Seen, check_counts, choose_pictures, content_hash, say
+from .progress import Progress, progress_bar, say
+from .subsets import Pair, Seen, check_counts, choose_pictures, content_hash
 
 __all__ = [
     "folder_pictures",
@@ -44,7 +45,14 @@ __all__ = [
     "source_ready",
 ]
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+# The second line is of pictures that cannot be read: they are skipped and named as such.
+SUFFIXES = {
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".tif",
+    ".tiff", ".heic", ".heif", ".hif", ".avif", ".svg", ".pdf", ".psd", ".jp2", ".jxl", ".ppm",
+    ".dng", ".cr2", ".nef", ".arw",
+}
+# How files begin that may be pictures though their names have no ending.
+BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
 SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test",)}
 LAYOUTS = (
     "Understood are <folder>/<class>/<picture> and <folder>/train|val/<class>/<picture>, as of "
@@ -68,9 +76,10 @@ def folder_pictures(
     Folders named after ImageNet's synsets (n01440764) get the curated name and the index of their
     class. Any other folder's name is the label, with spaces for underscores and hyphens and without
     a leading number; if it means exactly one ImageNet-1k class, that is the class, else none.
-    Folders within class folders, hidden files and links that lead out of `root` are left out.
-    Pictures that are broken, too large or the same as another one are skipped and replaced by
-    others of their class.
+    Folders whose labels differ only in upper and lower case are one class. Folders within class
+    folders, hidden files and links that lead out of `root` are left out. What bears the name of a
+    picture and is none, is damaged anywhere, too large, of a format that is not read, or the same
+    as another one is skipped and replaced by others of its class.
 
     Parameters
     ----------
@@ -108,6 +117,10 @@ def folder_pictures(
     """
     check_counts(per_class, total)
     root = expanded(root)
+    if not _is_utf8(root):
+        raise SingError(
+            f"{printable(root)} has a name that is no UTF-8; rename it, or give a link to it."
+        )
     home, outside = _split_folder(root, split)
     names = [path.name for path in _folders(home, root, outside)]
     entries = read_mapping(mapping)
@@ -116,14 +129,15 @@ def folder_pictures(
     names = sorted(name for name in {*names, *nested} if not entries.get(name, {}).get("skip"))
     # Which of a mapping's folders hold pictures decides: a folder of folders is no class.
     listing = {name: _pictures(home / name, root, outside) for name in names}
+    loose = _pictures(home, root, set())
     filled = {name: files for name, files in listing.items() if files}
     if not filled:
-        flat = _pictures(home, root, set())
+        deeper = _class_folders_below(home, names, root)
         raise SingError(
             f"{home} holds no class folders with pictures"
-            + (f", but {len(flat)} pictures directly; put them in one folder a class. ImageNet's "
+            + (f", but {len(loose)} pictures directly; put them in one folder a class. ImageNet's "
                f"validation pictures come so: torchvision.datasets.ImageNet sorts them"
-               if flat else "")
+               if loose else f", but {deeper} does; give that one" if deeper else "")
             + f". {_links(outside)}{LAYOUTS}"
         )
     what = str(home)
@@ -136,10 +150,17 @@ def folder_pictures(
     def look(pairs: list[Pair]) -> dict[Pair, Seen | str]:
         def one(pair: Pair) -> Seen | str:
             path = home / pair[0] / str(pair[1])
+            if not _is_utf8(path):
+                return f"{printable(path)} has a name that is no UTF-8; rename it."
             try:
                 return Seen(str(path), path.stem, _file_hash(path, hashes, home))
-            except (SingError, OSError) as error:
+            except SingError as error:
                 return str(error)
+            except OSError as error:
+                return (
+                    f"{path} cannot be read ({error.strerror}); see that it is there and may be "
+                    f"read"
+                )
 
         return _in_threads(one, pairs, progress)
 
@@ -152,10 +173,24 @@ def folder_pictures(
         if hashes != before:
             there = {f"{name}/{file}" for name, files in listing.items() for file in files}
             kept = {key: value for key, value in hashes.items() if key in there}
-            write_atomic(store, json.dumps({"folder": str(home), "files": kept}))
+            write_atomic(
+                store, json.dumps({"folder": str(home), "files": kept}), optional=True
+            )
     if outside:
-        say(_links(outside))
+        say(printable(_links(outside)))
+    if loose:
+        say(f"{len(loose)} pictures of {printable(what)} lie in no class folder and were left out, "
+            f"for example {printable(loose[0])}.")
     return table
+
+
+def _class_folders_below(home: Path, names: Sequence[str], root: Path) -> Path | None:
+    """The first folder that itself holds class folders with pictures: one level was left out."""
+    for name in names[:20]:
+        below = _folders(home / name, root, set())
+        if sum(bool(_pictures(folder, root, set())) for folder in below[:20]) > 1:
+            return home / name
+    return None
 
 
 def imagenet_pictures(root: str | os.PathLike, **options) -> pd.DataFrame:
@@ -383,10 +418,19 @@ def _folders(folder: Path, root: Path, outside: set[Path]) -> list[Path]:
 
 
 def _pictures(folder: Path, root: Path, outside: set[Path]) -> list[str]:
-    return sorted(
-        e.name for e in _entries(folder, root, outside)
-        if os.path.splitext(e.name)[1].lower() in SUFFIXES and e.is_file()
-    )
+    """Names of pictures; some of what bears one turns out to be none when it is looked at."""
+    return sorted(e.name for e in _entries(folder, root, outside) if _is_named_picture(e))
+
+
+def _is_named_picture(entry: os.DirEntry) -> bool:
+    suffix = os.path.splitext(entry.name)[1].lower()
+    if suffix or not entry.is_file():
+        return suffix in SUFFIXES
+    try:
+        with open(entry.path, "rb") as file:
+            return file.read(6).startswith(BEGINNINGS)
+    except OSError:  # without an ending, nothing says that it is a picture
+        return False
 
 
 def _entries(folder: Path, root: Path, outside: set[Path]) -> list[os.DirEntry]:
@@ -397,25 +441,42 @@ def _entries(folder: Path, root: Path, outside: set[Path]) -> list[os.DirEntry]:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
-                path = Path(entry.path)
-                if entry.is_symlink() and not (
-                    path.exists() and path.resolve().is_relative_to(root.resolve())
-                ):
-                    outside.add(path)
+                if entry.is_symlink() and not _leads_inside(Path(entry.path), root):
+                    outside.add(Path(entry.path))
                     continue
                 found.append(entry)
     except OSError as error:
-        raise SingError(f"{folder} cannot be listed: {error.strerror}.") from error
+        raise SingError(
+            f"{folder} cannot be listed: {error.strerror}. See that it is there and may be read "
+            f"(`ls -ld`), or move it out of the pictures' folder."
+        ) from error
     return found
+
+
+def _is_utf8(path: Path) -> bool:
+    """Whether a path is a text, as tables hold it; of other bytes Python makes half characters."""
+    return re.search(r"[\ud800-\udfff]", str(path)) is None
+
+
+def _leads_inside(link: Path, root: Path) -> bool:
+    """Whether a link leads to what lies in the root and does not itself hold the link."""
+    if not os.path.exists(link):  # also in a circle of links
+        return False
+    target = link.resolve()
+    return (
+        target.is_relative_to(root.resolve())
+        and not link.parent.resolve().is_relative_to(target)
+    )
 
 
 def _split_folder(root: Path, split: str | None) -> tuple[Path, set[Path]]:
     """The folder of class folders, and links that were not followed on the way to it."""
     if split is not None and split not in SPLITS:
         raise SingError(f"Unknown split {split!r}{near(split, SPLITS)}; known: train, val, test.")
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise SingError(
-            f"The folder {root} {'is a file' if root.exists() else 'does not exist'}. {LAYOUTS}"
+            f"The folder {root} {'is a file' if os.path.exists(root) else 'does not exist'}. "
+            f"{LAYOUTS}"
         )
     outside: set[Path] = set()
     found: dict[str, Path] = {}
@@ -446,7 +507,7 @@ def _split_folder(root: Path, split: str | None) -> tuple[Path, set[Path]]:
 def _inside(name: str, entry: Mapping[str, object], home: Path, root: Path) -> str:
     """A mapping's folder below the first level, checked."""
     folder = home / name
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         known = [path.name for path in _folders(home, root, set())]
         raise SingError(f"{entry['where']}: {home} has no such folder{near(name, known)}.")
     if not folder.resolve().is_relative_to(root.resolve()):
@@ -464,13 +525,19 @@ def _links(outside: set[Path]) -> str:
 
 
 def _file_hash(path: Path, hashes: dict[str, list], home: Path) -> str:
-    """SHA-256 of a picture, remembered by size and time of change; refuses what is no picture."""
+    """SHA-256 of a whole picture, remembered by size and times of change; refuses what is none."""
     status, key = path.stat(), path.relative_to(home).as_posix()
-    stamp = [status.st_size, status.st_mtime_ns]
-    if key in hashes and hashes[key][:2] == stamp:
-        return hashes[key][2]
+    # The time of the last change of the file's entry cannot be set back, as copies do the other.
+    stamp = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+    if key in hashes and hashes[key][:3] == stamp:
+        return hashes[key][3]
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, a socket or a device"
+        raise SingError(f"{path} is {kind}, not a picture's file; remove it or rename it.")
     if status.st_size > MAX_BYTES:
-        raise SingError(f"{path} has {status.st_size:,} bytes, more than {MAX_BYTES:,}.")
+        raise SingError(
+            f"{path} has {status.st_size:,} bytes, more than {MAX_BYTES:,}; make it smaller first."
+        )
     sha, _ = content_hash(path.read_bytes(), str(path))
     hashes[key] = [*stamp, sha]
     return sha
@@ -494,8 +561,9 @@ def _read_hashes(store: Path) -> dict[str, list]:
     try:
         files = json.loads(store.read_text(encoding="utf-8"))["files"]
         return {
-            key: [int(size), int(changed), sha] for key, (size, changed, sha) in files.items()
-            if re.fullmatch(r"[0-9a-f]{64}", sha)
+            key: [*map(int, stamp), sha] for key, (*stamp, sha) in files.items()
+            # Of three numbers: with two, older versions kept what was not decoded to its end.
+            if len(stamp) == 3 and re.fullmatch(r"[0-9a-f]{64}", sha)
         }
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return {}

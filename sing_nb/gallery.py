@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Gallery", "between", "judge", "merge_parts", "power", "sentences", "span", "verdict",
+    "write_chart",
 ]
 
 # Sizes that read at a phone's width too; colours are the page's business.
@@ -88,11 +89,7 @@ class Gallery:
             spec = chart.to_dict()
         spec["description"] = alt_text
         spec["config"] = {**spec.get("config", {}), **TYPE}
-        files = {"spec": f"{name}.vl.json", "data": f"{name}.data.json", "svg": f"{name}.svg"}
-        svg = vl_convert.vegalite_to_svg(_fixed_width(spec))
-        write_atomic(self.folder / files["spec"], json.dumps(spec, sort_keys=True))
-        write_atomic(self.folder / files["data"], json.dumps(spec.get("datasets", {})))
-        write_atomic(self.folder / files["svg"], _stable_ids(svg))
+        svg, files = write_chart(self.folder, name, spec)
         self._figures.append({"name": name, "chapter": self.chapter, "alt": alt_text, **files})
         self._keep()
         bundle = {**_bundle(spec, svg), "text/plain": f"{name}: {alt_text}"}
@@ -126,6 +123,24 @@ class Gallery:
     def _keep(self) -> None:
         part = {"figures": self._figures, "numbers": self._numbers}
         write_atomic(self.folder / "parts" / f"{self.chapter}.json", json.dumps(part, indent=1))
+
+
+def write_chart(folder: Path, name: str, spec: dict) -> tuple[str, dict[str, str]]:
+    """Keep a chart as ``<name>.vl.json``, ``<name>.data.json`` and ``<name>.svg``.
+
+    Returns
+    -------
+    svg : str
+        As it came from the converter.
+    files : dict
+        Names of the files: spec, data, svg.
+    """
+    files = {"spec": f"{name}.vl.json", "data": f"{name}.data.json", "svg": f"{name}.svg"}
+    svg = vl_convert.vegalite_to_svg(_fixed_width(spec))
+    write_atomic(folder / files["spec"], json.dumps(spec, sort_keys=True))
+    write_atomic(folder / files["data"], json.dumps(spec.get("datasets", {})))
+    write_atomic(folder / files["svg"], _stable_ids(svg))
+    return svg, files
 
 
 def span(row: Mapping[str, float], unit: str = "°", digits: int = 1) -> str:
@@ -222,7 +237,15 @@ def merge_parts(folder: Path, chapters: Iterable[str]) -> None:
     figures, numbers = [], {}
     for chapter in chapters:
         path = Path(folder) / "parts" / f"{chapter}.json"
-        part = json.loads(path.read_text()) if path.is_file() else {"figures": [], "numbers": {}}
+        part = {"figures": [], "numbers": {}}
+        if path.is_file():
+            try:
+                part |= json.loads(path.read_text(encoding="utf-8"))
+            except (ValueError, TypeError) as error:
+                raise SingError(
+                    f"{path}, what chapter {chapter} showed, is damaged ({error}). Run that "
+                    f"chapter again: sing chapter --chapter {chapter}, with the same profile."
+                ) from error
         figures += part["figures"]
         twice = numbers.keys() & part["numbers"].keys()
         if twice:

@@ -32,17 +32,19 @@ import importlib.util
 import io
 import os
 import re
+import stat
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .errors import SingError
-from .fetch import SOURCES, fetch, read_manifest, write_atomic
+from .errors import SingError, printable
+from .fetch import SOURCES, fetch, make_folder, read_manifest, write_atomic
 from .progress import Progress, progress_bar
 from .prompts import imagenet_names
 
@@ -51,15 +53,22 @@ __all__ = [
     "SIDE",
     "WHOLE",
     "clipart",
+    "decoded",
     "open_picture",
     "photos",
+    "picture_sha",
     "picture_table",
+    "read_picture",
     "render_view",
     "stamp_labels",
     "stamps",
     "store_pictures",
     "thumbnail",
 ]
+
+# Of damaged EXIF, on which no pixel depends, Pillow warns without a name of the file. Threads share
+# what is filtered: it is set once.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
 
 SIDE = 320
 """Side of a generated picture in pixels; a little more than the largest classifier reads."""
@@ -69,7 +78,22 @@ WHOLE = ("photo", "folder")
 
 BACKGROUNDS = ("plain", "gradient", "noise")
 MAX_PIXELS = 40_000_000
-FORMATS = {"PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"}
+# A network's transform makes the shorter side a few hundred pixels long: a line of 200,000 pixels
+# would become a picture of 30 GB.
+MAX_RATIO = 100
+# Phones' photographs are MPO: a JPEG and, behind it, others that Pillow's reader of JPEG passes by.
+FORMATS = {"PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF"}
+DECODING = 2  # part of the key of features of a folder: raise it when `decoded` gives other pixels
+# What else comes under the names of pictures, by how it begins.
+OTHERS = {
+    "HEIC": rb".{4}ftyp(he[ivx]|mif|msf)", "AVIF": rb".{4}ftypavi", "PDF": rb"%PDF",
+    "a film": rb".{4}ftyp|\x1aE\xdf\xa3", "PSD": rb"8BPS", "EPS": rb"%!PS", "PPM": rb"P[1-7]\s",
+    "ICO": rb"\x00\x00\x01\x00", "JPEG 2000": rb"\x00{3}\x0cjP|\xffO\xffQ",
+    "JPEG XL": rb"\x00{3}\x0cJXL|\xff\n",
+    "SVG": rb"(?i)\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)?(<!doctype svg[^>]*>\s*)?<svg",
+    "a web page": rb"(?i)\s*<(!doctype )?html",
+    "a pointer of Git LFS (run `git lfs pull`)": rb"version https://git-lfs",
+}
 RENDERING = 1  # part of every picture's name: raise it when render_view draws other pixels
 
 # A subject stays inside the central square that the classifiers' own transforms keep.
@@ -101,30 +125,173 @@ def open_picture(
     Raises
     ------
     SingError
-        If the file is no picture, of another format, or larger than `max_pixels`.
+        If the file is no picture, of another format, larger than `max_pixels`, or a strip more
+        than 100 times as long as wide.
     """
-    name = name or str(path)
+    is_file = not isinstance(path, io.BytesIO)
+    name = printable(name or (path if is_file else "the picture"))
     try:
+        if is_file:
+            _refuse_what_is_no_file(path, name)
         with warnings.catch_warnings():
             # Pillow's own limit is higher; ours, below, says what to do.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            picture = Image.open(path)
+            # No other reader than these sees the file.
+            picture = Image.open(path, formats=sorted(FORMATS - {"MPO"}))
+    except SingError:
+        raise
     except Image.DecompressionBombError as error:
         raise SingError(f"{name}: {error} Make it smaller first.") from error
-    except (OSError, SyntaxError) as error:
-        # Pillow's message on an unknown format only repeats what it was given.
-        why = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
+    except UnidentifiedImageError as error:
+        kind = _other_kind(path)
         raise SingError(
-            f"{name} is not a picture that can be read{why}; remove it or replace it."
+            f"{name} is {kind}; expected one of {', '.join(sorted(FORMATS))}: convert it, or "
+            f"remove it."
+            if kind else f"{name} is not a picture that can be read; remove it or replace it."
         ) from error
-    if picture.format not in FORMATS:
-        raise SingError(f"{name} is {picture.format}; expected one of {sorted(FORMATS)}.")
+    except Exception as error:  # of damaged headers, Pillow's readers raise many kinds
+        raise SingError(
+            f"{name} is not a picture that can be read ({error}); remove it or replace it."
+        ) from error
+    if max(picture.size) > MAX_RATIO * min(picture.size):
+        raise SingError(
+            f"{name} has {picture.width} x {picture.height} pixels, more than {MAX_RATIO} times "
+            f"as long as wide; crop it first."
+        )
     if picture.width * picture.height > max_pixels:
         raise SingError(
             f"{name} has {picture.width} x {picture.height} pixels, more than {max_pixels:,}; "
             f"make it smaller first."
         )
     return picture
+
+
+def _refuse_what_is_no_file(path: str | os.PathLike, name: str) -> None:
+    """A pipe would be waited for, and a device read for ever."""
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
+        raise SingError(f"{name} is {kind}, not a picture's file; remove it or rename it.")
+
+
+def _other_kind(path: str | os.PathLike | io.BytesIO) -> str | None:
+    """What a file is that no reader took, if its first bytes tell."""
+    head = path.getvalue()[:400] if isinstance(path, io.BytesIO) else _head(path, 400)
+    return next((kind for kind, said in OTHERS.items() if re.match(said, head, re.DOTALL)), None)
+
+
+def _head(path: str | os.PathLike, count: int) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(count)
+
+
+def decoded(picture: Image.Image, name: str) -> Image.Image:
+    """An opened picture as networks read it: decoded to its end, upright, in 8 bits and RGB.
+
+    Of several frames or pages it is the first. What is transparent lies on white. Of 16 bits a
+    channel the upper 8 count. A colour profile is not applied: the classifiers' own training did
+    not either.
+
+    Parameters
+    ----------
+    picture : PIL.Image.Image
+        From :func:`open_picture`.
+    name : str
+        What messages call it.
+
+    Returns
+    -------
+    PIL.Image.Image
+        RGB.
+
+    Raises
+    ------
+    SingError
+        If it cannot be decoded to its end, or holds numbers whose white is unknown.
+    """
+    name = printable(name)
+    try:
+        picture.load()
+        # 16 bits of grey are I in older versions of Pillow.
+        if picture.mode.startswith("I;16") or (picture.mode, picture.format) == ("I", "PNG"):
+            # Its own conversion takes 256 and all above for white.
+            picture = _with_exif_of(picture, Image.fromarray(
+                (np.asarray(picture).astype(np.uint16) >> 8).astype(np.uint8)
+            ))
+        if picture.mode in ("I", "F"):
+            raise SingError(
+                f"{name} holds {'whole' if picture.mode == 'I' else 'floating-point'} numbers of "
+                f"32 bits, whose white is unknown; save it with 8 or 16 bits a channel."
+            )
+        with suppress(Exception):  # a damaged EXIF tells nothing, and no pixel depends on it
+            picture = ImageOps.exif_transpose(picture)
+        if picture.has_transparency_data:
+            picture = picture.convert("RGBA")
+            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+        return picture.convert("RGB")
+    except SingError:
+        raise
+    except Exception as error:  # of damaged contents, Pillow's readers raise many kinds
+        raise SingError(
+            f"{name} is damaged: it begins as a picture but cannot be read to its end ({error}); "
+            f"save it again or take it away."
+        ) from error
+
+
+def _with_exif_of(picture: Image.Image, other: Image.Image) -> Image.Image:
+    with suppress(Exception):  # as above
+        other.getexif().update(picture.getexif())
+    return other
+
+
+def read_picture(
+    path: str | os.PathLike, *, name: str | None = None, sha: str | None = None
+) -> Image.Image:
+    """Read a picture's file as networks read it (see :func:`decoded`).
+
+    Parameters
+    ----------
+    path : path-like
+    name : str, optional
+        What messages call it; the path by default.
+    sha : str, optional
+        What the SHA-256 of the content begins with; another one is refused.
+
+    Returns
+    -------
+    PIL.Image.Image
+        RGB.
+
+    Raises
+    ------
+    SingError
+        If it is no whole picture (see :func:`open_picture` and :func:`decoded`), or no longer the
+        one that it was.
+    """
+    name = printable(name or path)
+    if sha is None:
+        with open_picture(path, name=name) as picture:
+            return decoded(picture, name)
+    try:
+        _refuse_what_is_no_file(path, name)
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise SingError(
+            f"{name} could be read when the pictures were listed, and cannot now "
+            f"({error.strerror}); put it back, or run again without it."
+        ) from error
+    if not hashlib.sha256(data).hexdigest().startswith(sha):
+        raise SingError(
+            f"{name} has changed since the pictures were listed; run again, and leave the folder "
+            f"alone until the run is over."
+        )
+    return decoded(open_picture(io.BytesIO(data), name=name), name)
+
+
+def picture_sha(row: pd.Series | dict) -> str | None:
+    """What the SHA-256 of a folder's picture begins with, by its name; None for other pictures."""
+    found = re.search(r"-([0-9a-f]{10})$", row["picture"]) if row["source"] == "folder" else None
+    return found and found[1]
 
 
 def stamps(views: int = 12, seed: int = 0, limit: int | None = None) -> pd.DataFrame:
@@ -294,7 +461,7 @@ def render_view(row: pd.Series | dict) -> Image.Image:
         RGB; SIDE x SIDE for generated views, the photograph itself otherwise.
     """
     if row["source"] in WHOLE:
-        return open_picture(row["path"]).convert("RGB")
+        return read_picture(row["path"])
     canvas = _background(row)
     subject = _cutout(row["path"])
     ratio = row["scale"] * SIDE / max(subject.size)
@@ -350,8 +517,7 @@ def store_pictures(
     workers : int, optional
         Threads; one for each processor by default.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(folder)
     have = {path.name for path in folder.iterdir()}
     todo = [
         rows.to_dict("records")
@@ -393,8 +559,7 @@ def thumbnail(source: Path | Image.Image, side: int = 72) -> str:
     str
         ``data:image/jpeg;base64,...``
     """
-    picture = source if isinstance(source, Image.Image) else open_picture(source)
-    picture = picture.convert("RGB")
+    picture = source.convert("RGB") if isinstance(source, Image.Image) else read_picture(source)
     picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=80)

@@ -25,8 +25,8 @@ from .study import KINDS, Study
 
 __all__ = [
     "AFFINE", "BASES", "NEEDED", "READERS", "SETTINGS", "VERSIONS", "home", "information_table",
-    "recommended", "unique_classes", "unique_concepts", "unique_groups", "unique_table",
-    "unique_verdicts", "version_table",
+    "recommended", "unique_classes", "unique_concepts", "unique_groups", "unique_of",
+    "unique_table", "unique_verdicts", "version_table",
 ]
 
 NULL, CONTROL = KINDS
@@ -42,6 +42,7 @@ REMOVALS = ("whole", "principal-first", "kernel-first")
 AFFINE = ("whole", "principal-first")  # what the whole book can be computed with
 SETTINGS = {"whole": "translator=ridge", "principal-first": "translator=principal-first"}
 NEEDED = (NULL, "excess over control", "excess over floor")  # all above zero: something is found
+BRIEF_DRAWS = 2  # random subspaces of a report
 NEAR = 0.2  # share of all labels that a true label must be among
 
 
@@ -74,27 +75,36 @@ def _part(study: Study, model: str, name: str) -> pd.DataFrame:
     return parts[name]
 
 
-def _measure(study: Study, model: str) -> dict[str, pd.DataFrame]:
+def _measure(
+    study: Study, model: str, *, briefly: bool = False
+) -> dict[str, pd.DataFrame]:
+    """Everything that is kept of a classifier, or only what :func:`unique_of` needs of it."""
     c, spaces = study.config, study.spaces(model)
     every, near, m = list(c.spaces), _near(study, model), spaces.features
+    count = c.information_draws
+    if briefly:
+        every, near, count = near[:1], near[:1], min(BRIEF_DRAWS, count)
     views = {name: study.in_space(name) for name in every}
     z = {name: view.embeddings.double() for name, view in views.items()}
     f, rank = study.features(model).double(), spaces.rank
     fitted_on = (study.pictures["source"] != "photo").to_numpy()
     length, lambdas = spaces.null(f).norm(dim=1), {}
     keeper = _Keeper(study, views, near)
-    for draw in range(-1, c.information_draws):
+    for draw in range(-1, count):
         basis = spaces.null_basis if draw < 0 else study.control_basis(model, draw)
         directions = frame(basis)
         x = f @ directions
         principal, part = x[:, :rank], x[:, rank:]
         # What a random removal of the null part's size leaves of the random part.
         keep = 0 if draw < 0 else 1 - length[:, None] / part.norm(dim=1, keepdim=True)
-        seen = study.classifier(model).logits((principal @ directions[:, :rank].T).float())
-        mapped = kernel_map(
-            seen, fitted_on, c.kernel_size, seed=c.seed,
-            variance=float(principal[torch.tensor(fitted_on)].var(0).sum()))
-        for base, first, names in (("principal", principal, every), ("kernel", mapped, near)):
+        ways = [("principal", principal, every)]
+        if not briefly:
+            seen = study.classifier(model).logits((principal @ directions[:, :rank].T).float())
+            mapped = kernel_map(
+                seen, fitted_on, c.kernel_size, seed=c.seed,
+                variance=float(principal[torch.tensor(fitted_on)].var(0).sum()))
+            ways.append(("kernel", mapped, near))
+        for base, first, names in ways:
             names = names if draw < 0 else near[:1]  # controls at home only
             size, widths = first.shape[1], [z[name].shape[1] for name in names]
             always, folds = study.fold_fitters(
@@ -118,11 +128,11 @@ def _measure(study: Study, model: str) -> dict[str, pd.DataFrame]:
                     keeper.add(rows, name, base, draw, alone)
                     keeper.add(rows, name, BASES[base], draw, alone + one.rest(part[rows]),
                                alone + one.rest(kept * part[rows]))
-            if draw < 0 and base == "principal":
+            if draw < 0 and base == "principal" and not briefly:
                 null = slice(rank, m)
                 _null_alone(study, keeper, part, always.part(null),
                             [fold.part(null) for fold in folds], names, widths)
-    for name in every:
+    for name in every if not briefly else ():
         _whole(study, model, keeper, name)
     return keeper.tables()
 
@@ -393,6 +403,31 @@ def _unique_table(study: Study) -> pd.DataFrame:
                     for kind, row in found.items()
                 ]
     return pd.DataFrame(records)
+
+
+def unique_of(study: Study, model: str) -> pd.DataFrame:
+    """Unique R2 of the null part of one classifier, in the study's list or not, in a minute.
+
+    As :func:`unique_table`, but in the study's own space alone, beyond a linear map of the
+    principal part, and with two random subspaces at most: without the floor of the classifier's
+    own space, which not every classifier can build.
+
+    Returns
+    -------
+    pandas.DataFrame
+        model, title, kind (null space removed, random control, excess over control), value, low,
+        high (of R2, as there).
+    """
+    def compute() -> pd.DataFrame:
+        table = _measure(study, model, briefly=True)["pictures"]
+        table = table.merge(study.pictures[["picture", "subject"]], on="picture")
+        sums = _Sums(*_by(table, home(study), "principal", ["subject"]), None, False)
+        return pd.DataFrame([
+            {"model": model, "title": study.title(model), "kind": kind} | row
+            for kind, row in _comparison(study, sums).items()])
+
+    draws = min(BRIEF_DRAWS, study.config.information_draws)
+    return study.stored(f"unique-brief-{draws}-{model}", compute, model)
 
 
 def unique_verdicts(study: Study) -> pd.DataFrame:

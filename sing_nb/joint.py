@@ -15,6 +15,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 import yaml
+from safetensors import safe_open
 from torch import nn
 from torch.nn.functional import normalize
 from tqdm.auto import tqdm
@@ -23,6 +24,7 @@ from .errors import SingError
 from .fetch import data_dir, write_atomic
 from .heads import Classifier, load_classifier
 from .hub import from_hub
+from .kept import checksum
 from .prompts import prompt
 
 __all__ = [
@@ -77,17 +79,21 @@ class TextFiles:
 
     def save(self, text: str, embedding: torch.Tensor) -> None:
         """Keep the embedding (width,) of a text."""
-        content = safetensors.torch.save({"embedding": embedding.clone()}, {"text": text})
-        write_atomic(self._file(text), content)
+        found = {"embedding": embedding.clone()}
+        about = {"text": text, "sha256": checksum(found, text)}
+        write_atomic(self._file(text), safetensors.torch.save(found, about), optional=True)
 
     def load(self, text: str) -> torch.Tensor | None:
         """The unit embedding of a text, or None; a damaged file counts as missing."""
         try:
-            found = safetensors.torch.load(self._file(text).read_bytes()).get("embedding")
+            with safe_open(str(self._file(text)), framework="pt") as file:
+                metadata, found = file.metadata() or {}, file.get_tensor("embedding")
         except (FileNotFoundError, safetensors.SafetensorError):
             return None
-        whole = found is not None and found.shape == (self.width,) and bool(
-            (found.float().norm() - 1).abs() < 1e-3
+        whole = (
+            found.shape == (self.width,) and bool((found.float().norm() - 1).abs() < 1e-3)
+            # Files of older code have no checksum.
+            and metadata.get("sha256") in (None, checksum({"embedding": found}, text))
         )
         return found if whole else None
 

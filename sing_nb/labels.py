@@ -6,6 +6,8 @@ import csv
 import difflib
 import os
 import re
+import reprlib
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -13,7 +15,8 @@ from typing import NamedTuple
 
 import yaml
 
-from .errors import SingError
+from .errors import SingError, printable
+from .progress import say
 from .prompts import class_aliases, imagenet_names
 
 __all__ = [
@@ -76,8 +79,14 @@ def _aliases() -> dict[str, frozenset[int]]:
 
 def _plain(name: str) -> str:
     """A name in words: no underscores and hyphens, and no leading number."""
-    words = re.sub(r"[_\s-]+", " ", name).strip()
+    # Composed and decomposed letters are the same ones; file systems differ in which they keep.
+    words = re.sub(r"[_\s-]+", " ", _visible(unicodedata.normalize("NFC", name))).strip()
     return re.sub(r"^\d+[. ]+(?=.*[^\W\d])", "", words)
+
+
+def _visible(text: str) -> str:
+    """A text without what controls a terminal or turns the direction of the text around it."""
+    return re.sub(r"[\x00-\x08\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", "", text)
 
 
 def _index(label: str) -> int:
@@ -146,9 +155,15 @@ def name_classes(
     Raises
     ------
     SingError
-        If a class has no label with a letter in it.
+        If a class has no label with a letter in it, or a name that is no UTF-8.
     """
-    found, wordless = {}, []
+    found, wordless, names = {}, [], list(names)
+    coded = [name for name in names if re.search(r"[\ud800-\udfff]", name)]
+    if coded:
+        raise SingError(
+            f"{len(coded)} classes of {what} have names that are no UTF-8, for example "
+            f"{coded[0]}; rename them."
+        )
     place = {name: index for index, name in enumerate(ordered)}
     for name in names:
         entry = entries.get(name, {})
@@ -171,6 +186,21 @@ def name_classes(
             f"{wordless[0]!r}, and a label must complete 'an image of a ...'. Name them in a "
             f"mapping file, with lines as \"{wordless[0]}\": {{label: tench}}."
         )
+    return _in_one_spelling(found, what)
+
+
+def _in_one_spelling(found: dict[str, ClassName], what: str) -> dict[str, ClassName]:
+    """Labels that differ in upper and lower case only are one, as for every question about them."""
+    first: dict[tuple[str, int], str] = {}
+    same = []
+    for name, one in found.items():
+        label = first.setdefault((one.label.casefold(), one.index), one.label)
+        if label != one.label:
+            same.append(f"{one.label!r} is {label!r}")
+            found[name] = one._replace(label=label)
+    if same:
+        say(f"{len(same)} classes of {printable(what)} differ from another one only in upper and "
+            f"lower case and were put to it: {printable(', '.join(same[:3]))}.")
     return found
 
 
@@ -211,10 +241,11 @@ def select_classes(
                 raise SingError(f"{what} has no class {wanted!r}{near(str(wanted), known)}.")
             kept |= match
         named = {name: one for name, one in named.items() if name in kept}
-    if len(named) < 2:
+    count = len({one[:2] for one in named.values()})
+    if count < 2:
         raise SingError(
-            f"{what} gives {len(named)} class{'es' * (len(named) != 1)} ({', '.join(named)}), and "
-            f"a study compares classes: at least two are needed."
+            f"{what} gives {count} class{'es' * (count != 1)} ({', '.join(named)}), and a study "
+            f"compares classes: at least two are needed. Give each class a folder of its own."
         )
     return named
 
@@ -245,41 +276,46 @@ def read_mapping(source: str | os.PathLike | Mapping[str, object] | None) -> dic
         rows = [("the mapping", str(key), value) for key, value in source.items()]
     else:
         path = expanded(source)
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise SingError(f"The mapping file {path} does not exist.")
         readers = {".csv": _csv_rows, ".yaml": _yaml_rows, ".yml": _yaml_rows}
         if path.suffix.lower() not in readers:
             raise SingError(f"{path}: a mapping file ends in .yaml or .csv.")
         try:
             rows = readers[path.suffix.lower()](path)
-        except (UnicodeDecodeError, yaml.YAMLError, csv.Error) as error:
-            raise SingError(f"{path} cannot be read: {error}") from error
+        except (UnicodeDecodeError, yaml.YAMLError, csv.Error, OSError) as error:
+            raise SingError(
+                f"{path} cannot be read: {error}. Expected is YAML or CSV in UTF-8."
+            ) from error
     found: dict[str, dict] = {}
     for where, key, value in rows:
         name = str(PurePosixPath(key)) if key else ""
         where = f"{where}, {name or 'without a folder'}"
         parts = PurePosixPath(name).parts
-        if not parts or PurePosixPath(name).is_absolute() or ".." in parts:
+        if not parts or name.startswith("/") or ".." in parts or "\0" in name:
             raise SingError(f"{where}: expected a folder inside the pictures' folder.")
         if name in found:
             raise SingError(f"{where}: named twice; keep one.")
         entry = {"label": value} if isinstance(value, str) else value
         if not isinstance(entry, Mapping):
-            raise SingError(f"{where}: expected a label or {{label: ...}}; got {value!r}.")
+            raise SingError(
+                f"{where}: expected a label or {{label: ...}}; got {reprlib.repr(value)}."
+            )
         for field, content in entry.items():
             if field not in _KEYS:
                 raise SingError(
-                    f"{where}: unknown key {field!r}{near(str(field), _KEYS)}. Known: "
+                    f"{where}: unknown key {reprlib.repr(field)}{near(str(field), _KEYS)}. Known: "
                     f"{', '.join(_KEYS)}."
                 )
             if type(content) is not _KEYS[field]:
                 raise SingError(
-                    f"{where}: {field} must be {_KEYS[field].__name__}; got {content!r}."
+                    f"{where}: {field} must be {_KEYS[field].__name__}; got "
+                    f"{reprlib.repr(content)}."
                 )
         if not -1 <= entry.get("class_index", -1) <= 999:
             raise SingError(
                 f"{where}: class_index is an ImageNet-1k index, 0 to 999, or -1 for none; got "
-                f"{entry['class_index']}."
+                f"{reprlib.repr(entry['class_index'])}."
             )
         if "label" in entry and not entry["label"].strip():
             raise SingError(f"{where}: the label is empty.")
@@ -288,14 +324,40 @@ def read_mapping(source: str | os.PathLike | Mapping[str, object] | None) -> dic
 
 
 def _yaml_rows(path: Path) -> list[tuple[str, str, object]]:
-    node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    if not isinstance(node, yaml.MappingNode):
-        raise SingError(f"{path} must hold lines as `folder: {{label: ...}}`.")
-    return [
-        (f"{path}, line {key.start_mark.line + 1}", str(key.value),
-         yaml.constructor.SafeConstructor().construct_document(value))
-        for key, value in node.value
-    ]
+    # libyaml, where PyYAML was built with it, takes a tenth of the time.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    text = path.read_text(encoding="utf-8-sig")
+    try:
+        # Nine lines of aliases of aliases are a text of a billion words once they are put in.
+        if "*" in text and any(
+            isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=loader)
+        ):
+            raise SingError(f"{path} holds aliases (*name); write what they stand for.")
+        node = yaml.compose(text, Loader=loader)
+        if not isinstance(node, yaml.MappingNode):
+            raise SingError(f"{path} must hold lines as `folder: {{label: ...}}`.")
+        return [
+            (f"{path}, line {key.start_mark.line + 1}", _yaml_key(path, key),
+             yaml.constructor.SafeConstructor().construct_document(value))
+            for key, value in node.value
+        ]
+    except SingError:
+        raise
+    except RecursionError as error:
+        raise SingError(
+            f"{path} is nested too deeply; it needs lines as `folder: {{label: ...}}`."
+        ) from error
+    except ValueError as error:  # a date that is none, a number of thousands of digits
+        raise SingError(f"{path} cannot be read: {error}.") from error
+
+
+def _yaml_key(path: Path, key: yaml.Node) -> str:
+    if not isinstance(key, yaml.ScalarNode):
+        raise SingError(
+            f"{path}, line {key.start_mark.line + 1}: expected the name of a folder before the "
+            f"colon."
+        )
+    return key.value
 
 
 def _csv_rows(path: Path) -> list[tuple[str, str, object]]:
@@ -339,19 +401,25 @@ def expanded(path: str | os.PathLike) -> Path:
     Raises
     ------
     SingError
-        For a variable that is not set, or nothing at all, which would be the working folder.
+        For a variable that is not set, an unknown user's ``~``, or nothing at all, which would be
+        the working folder.
     """
-    text = os.path.expandvars(os.fspath(path))
+    path = os.fspath(path)
+    # A folder may itself be called $that.
+    text = path if "$" in path and os.path.exists(path) else os.path.expandvars(path)
     unset = re.search(r"\$\{?(\w+)", text)
-    if unset:
+    if unset and not os.path.exists(text):
         raise SingError(
             f"{path}: the variable {unset[1]} is not set; run `export {unset[1]}=<folder>` first."
         )
     if not text.strip():
         raise SingError(
-            f"{os.fspath(path)!r} is an empty path; name a folder (export the variable with one)."
+            f"{path!r} is an empty path; name a folder (export the variable with one)."
         )
-    return Path(text).expanduser().absolute()
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError as error:  # of ~somebody who is not known here
+        raise SingError(f"{path}: {error}; write the folder's full path.") from error
 
 
 def near(name: str, known: Iterable[str]) -> str:

@@ -8,12 +8,55 @@ from torch.nn.functional import normalize
 from .errors import SingError
 
 __all__ = [
-    "angle", "attribute_score", "attribute_scores", "image_score", "match_length",
+    "angle", "attribute_score", "attribute_scores", "check_real", "image_score", "match_length",
     "pairwise_angle",
 ]
 
 STEEP = 0.9999
 """|cosine| (0.8 degrees from 0 or 180) beyond which the arc cosine is not trusted."""
+
+
+def check_real(
+    x: torch.Tensor, what: str, *, whole: bool = False, shapes: bool = False
+) -> None:
+    """Refuse what cannot be computed with, before torch does so in its own words, or not at all.
+
+    Parameters
+    ----------
+    x : torch.Tensor
+    what : str
+        Its name in the message, in the plural.
+    whole : bool
+        Whether whole numbers will do. Results in the dtype of x would be cut off to such.
+    shapes : bool
+        Whether the device meta will do, for results without numbers as well.
+
+    Raises
+    ------
+    SingError
+        If x is no tensor, or one without numbers (device meta), sparse, quantised, of truth
+        values or complex.
+    """
+    if not isinstance(x, torch.Tensor):
+        raise SingError(
+            f"The {what} must be a torch tensor; got {type(x).__name__}. torch.as_tensor makes one "
+            f"of a list or a NumPy array."
+        )
+    if x.device.type == "meta" and not shapes:
+        raise SingError(
+            f"The {what} lie on the device meta, which holds shapes and no numbers. Load the "
+            f"weights, and compute on cpu or cuda."
+        )
+    if x.is_quantized or x.layout != torch.strided:
+        raise SingError(
+            f"The {what} are {'quantised' if x.is_quantized else 'sparse'}; expected a plain "
+            f"tensor. {'dequantize' if x.is_quantized else 'to_dense'}() makes one."
+        )
+    if not (x.is_floating_point() or (whole and x.dtype != torch.bool and not x.is_complex())):
+        raise SingError(
+            f"The {what} are {x.dtype}; expected real numbers of a floating type, such as "
+            f"float32: .float() or .real makes them."
+        )
 
 
 def angle(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -35,17 +78,24 @@ def angle(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     Raises
     ------
     SingError
-        If the last axes differ.
+        If the last axes differ, or the others cannot be broadcast.
 
     Examples
     --------
     >>> angle(torch.tensor([1.0, 0.0]), torch.tensor([1.0, 1.0])).item()
     45.0
     """
-    if a.shape[-1] != b.shape[-1]:
+    check_real(a, "vectors", whole=True)
+    check_real(b, "vectors", whole=True)
+    if not a.ndim or not b.ndim or a.shape[-1] != b.shape[-1]:
         raise SingError(
             f"angle needs vectors of one length; got {tuple(a.shape)} and {tuple(b.shape)}. "
             f"Translate features before comparing them with embeddings."
+        )
+    if any(p != q and 1 not in (p, q) for p, q in zip(a.shape[::-1], b.shape[::-1])):
+        raise SingError(
+            f"angle needs as many vectors on both sides, or one; got {tuple(a.shape)} and "
+            f"{tuple(b.shape)}. pairwise_angle compares each with each."
         )
     u, v = (normalize(x.double(), dim=-1, eps=0) for x in (a, b))
     return torch.rad2deg(2 * torch.atan2((u - v).norm(dim=-1), (u + v).norm(dim=-1)))

@@ -9,6 +9,7 @@ import torch
 
 from .errors import SingError
 from .kept import content_key, keep, kept
+from .metrics import check_real
 
 __all__ = ["HeadSpaces", "NearNullSpaces"]
 
@@ -31,6 +32,8 @@ class HeadSpaces:
         m, the width of a feature.
     tolerance : float
         Singular values at or below it count as zero.
+    card : dict
+        What is to be known of it, where it was saved with one (:mod:`sing_nb.cards`).
     """
 
     singular_values: torch.Tensor
@@ -40,6 +43,7 @@ class HeadSpaces:
     _basis: torch.Tensor = field(repr=False)  # (m, k) orthonormal columns, float64
     _basis_is_null: bool = field(repr=False)
     _right: torch.Tensor = field(repr=False)  # (m, m), rows, float64
+    card: dict = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def from_weight(
@@ -52,9 +56,9 @@ class HeadSpaces:
         weight : torch.Tensor
             (c, m), in the dtype it was stored in: its rounding decides what counts as zero.
         rtol : float, optional
-            Relative tolerance. By default ``max(c, m) * eps`` of the stored dtype; for float16 and
-            bfloat16, where that would exceed every singular value, what rounding to them adds
-            (see :func:`_rounding`).
+            Relative tolerance, from 0 to less than 1. By default ``max(c, m) * eps`` of the stored
+            dtype; for float16 and bfloat16, where that would exceed every singular value, what
+            rounding to them adds (see :func:`_rounding`).
         folder : pathlib.Path, optional
             Where the decomposition is kept, in a file named by a hash of the weight: the next
             process loads it, the same to the bit, in a tenth of the time. A damaged file is
@@ -69,6 +73,12 @@ class HeadSpaces:
         SingError
             If the weight is not a finite, non-zero matrix.
         """
+        check_real(weight, "weights of a head", whole=True)
+        if rtol is not None and not (isinstance(rtol, (int, float)) and 0 <= rtol < 1):
+            raise SingError(
+                f"The tolerance is a share of the largest singular value, from 0 to less than 1, "
+                f"or None for that of the rounding; got {rtol!r}."
+            )
         return cls._split(weight.detach(), weight, rtol, folder)
 
     @classmethod
@@ -82,6 +92,11 @@ class HeadSpaces:
                 f"A head's weight has the shape (classes, features); got {tuple(stored.shape)}. "
                 f"Flatten a 1 x 1 convolution with weight.flatten(1)."
             )
+        if not stored.numel():
+            raise SingError(
+                f"A head of the shape (classes, features) = {tuple(stored.shape)} is empty; "
+                f"expected at least one of each."
+            )
         if not torch.isfinite(stored).all():
             raise SingError("The head's weight holds NaN or infinite values; load it again.")
         values, right = _decomposed(matrix, folder)
@@ -89,7 +104,10 @@ class HeadSpaces:
         tolerance = _rounding(stored, top) if rtol is None else top * rtol
         rank = int((values > tolerance).sum())
         if rank == 0:
-            raise SingError("The head's weight is zero: every feature gives the same logits.")
+            raise SingError(
+                "The head's weight is zero: every feature gives the same logits, and every "
+                "direction is null. Train the head, or load its weights."
+            )
         return cls.from_svd(values, right, rank, tolerance)
 
     @classmethod
@@ -222,12 +240,18 @@ class HeadSpaces:
         return self.principal(f)
 
     def null_share(self, f: torch.Tensor) -> torch.Tensor:
-        """Share of each feature's squared length that lies in the null space, (n,), 0 to 1."""
+        """Share of each feature's squared length that lies in the null space, (n,), 0 to 1.
+
+        A feature that is zero, as a dead ReLU network gives it, has no part anywhere: 0.
+        """
+        check_real(f, "features", whole=True, shapes=True)
         f = f.double()
-        return self.null(f).square().sum(-1) / f.square().sum(-1)
+        whole = f.square().sum(-1)
+        return self.null(f).square().sum(-1) / whole.masked_fill(whole == 0, 1)
 
     def _project(self, f: torch.Tensor) -> torch.Tensor:
-        if f.shape[-1] != self.features:
+        check_real(f, "features", shapes=True)
+        if not f.ndim or f.shape[-1] != self.features:
             raise SingError(
                 f"This head reads {self.features} features; got {tuple(f.shape)}. Use features of "
                 f"the same classifier."
@@ -317,7 +341,7 @@ def _decomposed(matrix: torch.Tensor, folder: Path | None) -> tuple[torch.Tensor
     if found is None:
         _, values, right = torch.linalg.svd(matrix.cpu().double(), full_matrices=True)
         if path is not None:
-            keep(path, {"values": values, "columns": right.T})
+            keep(path, {"values": values, "columns": right.T}, optional=True)
         return values, right
     # Columns, as LAPACK returns them: products of the same numbers in another layout differ in
     # their last bits.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sphinx.application import Sphinx
     from sphinx.config import Config
 
-__all__ = ["ChartRenderer", "SingChart", "chart_html", "setup", "stage_book"]
+__all__ = ["ChartRenderer", "SingChart", "bundle_script", "chart_html", "setup", "stage_book"]
 
 logger = logging.getLogger(__name__)
 
@@ -46,13 +46,16 @@ FOLDED_CELLS = {
 # --- charts ---------------------------------------------------------------------------------------
 
 
-def chart_html(spec: dict[str, Any]) -> str:
+def chart_html(spec: dict[str, Any], picture: str = "") -> str:
     """Write a Vega-Lite spec as the element that ``sing-charts.js`` draws.
 
     Parameters
     ----------
     spec : dict
         A Vega-Lite spec. Its ``description`` becomes the alt text.
+    picture : str, optional
+        The same chart as a PNG in base64, for who runs no scripts; by default they read the alt
+        text.
 
     Returns
     -------
@@ -62,10 +65,11 @@ def chart_html(spec: dict[str, Any]) -> str:
     alt = html.escape(str(spec.get("description", "")).strip(), quote=True)
     # No "<" at all: "</script>" would end the element early and "<!--" would change how it is read.
     body = json.dumps(spec, separators=(",", ":")).replace("<", "\\u003c")
+    instead = f'<img src="data:image/png;base64,{picture}" alt="{alt}">' if picture else alt
     return (
         f'<div class="sing-chart" role="figure" aria-label="{alt}">'
         f'<script type="application/json">{body}</script>'
-        f"<noscript><p>{alt}</p></noscript></div>"
+        f"<noscript><p>{instead}</p></noscript></div>"
     )
 
 
@@ -195,18 +199,22 @@ def _read_numbers(app: Sphinx, config: Config) -> None:
         config.myst_substitutions = {**config.myst_substitutions, **numbers}
 
 
-def _write_bundle(app: Sphinx, error: Exception | None) -> None:
-    """Write Vega, Vega-Lite and vega-embed beside the other static files."""
-    if error is not None or app.builder.format != "html":
-        return
+def bundle_script() -> str:
+    """Vega, Vega-Lite and vega-embed as one script, which defines ``window.vegaEmbed``."""
     import vl_convert  # here: it is slow to load, and a chapter that imports us has no need of it
 
-    target = Path(app.outdir, "_static", BUNDLE)
-    target.parent.mkdir(parents=True, exist_ok=True)
     # The bundle is written as a module. Browsers refuse modules in pages opened from disk, and it
     # imports and exports nothing, so a strict function does the same and works there too.
-    bundle = vl_convert.javascript_bundle()
-    target.write_text(f'(function(){{"use strict";{bundle}}})();\n', encoding="utf-8")
+    return f'(function(){{"use strict";{vl_convert.javascript_bundle()}}})();\n'
+
+
+def _write_bundle(app: Sphinx, error: Exception | None) -> None:
+    """Write that script beside the other static files."""
+    if error is not None or app.builder.format != "html":
+        return
+    target = Path(app.outdir, "_static", BUNDLE)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(bundle_script(), encoding="utf-8")
 
 
 def _choose_scripts(

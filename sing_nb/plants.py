@@ -18,7 +18,7 @@ import scipy
 from PIL import Image
 
 from .controls import GroupedProbe, all_mean_directions, discriminant_directions, planted_null
-from .images import picture_file, store_pictures
+from .images import picture_file, read_picture, store_pictures
 from .prompts import prompt
 from .stats import cluster_auc, deal, random_basis
 from .study import Study
@@ -32,6 +32,7 @@ __all__ = [
     "enough",
     "false_alarms",
     "found_plants",
+    "hidden_share",
     "plant_power",
     "plant_runs",
     "power_table",
@@ -128,8 +129,8 @@ def _pixels(study: Study, table: pd.DataFrame) -> dict[str, np.ndarray]:
     store_pictures(table, study.picture_folder, progress=study.progress)
     rows = []
     for row in table.to_dict("records"):
-        with Image.open(picture_file(row, study.picture_folder)) as picture:
-            small = picture.convert("RGB").resize((64, 64), Image.Resampling.BILINEAR)
+        picture = read_picture(picture_file(row, study.picture_folder))
+        small = picture.resize((64, 64), Image.Resampling.BILINEAR)
         rows.append(np.asarray(small, dtype=np.float32) / 255)
     rgb = np.stack(rows)
     light, chroma = rgb.mean(3), rgb.max(3) - rgb.min(3)
@@ -257,7 +258,7 @@ class _Asked:
         """Readouts of the whole feature, its principal part and what a random part leaves."""
         self.probes = full, self.principal, control = probes
         self.full = full.r2()
-        self.control = _share(self.full, control.r2())
+        self.control = hidden_share(self.full, control.r2())
 
     def shuffled(self, seed: int) -> _Asked:
         """The same pictures with their concepts moved between subjects."""
@@ -304,7 +305,7 @@ class _Asked:
     ) -> dict[str, np.ndarray]:
         count = self.half.values.shape[1]
         found = {
-            "hidden": _share(self.full, left)[:count], "full": self.full[:count],
+            "hidden": hidden_share(self.full, left)[:count], "full": self.full[:count],
             "principal": left[:count], "hidden_control": self.control[:count],
         }
         if readout:
@@ -352,11 +353,16 @@ def _degrees(products: np.ndarray, squared: np.ndarray) -> np.ndarray:
     return np.degrees(np.arccos((products / length).clip(-1, 1)))
 
 
-def _share(full: np.ndarray, left: np.ndarray) -> np.ndarray:
+def hidden_share(full: np.ndarray, left: np.ndarray) -> np.ndarray:
     """Share of what is readable in the whole feature that is not in a part of it; -inf to 1.
 
     A concept that is hardly readable is measured against :data:`READABLE`: what is not there
     cannot be hidden.
+
+    Parameters
+    ----------
+    full, left : numpy.ndarray
+        Held-out R2 of the whole feature and of the part; below 0 counts as 0.
     """
     full, left = np.maximum(full, 0), np.maximum(left, 0)
     return (full - left) / np.maximum(full, READABLE)
@@ -823,7 +829,7 @@ def _verdicts(study: Study, model: str) -> pd.DataFrame:
         values = np.column_stack([part[:, c] for part in sums])
 
         def share(means: np.ndarray, part: int = 1) -> np.ndarray:
-            return _share(_r2(means), _r2(means, part))
+            return hidden_share(_r2(means), _r2(means, part))
 
         full = study.interval(values, names, _r2, of_means=True)
         hidden = study.interval(values, names, share, of_means=True)

@@ -14,11 +14,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from PIL import ImageOps
 from torch.nn.functional import normalize
 
 from .errors import SingError
-from .images import open_picture, thumbnail
+from .images import decoded, open_picture, thumbnail
 from .metrics import angle, attribute_score, image_score
 from .perturb import matched_removal, null_direction, step_for_angle
 from .profile import unknown
@@ -157,7 +156,8 @@ def uploaded(study: Study, model: str, content: bytes, name: str = "the file") -
     model : str
         One of the study's classifiers.
     content : bytes
-        Of a picture's file. A photo that a phone took on its side is turned upright.
+        Of a picture's file, read as a folder's pictures are (:func:`sing_nb.images.decoded`): a
+        photo that a phone took on its side is turned upright.
     name : str
         What messages call it.
 
@@ -170,14 +170,7 @@ def uploaded(study: Study, model: str, content: bytes, name: str = "the file") -
     _check_model(study, model)
     if not content:
         raise SingError(f"{name} is empty; choose a picture, such as a JPEG or PNG file.")
-    opened = open_picture(io.BytesIO(content), name=name)
-    try:
-        picture = ImageOps.exif_transpose(opened).convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:
-        raise SingError(
-            f"{name} begins as a picture but cannot be read to its end ({error}); save it again or "
-            f"choose another."
-        ) from error
+    picture = decoded(open_picture(io.BytesIO(content), name=name), name)
     clf, space = study.classifier(model), study.space
     eye = study.space.tower if study.config.tower else space
     f = clf.features(clf.transform(picture)[None]).float().cpu().clone()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
-import os
+import math
+import reprlib
 import types
 import typing
 from collections.abc import Mapping
@@ -14,15 +16,29 @@ from pathlib import Path
 import yaml
 
 from .errors import SingError
-from .fetch import data_dir
+from .fetch import data_dir, named_folder
 
-__all__ = ["Profile", "build_dir", "cast", "load_profile", "profile_names", "unknown"]
+__all__ = [
+    "Profile", "build_dir", "cast", "load_profile", "parse_yaml", "profile_names", "unknown",
+]
 
 SWEEP_ARCHITECTURES = ("ridge", "linear", "mlp3", "mlp4", "residual")
 SWEEP_LOSSES = ("mse", "cosine", "both")
 TRANSLATORS = ("ridge", "principal-first")
 PRECISIONS = ("float32", "bfloat16", "float16", "auto")
 COMPILING = ("auto", "never", "always")
+ALSO_FIT = ("none", "default", "auto")
+# Beyond these a typing error is likelier than a wish, and memory would end first.
+MOST = {
+    "seed": 2**32 - 1, "folds": 1000, "views": 100_000, "clipart_views": 100_000,
+    "control_draws": 10_000, "bootstrap_draws": 1_000_000, "workers": 4096, "shards": 100_000,
+    "information_draws": 10_000, "kernel_size": 1_000_000, "redeals": 10_000,
+    "plant_splits": 10_000,
+}
+NO_LESS = {  # than this, where it is given
+    "seed": 0, "clipart_views": 0, "clipart_files": 0, "stamp_subjects": 1, "total_pictures": 1,
+    "top_classes": 1, "redeals": 1, "plant_splits": 1, "plant_concepts": 1, "plant_pictures": 1,
+}
 COSTS = ("hours", "memory_gb", "gpu_gb", "disk_gb", "download_gb", "machine")
 
 
@@ -57,6 +73,10 @@ class Profile:
         File that says what odd folders are called.
     total_pictures : int or None
         So many of that source, every class its share; None means all.
+    also_fit : str
+        Whether translators are also fitted on the offline book's drawings, beside a folder's
+        pictures: ``none``; ``default``; or ``auto``, where the folder holds few pictures. Unless
+        it is ``none``, a folder with few pictures is also dealt to fewer folds.
     top_classes : int
         How many of the tower's largest logits speak in the ConSE space.
     temperature : float or None
@@ -149,7 +169,9 @@ class Profile:
     control_draws: int = 5
     bootstrap_draws: int = 1000
     seed: int = 0
-    # Left out of repr, and so of what other results are stored under: only the sweep needs them.
+    # Left out of repr, and so of what results are stored under: the pictures, which are part of
+    # it, say which it was; and of the next ones, that only the sweep needs them.
+    also_fit: str = field(default="none", repr=False)
     sweep_model: str = field(default="lite0", repr=False)
     sweep_architectures: list[str] = field(
         default_factory=lambda: list(SWEEP_ARCHITECTURES), repr=False
@@ -211,12 +233,18 @@ class Profile:
 
 
 _TYPES = typing.get_type_hints(Profile)
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring = 2, 100
 
 
 def unknown(what: str, name: str, known: typing.Iterable[str], advice: str = "") -> SingError:
     """An error for an unknown name, with the nearest right one."""
     known = sorted(known)
     close = difflib.get_close_matches(str(name), known, n=1)
+    if not close:
+        small = {other.lower(): other for other in known}
+        near = difflib.get_close_matches(str(name).lower(), small, n=1)
+        close = [small[other] for other in near]
     hint = f"did you mean {close[0]!r}? " if close else ""
     return SingError(f"Unknown {what} {name!r}; {hint}Known: {', '.join(known)}.{advice}")
 
@@ -249,9 +277,11 @@ def load_profile(name: str, overrides: Mapping[str, object] | None = None) -> Pr
         raise unknown("profile", name, profile_names())
     path = data_dir() / "profiles" / f"{name}.yaml"
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise SingError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        content = parse_yaml(path.read_text(encoding="utf-8"), str(path)) or {}
+    except UnicodeDecodeError as error:
+        raise SingError(f"{path} is not UTF-8 text ({error}); save it as such.") from error
+    except OSError as error:
+        raise SingError(f"{path} cannot be read ({error.strerror or error}).") from error
     if not isinstance(content, Mapping):
         raise SingError(f"{path} needs lines of the form `key: value`; see offline.yaml beside it.")
     values = {"name": name}
@@ -273,7 +303,62 @@ def load_profile(name: str, overrides: Mapping[str, object] | None = None) -> Pr
     return profile
 
 
+class _Strict(yaml.SafeLoader):
+    """YAML in which a key that stands twice is an error; of its own accord the last one counts."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"{key.value!r} stands there twice; leave one", key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def parse_yaml(text: str, where: str) -> object:
+    """YAML as plain values: no code is run, and no key stands twice.
+
+    Parameters
+    ----------
+    text : str
+    where : str
+        Where it came from, for the message.
+
+    Raises
+    ------
+    SingError
+        If it is no such YAML.
+    """
+    try:
+        return yaml.load(text, Loader=_Strict)
+    except yaml.YAMLError as error:
+        said = ' '.join(str(error).split()).replace('"<unicode string>", ', '')
+        raise SingError(f"{where} is not YAML: {said}") from error
+    except RecursionError as error:
+        raise SingError(f"{where} is nested too deeply to be read as YAML.") from error
+
+
 def _check(profile: Profile) -> None:
+    for key, most in MOST.items():
+        if getattr(profile, key) > most:
+            raise SingError(f"{key} can be {most:,} at most; got {getattr(profile, key):,}.")
+    for key, least in NO_LESS.items():
+        if getattr(profile, key) is not None and getattr(profile, key) < least:
+            raise SingError(f"{key} must be at least {least}; got {getattr(profile, key)}.")
+    if not profile.lambdas or not all(0 < lam < math.inf for lam in profile.lambdas):
+        raise SingError(
+            f"lambdas are finite numbers above 0, at least one; got {_SHORT.repr(profile.lambdas)}."
+        )
+    if profile.temperature is not None and not 0 < profile.temperature < math.inf:
+        raise SingError(f"temperature must be a number above 0; got {profile.temperature}.")
+    names = [*profile.models, *profile.other_spaces, profile.joint_space]
+    if not all(name.strip() for name in names) or profile.tower == "":
+        raise SingError("A name of models, tower, joint_space or other_spaces is empty.")
+    if len(set(profile.models)) < len(profile.models):
+        twice = sorted({name for name in profile.models if profile.models.count(name) > 1})
+        raise SingError(f"models names {', '.join(twice)} more than once; leave one.")
     at_least_one = (
         "views", "control_draws", "bootstrap_draws", "sweep_folds", "sweep_views", "sweep_hidden",
         "sweep_epochs", "shards", "information_draws", "kernel_size",
@@ -313,11 +398,14 @@ def _check(profile: Profile) -> None:
         )
     if profile.precision not in PRECISIONS:
         raise unknown("precision", profile.precision, PRECISIONS)
+    if profile.also_fit not in ALSO_FIT:
+        raise unknown("choice of also_fit", profile.also_fit, ALSO_FIT)
     if profile.compile not in COMPILING:
         raise unknown("choice of compile", profile.compile, COMPILING)
-    for key in profile.expected:
+    for key, cost in profile.expected.items():
         if key not in COSTS:
             raise unknown("key of expected", key, COSTS)
+        cast(key, cost, str if key == "machine" else float, "expected")
     if profile.workers < 0:
         raise SingError(f"workers counts processes, from 0; got {profile.workers}.")
     if profile.batch < 0:
@@ -372,17 +460,19 @@ def cast(key: str, value: object, kind: object, where: str) -> object:
         return [cast(key, item, options[0], where) for item in value]
     plain = origin or kind
     if plain is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        with contextlib.suppress(OverflowError):  # of a whole number beyond 1e308
+            return float(value)
     right = isinstance(value, plain) and not (plain in (int, float) and isinstance(value, bool))
     if not right:
         wanted = getattr(kind, "__name__", None) if origin is None else str(kind)
         raise SingError(
-            f"{key} in {where} must be {wanted or kind}; got {value!r} ({type(value).__name__})."
+            # Shortened: a few lines of YAML can stand for billions of items.
+            f"{key} in {where} must be {wanted or kind}; got {_SHORT.repr(value)} "
+            f"({type(value).__name__})."
         )
     return value
 
 
 def build_dir(profile: str) -> Path:
     """Where a profile's results lie: ``$SING_BUILD`` or ``_build`` of the checkout."""
-    root = os.environ.get("SING_BUILD")
-    return (Path(root) if root else data_dir().parent / "_build") / profile
+    return (named_folder("SING_BUILD") or data_dir().parent / "_build") / profile

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeAlias
 
 from tqdm.auto import tqdm
 
-__all__ = ["Progress", "Stopped", "progress_bar"]
+__all__ = ["Progress", "Stopped", "progress_bar", "say"]
 
 Progress: TypeAlias = "bool | Callable[[int, int, str], None]"
 """Whether to show a bar; or a function of done, total and what is going on, which may raise
@@ -16,6 +17,11 @@ Progress: TypeAlias = "bool | Callable[[int, int, str], None]"
 
 class Stopped(Exception):
     """Long work was asked to stop. What was finished before is kept."""
+
+
+def say(text: str) -> None:
+    """One line on the error stream, past progress bars."""
+    tqdm.write(text.strip(), file=sys.stderr)
 
 
 def progress_bar(

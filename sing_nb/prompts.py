@@ -74,10 +74,14 @@ def class_aliases() -> dict[str, frozenset[int]]:
     libraries = [f"{name} {version(name)}" for name in ("timm", "open_clip_torch")]
     path = cache_dir() / "names" / f"{content_key(Path(__file__), *libraries)}.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        found, checksum = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        found = checksum = None
+    if checksum is None or checksum != content_key(found):
         found = _class_aliases()
-        write_atomic(path, json.dumps(found, sort_keys=True))
+        # In the order of the file, for which the checksum is.
+        found = dict(sorted(found.items()))
+        write_atomic(path, json.dumps([found, content_key(found)]), optional=True)
     return {alias: frozenset(indices) for alias, indices in found.items()}
 
 

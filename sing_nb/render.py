@@ -23,7 +23,7 @@ from .errors import SingError
 from .features import run_device
 from .fetch import write_atomic
 from .hub import from_hub, hub_reachable
-from .images import open_picture
+from .images import read_picture
 from .joint import OpenClipSpace, fingerprint
 
 if TYPE_CHECKING:
@@ -243,7 +243,7 @@ class NearestPhotos(Renderer):
     def _draw(self, z: torch.Tensor, exclude: Sequence[tuple[int, ...]]) -> list[Image.Image]:
         pictures = []
         for index in self._nearest(z, exclude).tolist():
-            picture = open_picture(self.paths[index]).convert("RGB")
+            picture = read_picture(self.paths[index])
             picture.thumbnail((self.side, self.side), Image.Resampling.LANCZOS)
             pictures.append(picture)
         return pictures
@@ -359,7 +359,7 @@ def embedding_length(
     chosen = [paths[at] for at in range(0, len(paths), -(-len(paths) // limit))]
     parts = []
     for start in range(0, len(chosen), 16):
-        pictures = [open_picture(path).convert("RGB") for path in chosen[start : start + 16]]
+        pictures = [read_picture(path) for path in chosen[start : start + 16]]
         batch = torch.stack([space.transform(picture) for picture in pictures])
         parts.append(space.encode_images(batch, normalise=False).norm(dim=1))
     return float(torch.cat(parts).median())
@@ -512,8 +512,7 @@ def _whole(path: Path) -> bool:
     if not path.is_file():
         return False
     try:
-        with open_picture(path) as picture:
-            picture.load()
-    except (SingError, OSError, SyntaxError):
+        read_picture(path)
+    except SingError:
         return False
     return True

@@ -241,7 +241,9 @@ def _quantiles(
     ends = np.empty((2, *sample.shape[1:]))
     for at in np.ndindex(sample.shape[1:]):
         where = (slice(None), *at)
-        ends[where] = np.nanquantile(sample[where], [tails[at], 1 - tails[at]])
+        # A ratio of medians that are zero, as of pictures whose features are, has no interval.
+        told = np.isfinite(tails[at]) and not np.isnan(sample[where]).all()
+        ends[where] = np.nanquantile(sample[where], [tails[at], 1 - tails[at]]) if told else np.nan
     return ends[0], ends[1]
 
 

@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timezone
 from difflib import get_close_matches
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import safetensors.torch
 import scipy
 import torch
 import yaml
@@ -42,6 +40,7 @@ from .folders import source_pictures
 from .heads import Classifier, load_classifier
 from .images import (
     SCORED,
+    clipart,
     photos,
     picture_file,
     picture_table,
@@ -50,10 +49,12 @@ from .images import (
     thumbnail,
 )
 from .joint import ConseSpace, OpenClipSpace, joint_spaces, load_joint_space
+from .kept import content_key, keep, keep_table, kept_table, opened, read_or_none
 from .metrics import angle, attribute_score, image_score, pairwise_angle
 from .nullspace import HeadSpaces
 from .perturb import matched_removal
 from .profile import build_dir, load_profile, unknown
+from .progress import say
 from .prompts import class_aliases, imagenet_names, prompt
 from .published import PUBLISHED_SPACE, import_translator
 from .stats import cluster_bootstrap, cluster_means, deal, excess, random_basis
@@ -75,6 +76,8 @@ PAIR = ["image_score", "attribute_score"]
 EXCESS = ("image_score_excess", "attribute_score_excess", "attribute_size_excess", "ratio_excess")
 KEPT_CLASSES = 64  # classes whose translated states are kept, of some 100 kB each
 KEPT_BASES = 2**27  # bytes of random subspaces that are kept
+LONGEST = 1e15  # of a feature; the inverse is the shortest
+FEW = 1000  # pictures of a folder below which also_fit: auto fits on the default drawings, too
 
 
 class Study:
@@ -113,6 +116,8 @@ class Study:
         self._others: dict[str, Study] = {}
         self._states: dict[tuple[str, str], tuple[torch.Tensor, ...]] = {}
         self._bases: dict[tuple[int, int, int], np.ndarray] = {}
+        if self.config.also_fit != "none" and self.config.pictures != "stamps":
+            self.config = dataclasses.replace(self.config, folds=self._folds())
 
     # --- pictures, classifiers, features --------------------------------------------------------
 
@@ -122,18 +127,7 @@ class Study:
 
         ``fold`` is -1 for what is fitted on in every fold (clip art) or never (photographs).
         """
-        c = self.config
-        if c.pictures == "stamps":
-            table = picture_table(
-                views=c.views, clipart_views=c.clipart_views, seed=c.seed,
-                stamp_subjects=c.stamp_subjects, clipart_files=c.clipart_files,
-            )
-        else:
-            found = source_pictures(
-                c.pictures, total=c.total_pictures, seed=c.seed, split=c.picture_split,
-                mapping=c.picture_mapping, progress=self.progress,
-            )
-            table = pd.concat([found, photos()], ignore_index=True)
+        c, table = self.config, self._found
         scored = table["source"].isin(SCORED)
         subjects = table[scored].drop_duplicates("subject").sort_values("subject")
         if len(subjects) < 2 * c.folds:
@@ -145,8 +139,40 @@ class Study:
         strata = None if c.pictures == "stamps" else subjects["label"]
         dealt = deal(len(subjects), c.folds, c.seed, strata)
         fold = dict(zip(subjects["subject"], dealt, strict=True))
-        table["fold"] = table["subject"].where(scored).map(fold).fillna(-1).astype(int)
+        dealt = table["subject"].where(scored).map(fold).fillna(-1).astype(int)
+        return table.assign(fold=dealt)
+
+    @cached_property
+    def _found(self) -> pd.DataFrame:
+        """The picture table before subjects are dealt to folds."""
+        c = self.config
+        if c.pictures == "stamps":
+            return picture_table(
+                views=c.views, clipart_views=c.clipart_views, seed=c.seed,
+                stamp_subjects=c.stamp_subjects, clipart_files=c.clipart_files,
+            )
+        found = source_pictures(
+            c.pictures, total=c.total_pictures, seed=c.seed, split=c.picture_split,
+            mapping=c.picture_mapping, progress=self.progress,
+        )
+        parts = [found, photos()]
+        if c.also_fit == "default" or (c.also_fit == "auto" and len(found) < FEW):
+            parts.insert(1, clipart(c.clipart_views, c.seed, c.clipart_files))
+        table = pd.concat(parts, ignore_index=True)
+        table.attrs.update(found.attrs)
         return table
+
+    def _folds(self) -> int:
+        """The profile's folds, or as many as a folder with few pictures gives two subjects each."""
+        table = self._found
+        subjects = table.loc[table["source"].isin(SCORED), "subject"].nunique()
+        if subjects < 4:
+            raise SingError(
+                f"{self.config.pictures} holds {subjects} pictures (views of one subject count "
+                f"once), too few to fit on some and ask about others. Give at least 4; a few "
+                f"hundred make intervals that say something."
+            )
+        return min(self.config.folds, subjects // 2)
 
     @property
     def picture_folder(self) -> Path:
@@ -303,6 +329,43 @@ class Study:
             self._classifiers[model] = load_classifier(model)
         return self._classifiers[model]
 
+    def add(self, classifier: Classifier, features: FeatureSet | None = None) -> str:
+        """Take in a classifier of one's own under its name, which is returned.
+
+        Parameters
+        ----------
+        classifier : Classifier
+            Of :func:`~sing_nb.heads.wrap_classifier`, for example.
+        features : FeatureSet, optional
+            Its features and logits of all :attr:`pictures`, where they are known already, as for
+            another head on the network of a classifier of this study; nothing is computed then.
+
+        Raises
+        ------
+        SingError
+            If another classifier of this study has the name, or the features are of other shapes.
+        """
+        name, (c, m) = classifier.name, classifier.head.weight.shape
+        if self._classifiers.get(name, classifier) is not classifier:
+            raise SingError(
+                f"This study has a classifier {name!r} already; give yours another name."
+            )
+        if features is not None:
+            wanted, n = [(len(self.pictures), m), (len(self.pictures), c)], len(self.pictures)
+            if [tuple(part.shape) for part in features] != wanted:
+                raise SingError(
+                    f"{name}: expected features ({n}, {m}) and logits ({n}, {c}) of all pictures; "
+                    f"got {tuple(features.features.shape)} and {tuple(features.logits.shape)}."
+                )
+            self._check_features(classifier.title, features.features)
+            self._features[name] = features
+            self._keys[name] = content_key(
+                *(part for part in classifier.head if part is not None), *features,
+                *self.pictures["picture"],
+            )[:12]
+        self._classifiers[name] = classifier
+        return name
+
     def class_names(self, model: str) -> list[str]:
         """Names of a classifier's logits, numbers where it brings none."""
         clf = self.classifier(model)
@@ -315,7 +378,16 @@ class Study:
         """
         if len(self.classifier(model).head.weight) == len(imagenet_names()):
             return self.pictures["class_index"].to_numpy()
-        index = {name.lower(): i for i, name in enumerate(self.class_names(model))}
+        names = [name.lower() for name in self.class_names(model)]
+        index = {name: i for i, name in enumerate(names)}
+        for label in {label.lower() for label in self.pictures["label"]} & index.keys():
+            if names.count(label) > 1:
+                where = [i for i, name in enumerate(names) if name == label]
+                raise SingError(
+                    f"Logits {', '.join(map(str, where))} of {model} are all called {label!r}, and "
+                    f"pictures are labelled so: which logit is right cannot be told. Give each "
+                    f"class a name of its own."
+                )
         return self.pictures["label"].str.lower().map(index).fillna(-1).astype(int).to_numpy()
 
     def title(self, model: str) -> str:
@@ -330,8 +402,8 @@ class Study:
             spaces = HeadSpaces.from_weight(weight, folder=cache_dir() / "heads")
             if spaces.null_dim == 0:
                 raise SingError(
-                    f"{model} has an empty null space: its head reads all {spaces.features} "
-                    f"features with {len(weight)} classes (rank "
+                    f"{self.classifier(model).title} has an empty null space: its head reads all "
+                    f"{spaces.features} features with {len(weight)} classes (rank "
                     f"{spaces.rank}), so that there is nothing to remove. Take it off the models. "
                     f"`spaces.near_null(energy=0.01)` of a HeadSpaces gives the directions that "
                     f"carry 1 % of the head's energy, which are weak and not null."
@@ -349,8 +421,36 @@ class Study:
 
     def _feature_set(self, model: str) -> FeatureSet:
         if model not in self._features:
-            self._features[model] = self.feature_part(model)
+            found = self.feature_part(model)
+            self._check_features(self.classifier(model).title, found.features)
+            self._features[model] = found
         return self._features[model]
+
+    def _check_features(self, title: str, f: torch.Tensor) -> None:
+        """Refuse a network that says the same of every picture: nothing can be fitted on it."""
+        scored = f[torch.tensor(self.is_scored)]
+        if not f.isfinite().all():
+            raise SingError(f"{title}: its features hold NaN or infinite numbers.")
+        if len(scored) and bool((scored == scored[0]).all()):
+            what = "zero" if not scored[0].any() else "the same"
+            raise SingError(
+                f"{title} gives features that are {what} for each of {len(scored)} pictures, so "
+                f"that they tell nothing of them. Is it a dead network (ReLUs that never fire), "
+                f"are its weights those that were trained, does its transform keep the picture?"
+            )
+        lengths = scored.double().norm(dim=1)
+        longest = float(lengths.max()) if len(lengths) else 1.0
+        if not 1 / LONGEST < longest < LONGEST:
+            raise SingError(
+                f"{title} gives features of a length up to {longest:.1e}, whose squares float32 "
+                f"cannot hold. Divide them by some number inside the model and multiply the head "
+                f"by it: the logits stay as they are."
+            )
+        if dead := int((lengths == 0).sum()):
+            say(
+                f"{title}: {dead} of {len(scored)} pictures have a feature that is zero. They are "
+                f"kept: nothing of them is null, and an equivalent is the picture itself."
+            )
 
     def feature_part(self, model: str, part: tuple[int, int] | None = None) -> FeatureSet:
         """Features and logits of one part of the pictures, which alone are computed if missing.
@@ -361,6 +461,9 @@ class Study:
         part : tuple of int, optional
             (index, count), see :func:`sing_nb.features.part_rows`; everything by default.
         """
+        if model in self._features:
+            rows = part_rows(len(self.pictures), part)
+            return FeatureSet(*(x[rows.start : rows.stop] for x in self._features[model]))
         return compute_features(
             self.classifier(model), self.pictures, self.picture_folder, self.folder / "features",
             running=self.running, key=self.feature_key(model), part=part, progress=self.progress,
@@ -405,10 +508,19 @@ class Study:
         path = self.folder / "features" / (
             f"embeddings-{slug(c.tower)}-{self.embedding_key}.safetensors"
         )
-        if not path.is_file():
-            found = self.space.encode_logits(self.logits(c.tower)).contiguous()
-            write_atomic(path, safetensors.torch.save({"embeddings": found}))
-        return safetensors.torch.load_file(path)["embeddings"]
+        n = len(self.pictures)
+
+        def wrong(found: tuple[dict[str, torch.Tensor], object]) -> str:
+            held, key = found[0].get("embeddings", torch.empty(0)), found[1]
+            of_others = key not in (None, self.embedding_key) or held.ndim != 2 or len(held) != n
+            return "it is of other pictures or another tower" if of_others else ""
+
+        found = read_or_none(path, partial(opened, older=True), wrong)
+        if found is None:
+            z = self.space.encode_logits(self.logits(c.tower)).contiguous()
+            keep(path, {"embeddings": z}, self.embedding_key)
+            return z
+        return found[0]["embeddings"]
 
     def embedding_part(self, part: tuple[int, int] | None = None) -> torch.Tensor:
         """Joint embeddings of one part of the pictures, as :meth:`feature_part` does features."""
@@ -531,10 +643,28 @@ class Study:
             names = [*(str(fold) for fold in range(count - 1)), "all"]
             home = self.folder / "translators"
             files = [home / f"{slug(model)}-{key}-{name}.safetensors" for name in names]
-            if not all(path.is_file() for path in files):
-                for path, fitted in zip(files, self._fit(model, kind), strict=True):
+            m = self.classifier(model).head.weight.shape[1]
+
+            def wrong(found: Translator, held_out: int | None) -> str:
+                card, width = found.card, found.weight.shape[1]
+                place = card.get("model", model), card.get("held_out_fold", held_out)
+                if place != (model, held_out) or card.get("key", key) != key or width != m:
+                    return f"it is of {place[0]} without fold {place[1]}, {width} features"
+                return ""
+
+            found = [
+                read_or_none(path, _translator, partial(wrong, held_out=held_out))
+                for path, held_out in zip(files, [*range(count - 1), None], strict=True)
+            ]
+            if any(one is None for one in found):
+                found = [
+                    dataclasses.replace(one, card=one.card | {"key": key})
+                    for one in self._fit(model, kind)
+                ]
+                for path, fitted in zip(files, found, strict=True):
                     fitted.save(path)
-            self._fits[model, kind] = [Translator.load(path) for path in files]
+                found = [Translator.load(path) for path in files]
+            self._fits[model, kind] = found
         return self._fits[model, kind]
 
     def translator(self, model: str) -> Translator:
@@ -576,15 +706,17 @@ class Study:
             )
             for fold in range(-1, self.config.folds)
         }
-        if not all(path.is_file() for path in files.values()):
+        found = {fold: read_or_none(path, _statistics) for fold, path in files.items()}
+        if any(fitter is None for fitter in found.values()):
             x, z = self.feature_part(model, part).features, self.embedding_part(part)
             rows = part_rows(len(self.pictures), part)
             table = self.pictures.iloc[rows.start : rows.stop]
             for fold, path in files.items():
                 chosen = (table["fold"] == fold) & (table["source"] != "photo")
                 chosen = torch.tensor(chosen.to_numpy())
-                RidgeFitter(x.shape[1], z.shape[1]).update(x[chosen], z[chosen]).save(path)
-        return {fold: RidgeFitter.load(path) for fold, path in files.items()}
+                found[fold] = RidgeFitter(x.shape[1], z.shape[1]).update(x[chosen], z[chosen])
+                found[fold].save(path)
+        return found
 
     def fitter(self, model: str, rows: np.ndarray) -> RidgeFitter:
         """Sufficient statistics of some :attr:`pictures`, by their rows (numbers, or a mask)."""
@@ -778,7 +910,8 @@ class Study:
 
     def model(self, model: str) -> pd.DataFrame:
         """The rows of :meth:`models` for one classifier, in this study's list or not."""
-        if model in self.config.everyone:
+        # Of a classifier alone, the tower's row is not waited for.
+        if model in self.config.everyone and self.config.models != [model]:
             return self.models().query("model == @model").reset_index(drop=True)
         return self.stored(f"model-{model}", lambda: self._model(model), model)
 
@@ -922,10 +1055,11 @@ class Study:
         return self.stored(f"classes-{model}", lambda: self._classes(model), model)
 
     def _classes(self, model: str) -> pd.DataFrame:
-        records = []
-        for label, own in self.scored(model).groupby("label"):
-            score, control = self.score_pairs(model, own["picture"])
-            views = np.arange(len(own))
+        records, table = [], self.scored(model).reset_index(drop=True)
+        # Once for all: of thousands of classes each would sort all draws anew.
+        scores, controls = self.score_pairs(model, table["picture"])
+        for label, own in table.groupby("label"):
+            score, control, views = scores[own.index], controls[own.index], np.arange(len(own))
             direct = self.interval(score, views, _class_medians, vectorized=True)
             beside = self.excess(score, control, views, _class_excess, vectorized=True)
             number = {"as_median": 0, "as_abs": 1, "is_median": 2}
@@ -1523,11 +1657,13 @@ class Study:
                 keys += [self.translator(model).card["sha256"] for model in models]
             key = self._hash(name, self.embedding_key, *keys, self.subjects["label"].tolist())
             path = self.folder / "tables" / f"{name}-{key}.parquet"
-            if not path.is_file():
-                buffer = io.BytesIO()
-                compute().to_parquet(buffer)
-                write_atomic(path, buffer.getvalue())
-            self._tables[name] = pd.read_parquet(path)
+            found = read_or_none(path, kept_table)
+            if found is None:
+                made = compute()
+                made.attrs.pop("skipped", None)  # of the pictures; thousands, maybe, in each table
+                # As it is read back, also when it was just computed: the same in every process.
+                found = kept_table(keep_table(path, made))
+            self._tables[name] = found
         return self._tables[name].copy()
 
     def mark(self, stage: str, content: dict) -> Path:
@@ -1539,6 +1675,20 @@ class Study:
             {"profile": dataclasses.asdict(self.config), **content, "done": done}, indent=1
         )
         return write_atomic(self.folder / "stages" / f"{stage}.json", text + "\n")
+
+
+def _translator(path: Path) -> Translator:
+    return Translator.load(_there(path))
+
+
+def _statistics(path: Path) -> RidgeFitter:
+    return RidgeFitter.load(_there(path))
+
+
+def _there(path: Path) -> Path:
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    return path
 
 
 def _top(z: torch.Tensor, text: torch.Tensor, truth: torch.Tensor) -> float:

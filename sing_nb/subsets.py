@@ -5,28 +5,22 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-import struct
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
-from .errors import SingError
-from .images import open_picture
+from .errors import SingError, printable
+from .images import decoded, open_picture
 from .labels import ClassName
+from .progress import say
 
 __all__ = ["Pair", "Seen", "check_counts", "choose_pictures", "content_hash", "say"]
 
 Pair = tuple[str, str | int]
 """A class and one of its pictures: the name of a file or the number of a row."""
-
-# What files of the two common formats end with. One that ends otherwise may have been cut off, and
-# is decoded once to see.
-_ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 
 
 class Seen(NamedTuple):
@@ -45,6 +39,17 @@ class Seen(NamedTuple):
     path: str
     stem: str
     sha: str
+
+
+class Skipped(list):
+    """``{"path", "reason"}`` of each picture that was passed over, for people.
+
+    Not copied with a table's attributes: pandas does that at every step, and of 2,000 entries it
+    took 27 ms.
+    """
+
+    def __deepcopy__(self, memo: dict) -> Skipped:
+        return self
 
 
 Look = Callable[[list[Pair]], "dict[Pair, Seen | str]"]
@@ -104,6 +109,7 @@ def choose_pictures(
         for name in sorted(named, key=lambda name: (drawn(name), name))
     }
     seen: dict[Pair, Seen | str] = {}
+    what = printable(what)
     while True:
         taken, skipped = _rounds(order, seen, per_class, total)
         unknown = [pair for pair in taken if pair not in seen]
@@ -111,10 +117,10 @@ def choose_pictures(
             break
         seen |= look(unknown)
     if skipped:
-        some = "; ".join(list(skipped.values())[:3])
-        say(f"{len(skipped)} pictures of {what} were skipped: {some}"
-             + ("; ..." if len(skipped) > 3 else ""))
-    left = {name for name, _ in taken}
+        some = "; ".join(reason.rstrip(".") for reason in list(skipped.values())[:3])
+        say(f"{len(skipped)} pictures of {what} were skipped: {printable(some)}"
+            + ("; ..." if len(skipped) > 3 else ""))
+    left = {named[name][:2] for name, _ in taken}
     if not taken or (len(left) < 2 and total != 1):
         raise SingError(
             f"{what} has no two classes with pictures that can be read. "
@@ -130,9 +136,10 @@ def choose_pictures(
             say(f"{len(short)} of {len(order)} classes of {what} have fewer than {per_class} "
                  f"pictures, for example {short[0]}.")
     table = _table([(named[name], seen[name, key]) for name, key in sorted(taken)])
-    table.attrs["skipped"] = [
-        {"path": f"{name}/{key}", "reason": reason} for (name, key), reason in skipped.items()
-    ]
+    table.attrs["skipped"] = Skipped(
+        {"path": printable(f"{name}/{key}"), "reason": printable(reason)}
+        for (name, key), reason in skipped.items()
+    )
     return table
 
 
@@ -155,7 +162,8 @@ def _rounds(
                 if isinstance(found, Seen):
                     if found.sha in contents:
                         skipped[name, key] = (
-                            f"{name}/{key} has the same content as {contents[found.sha]}"
+                            f"{name}/{key} has the same content as {contents[found.sha]} and "
+                            f"would count twice; nothing is to do"
                         )
                         continue
                     contents[found.sha] = f"{name}/{key}"
@@ -203,21 +211,13 @@ def content_hash(data: bytes, name: str) -> tuple[str, str]:
     Raises
     ------
     SingError
-        If it is empty, no picture, too large, or cut off.
+        If it is empty, no picture, too large, cut off or damaged.
     """
     if not data:
-        raise SingError(f"{name} is empty")
+        raise SingError(f"{printable(name)} is empty; replace it or remove it.")
     with open_picture(io.BytesIO(data), name=name) as picture:
+        # One that is damaged behind its header would else stop the features, after minutes. For a
+        # photograph of 500 x 375 it takes 1 ms, a seventh of what a small network does, once.
         kind = picture.format
-        end = _ENDS.get(kind)
-        if end is None or not data.endswith(end):
-            try:
-                picture.load()
-            except (OSError, SyntaxError, ValueError, struct.error) as error:
-                raise SingError(f"{name} is damaged ({error})") from error
+        decoded(picture, name)
     return hashlib.sha256(data).hexdigest(), kind
-
-
-def say(text: str) -> None:
-    """One line on the error stream, past progress bars."""
-    tqdm.write(text.strip(), file=sys.stderr)

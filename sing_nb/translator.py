@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import accumulate, combinations, pairwise
@@ -18,6 +18,8 @@ from threadpoolctl import threadpool_limits
 
 from .errors import SingError
 from .fetch import write_atomic
+from .kept import checksum
+from .metrics import check_real
 
 __all__ = ["RidgeFitter", "RidgePath", "Translator", "grouped_cv", "nested_cv"]
 
@@ -48,7 +50,8 @@ class Translator:
 
     def linear(self, v: torch.Tensor) -> torch.Tensor:
         """Translate differences of features; T(f + v) = T(f) + T.linear(v), (n, d)."""
-        if v.shape[-1] != self.weight.shape[1]:
+        check_real(v, "features", shapes=True)
+        if not v.ndim or v.shape[-1] != self.weight.shape[1]:
             raise SingError(
                 f"This translator reads {self.weight.shape[1]} features; got {tuple(v.shape)}. "
                 f"It was fitted for {self.card.get('model', 'another classifier')}."
@@ -58,8 +61,8 @@ class Translator:
     def save(self, path: str | Path) -> Path:
         """Write the map and its card as one safetensors file, atomically."""
         tensors = {"weight": self.weight.contiguous(), "bias": self.bias.contiguous()}
-        content = safetensors.torch.save(tensors, {"card": json.dumps(self.card, sort_keys=True)})
-        return write_atomic(Path(path), content)
+        about = {"card": _sealed(self.card, tensors)}
+        return write_atomic(Path(path), safetensors.torch.save(tensors, about))
 
     @classmethod
     def load(cls, path: str | Path) -> Translator:
@@ -68,18 +71,47 @@ class Translator:
         Raises
         ------
         SingError
-            If the file is missing or holds something else.
+            If the file is missing, damaged (were it by one bit) or holds something else.
         """
         try:
             with safe_open(str(path), framework="pt") as file:
-                card = json.loads((file.metadata() or {}).get("card", "{}"))
-                return cls(file.get_tensor("weight"), file.get_tensor("bias"), card)
+                metadata = file.metadata() or {}
+                # Copies: what is mapped would end the process where someone cuts the file short.
+                found = {name: file.get_tensor(name).clone() for name in ("weight", "bias")}
+            card = _unsealed(metadata.get("card", "{}"), found)
+            weight, bias = found.values()
+            if weight.ndim != 2 or bias.shape != weight.shape[:1]:
+                raise SingError(
+                    f"a weight {tuple(weight.shape)} and a bias {tuple(bias.shape)} are no map; "
+                    f"expected (d, m) and (d,)"
+                )
+            return cls(weight, bias, card)
         except FileNotFoundError as error:
             raise SingError(f"No translator at {path}; fit one with RidgeFitter.") from error
         except Exception as error:  # safetensors raises its own kinds for broken files
             raise SingError(
                 f"{path} is not a translator in safetensors format ({error}); fit it again."
             ) from error
+
+
+def _sealed(card: Mapping[str, object], held: Mapping[str, torch.Tensor]) -> str:
+    """A card as JSON, with a checksum of itself and of the tensors that it is written with."""
+    text = json.dumps(card, sort_keys=True)
+    return json.dumps({**card, "checksum": checksum(held, text)}, sort_keys=True)
+
+
+def _unsealed(text: str, held: Mapping[str, torch.Tensor]) -> dict:
+    """The card, if its checksum is right or, as in files of older code, missing."""
+    card = dict(json.loads(text))
+    written = card.pop("checksum", None)
+    if written not in (None, checksum(held, json.dumps(card, sort_keys=True))):
+        raise SingError("its checksum differs: the file was damaged")
+    return card
+
+
+def _check_lambda(lam: float) -> None:
+    if not (isinstance(lam, (int, float, np.number)) and 0 < lam < np.inf):
+        raise SingError(f"lambda must be above 0, and a finite number; got {lam!r}.")
 
 
 @dataclass
@@ -156,6 +188,11 @@ class RidgeFitter:
     """
 
     def __init__(self, m: int, d: int) -> None:
+        if not all(isinstance(width, (int, np.integer)) and width > 0 for width in (m, d)):
+            raise SingError(
+                f"The widths of features and embeddings are whole numbers from 1; got {m!r} and "
+                f"{d!r}."
+            )
         self.m, self.d = m, d
         self.n = 0
         # Either the rows, blocks of (features, targets), or their sums.
@@ -175,10 +212,9 @@ class RidgeFitter:
             tensors = dict(zip(("features", "targets"), self._all_rows(), strict=True))
         else:
             tensors = {}
-        content = safetensors.torch.save(
-            {name: value.contiguous() for name, value in tensors.items()},
-            {"ridge_statistics": json.dumps(card)})
-        return write_atomic(Path(path), content)
+        tensors = {name: value.contiguous() for name, value in tensors.items()}
+        about = {"ridge_statistics": _sealed(card, tensors)}
+        return write_atomic(Path(path), safetensors.torch.save(tensors, about))
 
     @classmethod
     def load(cls, path: str | Path) -> RidgeFitter:
@@ -191,8 +227,10 @@ class RidgeFitter:
         """
         try:
             with safe_open(str(path), framework="pt") as file:
-                card = json.loads((file.metadata() or {})["ridge_statistics"])
-                values = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                metadata = file.metadata() or {}
+                names = file.keys()
+                values = {name: file.get_tensor(name).clone() for name in names}
+            card = _unsealed(metadata["ridge_statistics"], values)
             fitter = cls(card["m"], card["d"])
             fitter.n = card["n"]
             if "features" in values:
@@ -220,6 +258,9 @@ class RidgeFitter:
         targets : torch.Tensor
             (n, d).
         """
+        for values, what in ((features, "features"), (targets, "targets")):
+            check_real(values, what, whole=True)
+        features, targets = features.detach(), targets.detach()
         if (
             features.ndim != 2 or targets.ndim != 2 or len(features) != len(targets)
             or features.shape[1] != self.m or targets.shape[1] != self.d
@@ -359,6 +400,12 @@ class RidgeFitter:
     def _has_two(self) -> None:
         if self.n < 2:
             raise SingError(f"A translator needs at least 2 pictures to fit; got {self.n}.")
+        # A Gram matrix is as large as its diagonal; float32 features cannot overflow it.
+        if self._sums is not None and not self._sums.gram.diagonal().isfinite().all():
+            raise SingError(
+                "The features are so large that their squares are infinite in float64. Divide them "
+                "by a common factor, such as their mean length."
+            )
 
     def path(self) -> RidgePath:
         """One eigendecomposition that serves any number of lambdas.
@@ -426,8 +473,7 @@ class RidgeFitter:
         self, lam: float, card: dict | None, careful: bool = False
     ) -> Translator | None:
         """None where it fails; careful, also where rounding alone may have kept it from failing."""
-        if not lam > 0:
-            raise SingError(f"lambda must be above 0; got {lam}.")
+        _check_lambda(lam)
         self._has_two()
         if self._sums is None:  # the dual: W^T = X^T (X X^T + lam)^-1 Z
             x_mean, z_mean, x, right = self._centred_rows()
@@ -558,8 +604,7 @@ class RidgePath:
 
     def coefficients(self, lam: float) -> tuple[torch.Tensor, torch.Tensor]:
         """Weight (d, m) and bias (d,) in float64."""
-        if not lam > 0:
-            raise SingError(f"lambda must be above 0; got {lam}.")
+        _check_lambda(lam)
         weight = (self.vectors @ (self._shrinkages([lam]).T * self.cross)).T
         return weight, self.target_mean - weight @ self.feature_mean
 

@@ -159,7 +159,7 @@ def test_the_report_is_one_narrow_table(offline, capsys):
     assert "can run" in lines["offline"]
     assert "cannot run" in lines["paper"]
     assert text.count("Connect this machine, or copy the cache") == 6  # once a cache and profile
-    assert list(lines)[3:] == ["offline", "smoke", "imagenette", "paper", "imagenet13"]
+    assert list(lines)[3:] == ["offline", "smoke", "report", "imagenette", "paper", "imagenet13"]
 
 
 def test_the_exit_code_is_that_of_the_profile_asked_for(offline, capsys, monkeypatch):

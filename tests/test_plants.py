@@ -262,4 +262,4 @@ def test_alarms_power_and_verdicts_have_intervals_and_controls(smoke):
 
 def test_a_share_is_of_what_is_readable():
     full, left = np.array([0.5, 0.5, 0.05, -0.2]), np.array([0.1, -0.3, 0.0, -0.5])
-    assert plants._share(full, left) == pytest.approx([0.8, 1.0, 0.5, 0.0])
+    assert plants.hidden_share(full, left) == pytest.approx([0.8, 1.0, 0.5, 0.0])

@@ -26,12 +26,13 @@ SWEEPS = sorted((ROOT / "book" / "sweeps").glob("*.ipynb"))  # run once a cell o
 # Ground floor first: a room may import what stands before it, never what comes after.
 ROOMS = [
     "errors", "progress", "fetch", "kept", "hub", "prompts", "metrics", "nullspace", "stats",
-    "translator", "controls", "perturb", "heads", "published", "joint", "images", "labels",
-    "subsets", "folders", "features", "render", "profile", "provenance", "networks", "tracking",
-    "study", "neighbours", "comparison", "classes", "photos", "steering", "validation", "towers",
-    "truncation", "information", "floor", "nuisances", "coverage", "plants", "robustness",
-    "identities", "probe", "overview", "figures", "gallery", "widgets", "chapters", "paper",
-    "claims", "speed", "page", "costs", "doctor", "__main__",
+    "translator", "controls", "perturb", "factories", "scripted", "heads", "published", "joint",
+    "images", "labels", "subsets", "folders", "features", "render", "profile", "provenance",
+    "cards", "networks", "tracking", "study", "neighbours", "comparison", "classes", "photos",
+    "steering", "validation", "towers", "truncation", "information", "floor", "nuisances",
+    "coverage", "plants", "asking", "finetune", "robustness", "identities", "probe", "overview",
+    "portrait", "figures", "gallery", "widgets", "chapters", "paper", "claims", "speed", "page",
+    "costs", "doctor", "standalone", "reports", "__main__",
 ]
 
 

@@ -1,0 +1,296 @@
+"""Questions: readouts by hand, the rule, heads whose answer is known, and odd words."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.linear_model import Ridge
+
+from sing_nb import asking, figures
+from sing_nb.asking import VERDICTS, ask, decided, measured, readout
+from sing_nb.errors import SingError
+from sing_nb.stats import random_basis
+
+IGNORES, KEEPS, UNSURE = VERDICTS
+
+
+def pictures(seed, subjects=100, views=3, m=24, concepts=6, noise=0.6):
+    """Features that hold concepts along random directions, each with a value a subject."""
+    rng = np.random.default_rng(seed)
+    who = np.repeat(np.arange(subjects), views)
+    values = rng.standard_normal((subjects, concepts))[who]
+    values += 0.3 * rng.standard_normal(values.shape)
+    features = values @ rng.standard_normal((concepts, m)) / np.sqrt(concepts)
+    return features + noise * rng.standard_normal(features.shape), values, who
+
+
+# --- readouts -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [24, 400])
+def test_readouts_are_ridge_held_out_with_the_lambda_that_the_other_folds_choose(width):
+    features, values, who = pictures(0, m=width)
+    folds = who % 4
+    predicted, constant = readout(features, values, folds)
+    paths = []
+    for lam in asking.LAMBDAS:
+        one = np.empty_like(values)
+        for fold in range(4):
+            train, test = folds != fold, folds == fold
+            model = Ridge(alpha=lam * features.var(0).sum()).fit(features[train], values[train])
+            one[test] = model.predict(features[test])
+        paths.append(one)
+    for fold in range(4):
+        others, own = folds != fold, folds == fold
+        assert np.allclose(constant[own], values[others].mean(0))
+        best = [np.argmin([((path - values)[others, c] ** 2).sum() for path in paths])
+                for c in range(6)]
+        for c, at in enumerate(best):
+            assert np.allclose(predicted[own, c], paths[at][own, c], atol=1e-9)
+
+
+def test_shares_are_those_of_the_readouts_whatever_the_scale_and_the_other_concepts():
+    features, values, who = pictures(1)
+    basis = random_basis(24, 5, 3)
+    found = measured(features, values, who, basis, draws=50)
+    part = asking._Asked(features, values, who, None, 0)  # for its folds
+    r2 = []
+    for some in (features, features @ basis):
+        predicted, constant = readout(some, values, part.folds)
+        r2.append(1 - ((values - predicted) ** 2).sum(0) / ((values - constant) ** 2).sum(0))
+    assert np.allclose(found["full"], r2[0])
+    assert np.allclose(found["hidden"], (r2[0] - np.maximum(r2[1], 0)) / r2[0])
+    assert (found["hidden_low"] < found["hidden"]).all()
+    assert (found["hidden_high"] > found["hidden"]).all()
+    other = measured(features * 1e3, values * 1e-3 + 5, who, basis, draws=50)
+    pd.testing.assert_frame_equal(found, other)
+    single = measured(features, values[:, [2]], who, basis, draws=50)
+    pd.testing.assert_frame_equal(single, found.iloc[[2]].reset_index(drop=True))
+    # A turn within the row space is no other head.
+    turned = measured(features, values, who, basis @ random_basis(5, 5, 4), draws=50)
+    assert np.allclose(turned["hidden"], found["hidden"])
+
+
+def test_the_control_is_a_random_part_as_large_as_what_the_head_reads():
+    features, values, who = pictures(2)
+    wide = measured(features, values, who, random_basis(24, 23, 0), draws=20)
+    narrow = measured(features, values, who, random_basis(24, 2, 0), draws=20)
+    assert (wide["hidden_control"] < 0.15).all()
+    assert (narrow["hidden_control"] > 0.5).all()
+    assert measured(features, values, who, random_basis(24, 2, 0), controls=0, draws=20)[
+        "hidden_control"].isna().all()
+
+
+def test_what_does_not_vary_has_no_numbers_and_no_answer():
+    features, values, who = pictures(3)
+    values[:, 1] = 0.123
+    found = measured(features, values, who, random_basis(24, 20, 0), draws=20)
+    assert found.loc[1, ["full", "hidden", "hidden_low", "hidden_control"]].isna().all()
+    assert found.drop(index=1).notna().all(axis=None)
+    assert decided(found)[1] == UNSURE
+    three = who < 3
+    few = measured(features[three], values[three], who[three], random_basis(24, 20, 0))
+    assert few["full"].isna().all()
+    assert set(decided(few)) == {UNSURE}
+
+
+def test_the_rule():
+    rows = [  # subjects, full_low, hidden_low, hidden_high, answer
+        (20, 0.1, 0.11, 0.30, IGNORES), (20, 0.1, 0.10, 0.29, KEEPS),
+        (20, 0.1, 0.10, 0.40, UNSURE), (20, 0.1, 0.11, 0.29, UNSURE),
+        (19, 0.9, 0.80, 0.90, UNSURE), (99, 0.09, 0.80, 0.90, UNSURE),
+        (99, 0.9, -0.9, -0.1, KEEPS), (99, 0.9, np.nan, np.nan, UNSURE),
+        (99, np.nan, 0.8, 0.9, UNSURE),
+    ]
+    table = pd.DataFrame(rows, columns=["subjects", "full_low", "hidden_low", "hidden_high", "is"])
+    assert decided(table).tolist() == table["is"].tolist()
+
+
+# --- heads whose answer is known ----------------------------------------------------------------
+
+
+def test_95_percent_of_the_answers_are_right_on_heads_that_are_known():
+    tables = []
+    for seed in range(10):
+        features, values, who = pictures(seed)
+        tables.append(asking.planted_trials(
+            features, values, who, random_basis(24, 18, seed), draws=200, seed=seed))
+    table = asking.trial_table(pd.concat(tables)).set_index(["kind", "head"])
+    assert len(table) == 8
+    assert (table["trials"] >= 50).all()
+    assert (table["correct"] >= 0.95).all(), table
+    assert (table["reversed"] == 0).all()
+
+
+def test_with_few_subjects_the_answer_is_missing_and_not_wrong():
+    tables = []
+    for seed in range(8):
+        features, values, who = pictures(seed, subjects=44, noise=1.5)
+        tables.append(asking.planted_trials(
+            features, values, who, random_basis(24, 18, seed), draws=200, seed=seed))
+    found = pd.concat(tables)
+    asked = found[found["kind"].isin(["planted", "kept"])]
+    assert len(asked) > 30
+    assert (asked["verdict"] == UNSURE).any()
+    assert asked["reversed"].mean() <= 0.02
+    assert (found["verdict"] == UNSURE)[found["right"] == UNSURE].mean() >= 0.95
+
+
+def test_planted_rows_do_not_see_the_direction_and_kept_rows_do():
+    basis, direction = random_basis(24, 18, 1), random_basis(24, 1, 2)
+    left = asking._without(basis, direction)
+    assert left.shape == (24, 18)
+    assert np.allclose(left.T @ left, np.eye(18))
+    assert np.abs(left.T @ direction).max() < 1e-12
+    # The row space of W (I - u u^T), by an SVD of the head itself.
+    head = np.random.default_rng(3).standard_normal((18, 18)) @ basis.T
+    _, _, right = np.linalg.svd(head @ (np.eye(24) - direction @ direction.T))
+    assert np.allclose(left @ left.T, right[:18].T @ right[:18])
+    # A direction that lies in the row space costs a dimension.
+    assert asking._without(basis, basis[:, :1] * 7).shape == (24, 17)
+
+
+def test_a_kind_that_is_always_right_still_has_an_interval():
+    table = pd.DataFrame({"kind": "planted", "head": "own", "correct": [True] * 20,
+                          "strict": [True] * 19 + [False], "reversed": False})
+    row = asking.trial_table(table).iloc[0]
+    assert (row["correct"], row["strict"], row["high"]) == (1, 0.95, 1)
+    assert row["low"] == pytest.approx(0.025 ** (1 / 20))  # Clopper and Pearson
+
+
+# --- a study ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def answered(smoke):
+    return ask(smoke, "lite0", ["snow", "fur", "an image of a wedding", "  snow "])
+
+
+def test_eight_subjects_can_tell_nothing_and_the_answer_says_so(answered, smoke):
+    assert answered["prompt"].tolist() == ["snow", "fur", "an image of a wedding"]
+    assert set(answered["verdict"]) == {UNSURE}
+    assert set(answered["subjects"]) == {8}
+    assert answered["why"].str.startswith("8 subjects are too few").all()
+    assert set(answered["title"]) == {"EfficientNet-Lite0"}
+    assert answered[["full", "hidden", "hidden_control"]].notna().all(axis=None)
+    again = ask(smoke, "lite0", answered["prompt"])
+    pd.testing.assert_frame_equal(answered, again)
+
+
+def test_numbers_are_those_of_the_pictures_own_embeddings(answered, smoke):
+    scored = smoke.is_scored
+    z = smoke.embeddings.double().numpy()[scored]
+    text = smoke.space.encode_text(["an image of a fur"]).double().numpy()
+    right = smoke.spaces("lite0").right[:1000].T.numpy()
+    found = measured(
+        smoke.features("lite0").double().numpy()[scored], z @ text.T,
+        smoke.pictures["subject"][scored], right, controls=2, draws=100)
+    columns = ["full", "full_low", "hidden", "hidden_high", "hidden_control"]
+    assert np.allclose(found[columns], answered.loc[[1], columns])
+
+
+def test_the_tower_is_told_apart(smoke):
+    found = ask(smoke, "lite2", "snow")
+    assert "built on this very head" in found["why"].item()
+    assert found["title"].item() == "EfficientNet-Lite2 (tower)"
+
+
+def test_trials_deal_other_halves_each_time(smoke):
+    found = asking.trials(smoke, "lite0", ["snow", "fur"], splits=2, progress=False)
+    assert set(found["kind"]) == {"shuffled", "few subjects"}  # nothing is readable in 4 subjects
+    assert found["correct"].all()
+    assert found["prompt"].tolist() == ["snow", "fur"] * 8
+    one, two = (found[found["split"] == split]["full"].to_numpy() for split in (0, 1))
+    assert not np.allclose(one, two)
+    table = asking._table(smoke)
+    assert set(table["stratum"]) == {""}  # no label of five subjects
+
+
+def test_of_many_pictures_whole_subjects_are_left_out(fresh, smoke):
+    config = smoke.config.__class__(**{**vars(smoke.config), "plant_pictures": 5})
+    table = asking._table(fresh(config=config))
+    every = smoke.pictures[smoke.is_scored]["subject"].value_counts()
+    counts = table["subject"].value_counts()
+    assert counts.to_dict() == every[counts.index].to_dict()
+    assert len(counts) == 10 // 3
+
+
+@pytest.mark.parametrize(("prompts", "message"), [
+    ([], "Nothing is asked"), ([""], "it is empty"), (["snow", " ... "], "needs a word"),
+    ([None], "is a text.*got None"), ([3], "got 3"), (["snow " * 200], "at most 500 characters"),
+    (["\ud800snow"], "no text"),
+])
+def test_what_is_no_question_is_refused(smoke, prompts, message):
+    with pytest.raises(SingError, match=message):
+        ask(smoke, "lite0", prompts)
+
+
+def test_odd_words_are_one_prompt_each():
+    found = asking._prompts(["雪", "snow\x00", "snow\n", "“a  hand”", "Ärmel", "a sketch of snow"])
+    assert list(found) == ["雪", "snow", "“a hand”", "Ärmel", "a sketch of snow"]
+    assert found["a sketch of snow"] == "a sketch of snow"
+
+
+def test_prompts_that_are_hardly_two_are_told():
+    rng = np.random.default_rng(0)
+    one, two = rng.standard_normal((2, 200))
+    values = np.column_stack([one, two, one + 0.1 * two, -two, np.ones(200)])
+    found = asking._twins(values)
+    assert found["twin"].tolist() == [-1, -1, 0, 1, -1]
+    assert found["alike"][2] == pytest.approx(abs(np.corrcoef(one, values[:, 2])[0, 1]))
+
+
+# --- words and a chart --------------------------------------------------------------------------
+
+
+def numbers(**changed):
+    return {"prompt": "snow", "hidden": 0.5, "hidden_low": 0.4, "hidden_high": 0.6,
+            "hidden_control": 0.01, "full": 0.7, "full_low": 0.6, "full_high": 0.8,
+            "threshold": 0.1, "threshold_high": 0.3, "subjects": 99, "pictures": 400,
+            "title": "A", "far": 0.0} | changed
+
+
+@pytest.mark.parametrize(("row", "verdict", "said"), [
+    (numbers(), IGNORES, "50 % does not reach the logits (40 % to 60 %). A random view of the same "
+                         "size would lose 1 %"),
+    (numbers(hidden_control=0.9), IGNORES, "narrow as this head's would lose 90 %, too"),
+    (numbers(hidden=0.0, hidden_high=0.1), KEEPS, "at most 10 % is lost to the head, nothing"),
+    (numbers(hidden=0.1, hidden_high=0.2, hidden_control=0.9), KEEPS, "reads what it needs"),
+    (numbers(subjects=9), UNSURE, "9 subjects are too few"),
+    (numbers(full=0.05, full_low=-0.02), UNSURE, "hardly tell it (R² 0.05, perhaps only -0.02"),
+    (numbers(full=np.nan, full_low=np.nan), UNSURE, "All pictures are alike"),
+    (numbers(hidden_low=-0.1, hidden_high=0.5), UNSURE, "between 0 % and 50 % is lost"),
+    (numbers(hidden_low=0.2, hidden_high=0.3), UNSURE, "a part, neither"),
+    (numbers(far=0.08), IGNORES, "at least 8 % of the vocabulary is nearer"),
+])
+def test_each_answer_says_why(row, verdict, said):
+    assert said in asking._why(row, verdict, "snow")
+
+
+def test_the_summary_has_all_three_answers_and_no_marks_of_its_own():
+    rows = [numbers(verdict=IGNORES, why=""), numbers(prompt="[a](b) <i>", verdict=KEEPS, why=""),
+            numbers(prompt="fog", verdict=UNSURE, why="Too few.", title="B")]
+    text = asking.summary(pd.DataFrame(rows))
+    assert "**A** (400 pictures of 99 subjects)" in text
+    assert "- **ignores**: “snow” (50 %)" in text
+    assert r"“\[a\](b) &lt;i&gt;” (50 %)" in text
+    assert "  - “fog”: Too few." in text
+    assert text.count("nothing of what was asked") == 3
+
+
+def test_the_chart_has_a_shape_and_colour_for_each_answer_and_two_lines():
+    table = pd.DataFrame([numbers(prompt=f"word {at}", hidden=at / 60, verdict=VERDICTS[at % 3])
+                          for at in range(60)])
+    spec = figures.concept_verdicts(table).to_dict()  # a table of answers is drawn as such
+    limits, _, _, dots = spec["layer"][:4]
+    assert set(dots["encoding"]["shape"]["scale"]["domain"]) == set(VERDICTS)
+    assert len(set(dots["encoding"]["color"]["scale"]["range"])) == 3
+    data = spec["datasets"]
+    assert [row["x"] for row in data[limits["data"]["name"]]] == [0.1, 0.3]
+    shown = data[dots.get("data", spec.get("data"))["name"]]
+    assert len(shown) == 40
+    assert [row["concept"] for row in shown][18:22] == [
+        "word 41", "word 40", "(21 between)", "word 18"]
+    one = figures.concept_answers(table.head(2).assign(hidden=np.nan)).to_dict()
+    assert "params" not in one

@@ -1,0 +1,174 @@
+"""A small head on groups of subjects, against scikit-learn and the path of a reader's own file."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from miniatures import class_picture
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+
+import sing_nb
+from sing_nb.errors import SingError
+from sing_nb.features import FeatureSet
+from sing_nb.finetune import (
+    coarse_groups,
+    fit_head,
+    group_sizes,
+    grouped_classifier,
+    save_classifier,
+)
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SING_BUILD", str(tmp_path_factory.mktemp("build")))
+        yield
+
+
+@pytest.fixture
+def many(build):
+    """A hundred and twenty stamp subjects, of which nothing is drawn."""
+    return sing_nb.Study("smoke", stamp_subjects=120, progress=False)
+
+
+def with_features(study, features):
+    """The study with a classifier whose features are given."""
+    torch.manual_seed(0)
+    clf = sing_nb.wrap_classifier(
+        nn.Sequential(nn.Flatten(), nn.Linear(features.shape[1], 5)), name="given")
+    study.add(clf, features=FeatureSet(features, clf.logits(features)))
+    return clf
+
+
+# --- groups ---------------------------------------------------------------------------------------
+
+
+def test_groups_are_folders_with_enough_subjects_or_what_is_left_of_the_folder_above(many):
+    table, found = many.pictures, coarse_groups(many)
+    own = table[table["source"] == "stamp"]
+    parts = own["path"].str.rsplit("/stamps/", n=1).str[1].str.split("/")
+    fine, whole = parts.str[1].str.removesuffix(".png"), parts.str[0]
+    count = own["subject"].groupby(fine).nunique()
+    wanted = np.where(fine.map(count) >= 8, fine, whole)
+    sizes = own["subject"].groupby(wanted).nunique()
+    wanted = np.where(sizes.loc[wanted] >= 8, wanted, "")
+    assert (found[own.index] == wanted).all()
+    assert (found.drop(own.index) == "").all()
+    assert len(set(wanted) - {""}) > 2
+    listed = group_sizes(many)
+    assert dict(zip(listed["group"], listed["subjects"])) == sizes[sizes >= 8].to_dict()
+    assert listed["subjects"].is_monotonic_decreasing
+
+
+def test_few_subjects_make_groups_of_two(smoke):
+    found = coarse_groups(smoke)
+    assert set(found) == {"", "mammals", "music"}
+    assert group_sizes(smoke).to_numpy().tolist() == [["mammals", 3, 9], ["music", 2, 6]]
+
+
+def test_a_folder_is_grouped_by_its_labels_and_needs_two_of_two(build, tmp_path):
+    for name, count in (("cat", 3), ("dog", 2), ("newt", 1)):
+        (tmp_path / name).mkdir()
+        for number in range(count):
+            class_picture(count, number, (48, 48)).save(tmp_path / name / f"{number}.png")
+    study = sing_nb.Study("report", pictures=f"folder:{tmp_path}", also_fit="none", folds=2,
+                          progress=False)
+    found = coarse_groups(study)[study.is_scored].value_counts()
+    assert found.to_dict() == {"cat": 3, "dog": 2, "": 1}
+    (tmp_path / "dog" / "1.png").unlink()
+    alone = sing_nb.Study("report", pictures=f"folder:{tmp_path}", also_fit="none", folds=2,
+                          progress=False)
+    with pytest.raises(SingError, match=r"at least two groups with two subjects each.* has 1"):
+        coarse_groups(alone)
+
+
+# --- the head -------------------------------------------------------------------------------------
+
+
+def test_the_head_is_that_of_scikit_learn_on_standardised_features(many):
+    rng, groups = np.random.default_rng(0), coarse_groups(many)
+    names = sorted(set(groups) - {""})
+    means = dict(zip(names, rng.normal(0, 2, (len(names), 12))))
+    x = np.stack([means.get(name, np.zeros(12)) for name in groups])
+    x = (x + rng.normal(size=x.shape)) * rng.uniform(0.1, 10, 12) + rng.normal(0, 5, 12)
+    with_features(many, torch.tensor(x, dtype=torch.float32))
+    head = fit_head(many, "given")
+    rows = (groups != "").to_numpy()
+    own = torch.tensor(x, dtype=torch.float32)[torch.tensor(rows)].double().numpy()
+    model = make_pipeline(
+        StandardScaler(), LogisticRegression(C=head.accuracy["strength"], max_iter=2000))
+    model.fit(own, groups[rows])
+    assert head.class_names == list(model.classes_)
+    logits = own @ head.weight.double().numpy().T + head.bias.double().numpy()
+    sure = np.exp(logits - logits.max(1, keepdims=True))
+    np.testing.assert_allclose(
+        sure / sure.sum(1, keepdims=True), model.predict_proba(own), atol=1e-4)
+    assert head.accuracy["value"] > 0.8
+    assert head.accuracy["low"] <= head.accuracy["value"] <= head.accuracy["high"]
+    assert head.accuracy["chance"] == groups[rows].value_counts(normalize=True).max()
+    # The logits of a softmax are the same with a number added to all: one direction is null.
+    assert sing_nb.HeadSpaces.from_weight(head.weight).rank == len(names) - 1
+
+
+def test_subjects_are_held_out_whole(many):
+    """Features that know the subject and nothing else give no accuracy beyond chance."""
+    subjects = many.pictures["subject"].astype("category").cat.codes.to_numpy()
+    rng = np.random.default_rng(1)
+    known = rng.normal(size=(subjects.max() + 1, 200))[subjects]
+    with_features(many, torch.tensor(known, dtype=torch.float32))
+    found = fit_head(many, "given").accuracy
+    assert found["value"] < found["chance"] + 0.15
+    assert found["low"] < found["chance"]
+
+
+# --- the classifier -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def grouped(smoke, build):
+    study = sing_nb.Study("smoke", progress=False)
+    # The features that the smoke study has on disk.
+    study._features["lite0"], study._keys["lite0"] = smoke._feature_set("lite0"), \
+        smoke.feature_key("lite0")
+    return study, grouped_classifier(study, "lite0")
+
+
+def test_a_small_head_leaves_most_directions_unread(grouped):
+    study, clf = grouped
+    assert clf.name == "lite0-groups"
+    assert clf.class_names == ["mammals", "music"]
+    assert study.spaces(clf.name).null_dim == 1279  # two classes differ in one direction
+    f = study.features("lite0")
+    assert torch.equal(study.features(clf.name), f)
+    by_hand = f.double() @ clf.head.weight.double().T + clf.head.bias.double()
+    torch.testing.assert_close(study.logits(clf.name).double(), by_hand, atol=1e-3, rtol=1e-4)
+    own = study.pictures[coarse_groups(study) != ""].index
+    right = study.logits(clf.name)[own].argmax(1).numpy()
+    assert [clf.class_names[i] for i in right] == list(coarse_groups(study)[own])  # it was fitted
+
+
+def test_the_head_is_fitted_once(grouped, smoke):
+    study, clf = grouped
+    other = sing_nb.Study("smoke", progress=False)
+    other._features["lite0"], other._keys["lite0"] = smoke._feature_set("lite0"), \
+        smoke.feature_key("lite0")
+    again = grouped_classifier(other, "lite0")
+    assert torch.equal(again.head.weight, clf.head.weight)
+    assert again.accuracy == clf.accuracy
+    assert len(list((study.folder / "heads").iterdir())) == 1
+
+
+def test_its_file_is_loaded_as_any_readers_own(grouped, tmp_path):
+    _, clf = grouped
+    weights, names = save_classifier(clf, tmp_path)
+    assert names.read_text().split() == ["mammals", "music"]
+    loaded = sing_nb.load_classifier(f"timm/tf_efficientnet_lite0:{weights}")
+    assert torch.equal(loaded.head.weight, clf.head.weight)
+    x = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    for ours, theirs in zip(clf.run(x), loaded.run(x)):
+        torch.testing.assert_close(ours, theirs)

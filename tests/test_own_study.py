@@ -1,0 +1,121 @@
+"""A study of a reader's own: a folder's pictures, few as they may be, and a given classifier."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from PIL import Image
+from torch import nn
+
+import sing_nb
+from sing_nb.errors import SingError
+from sing_nb.features import FeatureSet
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    home, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for name, count in (("zebra", 4), ("teapot", 3)):
+        (home / name).mkdir()
+        for number in range(count):
+            pixels = rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(home / name / f"{number}.png")
+    return home
+
+
+def study(folder, **settings):
+    return sing_nb.Study(
+        "report", pictures=f"folder:{folder}", clipart_files=5, progress=False, **settings)
+
+
+@pytest.mark.parametrize(("also_fit", "drawings"), [("none", 0), ("default", 5), ("auto", 5)])
+def test_few_pictures_are_fitted_on_together_with_drawings(folder, also_fit, drawings):
+    settings = {"folds": 3} if also_fit == "none" else {}
+    found = study(folder, also_fit=also_fit, **settings)
+    counts = found.pictures["source"].value_counts()
+    assert counts["folder"] == 7
+    assert counts.get("clipart", 0) == drawings
+    # Drawings are always fitted on and never scored.
+    assert (found.pictures.loc[found.pictures["source"] == "clipart", "fold"] == -1).all()
+    assert found.config.folds == 3  # of 5: two subjects each
+    assert found.pictures["fold"].max() == 2
+    assert found.pictures.attrs["skipped"] == []
+
+
+def test_many_pictures_need_no_drawings(folder, monkeypatch):
+    monkeypatch.setattr("sing_nb.study.FEW", 7)
+    assert "clipart" not in set(study(folder).pictures["source"])
+
+
+def test_folds_are_only_fewer_where_the_profile_lets_them(folder):
+    with pytest.raises(SingError, match="7 subjects are too few for 5 folds"):
+        _ = study(folder, also_fit="none").pictures
+
+
+def test_too_few_pictures_are_refused_with_the_number_wanted(folder, tmp_path):
+    for name in ("zebra", "teapot"):
+        (tmp_path / name).mkdir()
+        Image.open(folder / name / "0.png").save(tmp_path / name / "0.png")
+    with pytest.raises(SingError, match=r"holds 2 pictures .* Give at least 4"):
+        study(tmp_path)
+
+
+def test_an_unknown_choice_gets_the_right_ones(folder):
+    with pytest.raises(SingError, match="'atuo'; did you mean 'auto'"):
+        study(folder, also_fit="atuo")
+
+
+class Tiny(nn.Module):
+    def __init__(self, classes=3):
+        super().__init__()
+        self.pool, self.fc = nn.AdaptiveAvgPool2d(2), nn.Linear(12, classes)
+
+    def forward(self, x):
+        return self.fc(self.pool(x).flatten(1))
+
+
+def tiny(name="tiny"):
+    torch.manual_seed(0)
+    return sing_nb.wrap_classifier(
+        Tiny(), transform=lambda picture: torch.full((3, 8, 8), 0.5), name=name)
+
+
+def test_a_classifier_with_given_features_is_scored_by_them(smoke):
+    mine = sing_nb.Study("smoke", progress=False)
+    clf = tiny("given")
+    f = torch.randn(len(mine.pictures), 12, generator=torch.Generator().manual_seed(1))
+    given = FeatureSet(f, clf.logits(f))
+    assert mine.add(clf, given) == "given"
+    assert torch.equal(mine.features("given"), f)
+    assert torch.equal(mine.logits("given"), given.logits)
+    part = mine.feature_part("given", (0, 1)).features
+    assert torch.equal(part, f)
+    # 12 features, 3 classes: SciPy's null space of the same weights.
+    basis = scipy.linalg.null_space(clf.head.weight.double().numpy())
+    table = mine.images("given").set_index("picture")
+    rows = mine.rows(table.index)
+    x = f[rows].double().numpy()
+    share = ((x @ basis) ** 2).sum(1) / (x**2).sum(1)
+    assert np.allclose(table["null_share"], share, atol=1e-6)
+
+
+def test_other_features_are_another_key(smoke):
+    keys = []
+    for seed in (1, 2):
+        mine, clf = sing_nb.Study("smoke", progress=False), tiny()
+        f = torch.randn(len(mine.pictures), 12, generator=torch.Generator().manual_seed(seed))
+        mine.add(clf, FeatureSet(f, clf.logits(f)))
+        keys.append(mine.feature_key("tiny"))
+    assert keys[0] != keys[1]
+
+
+def test_what_does_not_belong_together_is_refused(smoke):
+    mine = sing_nb.Study("smoke", progress=False)
+    mine.add(tiny())
+    with pytest.raises(SingError, match="has a classifier 'tiny' already"):
+        mine.add(tiny())
+    n = len(mine.pictures)
+    with pytest.raises(SingError, match=rf"expected features \({n}, 12\).*got \(2, 12\)"):
+        mine.add(tiny("other"), FeatureSet(torch.zeros(2, 12), torch.zeros(2, 3)))

@@ -1,0 +1,308 @@
+"""The tables of a report on a folder of pictures, and that its sentences follow from them."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from miniatures import class_picture
+from torch import nn
+
+import sing_nb
+from sing_nb import portrait
+from sing_nb.asking import THRESHOLD, THRESHOLD_HIGH
+from sing_nb.errors import SingError
+from sing_nb.figures import class_losses, concept_answers, model_excess, spectrum
+from sing_nb.floor import REDEALT
+from sing_nb.study import KINDS
+
+NULL, CONTROL = KINDS
+LABELS = ("zebra", "teapot", "*a* <b> [x]", "snail")
+
+
+class Small(nn.Module):
+    """Means of a picture's colours in a grid: 48 features, a head of any size."""
+
+    def __init__(self, classes, seed=0):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.pool, self.fc = nn.AdaptiveAvgPool2d(4), nn.Linear(48, classes)
+
+    def forward(self, x):
+        return self.fc(self.pool(x).flatten(1))
+
+
+def transform(picture):
+    pixels = np.asarray(picture.convert("RGB").resize((32, 32)), dtype=np.float32) / 255
+    return torch.tensor(pixels).permute(2, 0, 1)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    home = tmp_path_factory.mktemp("pictures")
+    for which, label in enumerate(LABELS):
+        (home / label).mkdir()
+        for number in range(6):
+            class_picture(which, number, (64, 48)).save(home / label / f"{number}.png")
+    (home / "zebra" / "broken.png").write_bytes(b"no picture")
+    settings = {"folds": 3, "control_draws": 2, "bootstrap_draws": 60, "redeals": 2,
+                "information_draws": 1, "also_fit": "none"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SING_BUILD", str(tmp_path_factory.mktemp("build")))
+        patch.setattr(sing_nb.Study, "concepts", ["snow", "a hand", "stripes"])
+        found = sing_nb.Study("report", pictures=f"folder:{home}", progress=False, **settings)
+        for name, classes in (("own", 4), ("other", 9)):
+            names = [label.upper() for label in LABELS] if classes == 4 else None
+            found.add(sing_nb.wrap_classifier(Small(classes), transform, names, name=name))
+        yield found
+
+
+@pytest.fixture(scope="module")
+def tables(study):
+    return portrait.tables(study, "own", ["red", "blue"], "other")
+
+
+@pytest.fixture(scope="module")
+def plain(study):
+    """Features, head and null space of the scored pictures, by NumPy alone."""
+    rows = np.flatnonzero(study.is_scored)
+    f = study.features("own")[rows].double().numpy()
+    weight = study.classifier("own").head.weight.double().numpy()
+    null = np.linalg.svd(weight)[2][4:]
+    return rows, f, weight, null
+
+
+# --- tables ---------------------------------------------------------------------------------------
+
+
+def test_a_report_has_the_tables_of_the_contract(tables):
+    assert list(tables) == ["head", "spectrum", "scores", "difference", "classes", "concepts",
+                            "asked", "factors", "photos", "floor", "information", "skipped"]
+    assert tables["skipped"]["path"].str.endswith("broken.png").tolist() == [True]
+    assert tables["asked"]["prompt"].tolist() != []
+    assert set(tables["asked"]["prompt"]) == {"red", "blue"}
+    assert tables["concepts"]["model"].value_counts().to_dict() == {"own": 3, "other": 3}
+
+
+def test_the_head_is_described_as_numpy_finds_it(study, tables, plain):
+    rows, f, weight, null = plain
+    row = tables["head"].set_index("model").loc["own"]
+    assert (row["classes"], row["features"], row["rank"], row["null_dim"]) == (4, 48, 4, 44)
+    values = np.linalg.svd(weight, compute_uv=False)
+    assert row["largest"] == pytest.approx(values[0])
+    assert row["smallest"] == pytest.approx(values[-1])
+    own = tables["spectrum"].query("model == 'own'")
+    np.testing.assert_allclose(own["value"], values, rtol=1e-6)
+    share = ((f @ null.T) ** 2).sum(1) / (f**2).sum(1)
+    assert row["null_share"] == pytest.approx(share.mean(), rel=1e-5)
+    assert row["null_share_low"] <= share.mean() <= row["null_share_high"]
+    assert row["null_share_control"] == 44 / 48
+    assert row["bias"]
+    assert row["dtype"] == "float32"
+    assert row["logit_change"] < 1e-5 < row["logit_change_control"]
+    # Labels are found among class names whatever their case.
+    logits = f @ weight.T + study.classifier("own").head.bias.double().numpy()
+    truth = study.pictures["label"].iloc[rows].map({x: i for i, x in enumerate(LABELS)})
+    assert row["accuracy"] == pytest.approx((logits.argmax(1) == truth).mean())
+    assert row["named"] == row["pictures"] == row["subjects"] == 24
+    assert np.isnan(tables["head"].set_index("model").loc["other", "accuracy"])
+
+
+def test_scores_are_those_of_the_study_and_differences_are_paired(study, tables, plain):
+    rows, f, _, null = plain
+    fold = study.pictures["fold"].to_numpy()[rows]
+    turned = np.empty(len(rows))
+    for number in set(fold):
+        own = fold == number
+        fitted = study.translators("own")[number]
+        maps = [fitted.weight.double().numpy() @ x.T + fitted.bias.double().numpy()[:, None]
+                for x in (f[own], f[own] - f[own] @ null.T @ null)]
+        cosine = (maps[0] * maps[1]).sum(0) / np.prod([np.linalg.norm(z, axis=0) for z in maps], 0)
+        turned[own] = np.degrees(np.arccos(cosine.clip(-1, 1)))
+    scores = tables["scores"].set_index(["model", "quantity", "kind"])["value"]
+    assert scores["own", "image_score", NULL] == pytest.approx(np.median(turned), rel=1e-4)
+    gap = tables["difference"].set_index(["quantity", "kind"])
+    for kind in KINDS:
+        wanted = scores["own", "image_score", kind] - scores["other", "image_score", kind]
+        assert gap.loc[("image_score", kind), "value"] == pytest.approx(wanted, abs=1e-6)
+    photos = tables["photos"]
+    assert photos["image_score"].tolist() == pytest.approx(np.sort(turned)[::-1][:10], rel=1e-3)
+
+
+def test_classes_are_ranked_by_what_exceeds_the_control(study, tables):
+    table = tables["classes"]
+    assert sorted(table["label"]) == sorted(LABELS)
+    assert table["is_excess"].is_monotonic_decreasing
+    images = study.images("own")
+    own = images[(images["label"] == "zebra") & (images["source"] == "folder")]
+    gap = (own["image_score"] - own["image_score_control"]).median()
+    assert table.set_index("label").loc["zebra", "is_excess"] == pytest.approx(gap)
+    said = {"more than chance": table["is_excess_low"] > 0,
+            "less than chance": table["is_excess_high"] < 0}
+    for verdict, rows in said.items():
+        assert (rows == (table["verdict"] == verdict)).all()
+
+
+def test_one_classifier_alone_has_no_difference(study):
+    found = portrait.tables(study, "own")
+    assert found["difference"].empty
+    assert found["asked"].empty
+    assert set(found["head"]["model"]) == {"own"}
+    assert portrait.comparison(study, "own", "", found) == ""
+    assert "Your questions" not in portrait.first_screen(study, "own", found)
+
+
+# --- words ----------------------------------------------------------------------------------------
+
+
+def test_known_factors_are_judged_by_the_rule_of_questions(study):
+    found = portrait.factors(study, "own").set_index("prompt")
+    assert {"pixels: lightness", "pixels: colourfulness"} <= set(found.index)
+    lightness = found.loc["pixels: lightness"]
+    assert lightness["full"] > 0.5
+    assert lightness["hidden_low"] <= lightness["hidden"] <= lightness["hidden_high"]
+    assert (found["threshold"] == THRESHOLD).all()
+    told = found[found["verdict"] == "ignores it"]
+    assert (told["hidden_low"] > THRESHOLD).all()
+    assert (found.loc[found["verdict"] == "keeps it", "hidden_high"] < THRESHOLD_HIGH).all()
+
+
+def bullets(text):
+    return {re.match(r"- \*\*(.*?)\*\*", line).group(1).rstrip("."): line
+            for line in text.splitlines() if line.startswith("- **")}
+
+
+def test_the_first_screen_says_what_the_tables_hold(study, tables):
+    text = portrait.first_screen(study, "own", tables)
+    said = bullets(text)
+    assert 5 <= len(said) <= 8
+    assert text.startswith("**")
+    assert "48 numbers about a picture into 4 classes, along 4 directions" in text
+    assert "The other 44 (92 %)" in text
+    scores = tables["scores"].query("model == 'own'").set_index(["quantity", "kind"])
+    assert f"turned by {scores.loc[('image_score', NULL), 'value']:.1f}°" in text
+    assert f"the {scores.loc[('image_score', CONTROL), 'value']:.1f}° of a random part" in text
+    assert "24 pictures of 24 subjects" in said["How sure"]
+    assert "1 file could not be used" in said["How sure"]
+    # A folder's name is words, whatever stands in it.
+    assert "<b>" not in text
+    assert "[x]" not in text
+
+
+@pytest.mark.parametrize(("low", "high", "words"), [
+    (1.0, 3.0, "more than the"), (-3.0, -1.0, "less than the"), (-1.0, 1.0, "not to be told from")])
+def test_a_score_is_held_against_its_control_by_rule(study, tables, low, high, words):
+    scores = tables["scores"].copy()
+    at = (scores["quantity"] == "image_score_excess") & (scores["model"] == "own")
+    scores.loc[at, ["low", "high"]] = low, high
+    text = portrait.first_screen(study, "own", {**tables, "scores": scores})
+    assert words in bullets(text)["How much meaning goes with it"]
+
+
+def answered(tables, **verdicts):
+    """The table of concepts of one classifier with other answers."""
+    rows = [{"model": "own", "title": "own", "prompt": word, "verdict": verdict, "hidden": hidden,
+             "hidden_low": hidden - 0.1, "hidden_high": hidden + 0.1, "hidden_control": control,
+             "full": 0.5, "why": ""} for word, (verdict, hidden, control) in verdicts.items()]
+    none = tables["factors"].iloc[:0]
+    return {**tables, "factors": none, "concepts": pd.DataFrame(rows)}
+
+
+def test_the_headline_follows_the_verdicts(study, tables):
+    keeps, ignores, unsure = portrait.VERDICTS[1], portrait.VERDICTS[0], portrait.VERDICTS[2]
+    first = portrait.first_screen(study, "own", answered(
+        tables, snow=(ignores, 0.6, 0.1), sand=(ignores, 0.4, 0.9), fur=(keeps, 0.0, 0.1)))
+    same = portrait.first_screen(study, "own", answered(tables, snow=(ignores, 0.6, 0.1)))
+    assert same.startswith("**own ignores snow: more of each is lost than a random view as narrow "
+                           "would lose. Of 1 factors")
+    assert first.startswith("**own ignores snow: more of each is lost than a random view as "
+                            "narrow would lose. Of 3 factors and concepts that can be told it "
+                            "ignores 2.**")
+    assert "ignored snow, sand; kept fur." in first
+    alike = portrait.first_screen(study, "own", answered(tables, sand=(ignores, 0.4, 0.9)))
+    assert alike.startswith("**own ignores sand, but a random view as narrow would lose as much.")
+    none = portrait.first_screen(study, "own", answered(
+        tables, fur=(keeps, 0.04, 0.5), fish=(keeps, 0.02, 0.5), hat=(unsure, 0.3, 0.5)))
+    assert none.startswith("**None of the 2 things that can be told is one that own ignores: of "
+                           "what the features tell of them 3 % is lost (median), where a random "
+                           "view as narrow would lose 50 %.**")
+    nothing = portrait.first_screen(study, "own", answered(tables, hat=(unsure, 0.3, 0.5)))
+    assert nothing.startswith("**It cannot be told here what own ignores")
+
+
+def test_a_translator_no_better_than_a_guess_is_not_to_be_believed(study, tables):
+    scores = tables["scores"].copy()
+    rows = scores["quantity"] == "translator_error"
+    for kind, low, high in (("held out", 30, 40), ("constant", 50, 60)):
+        scores.loc[rows & (scores["kind"] == kind), ["low", "high"]] = low, high
+    good = portrait.first_screen(study, "own", {**tables, "scores": scores})
+    assert "hardly better" not in good
+    scores.loc[rows & (scores["kind"] == "constant"), ["low", "high"]] = 35, 60
+    assert "hardly better" in portrait.first_screen(study, "own", {**tables, "scores": scores})
+
+
+def test_two_classifiers_are_compared_by_what_can_be_told_of_both(study, tables):
+    rows = pd.concat([answered(tables, snow=(v, h, 0.5), fur=(w, 0.1, 0.5))["concepts"].assign(
+        model=model) for model, v, h, w in (
+            ("own", "ignores it", 0.6, "keeps it"), ("other", "keeps it", 0.0, "cannot be told"))])
+    text = portrait.comparison(study, "own", "other", {**answered(tables), "concepts": rows})
+    assert "44 of 48 directions unread, other 39 of 48" in text
+    assert "can be told for both (1 factors and concepts), own loses 60 % (median" in text
+    assert "**Ignored by own and kept by other**: snow." in text
+    rows["verdict"] = portrait.VERDICTS[1]
+    text = portrait.comparison(study, "own", "other", {**answered(tables), "concepts": rows})
+    assert "Ignored by" not in text
+    assert "own also loses more than other (intervals apart, and more than 5 %) of snow." in text
+
+
+def test_sheets_hold_every_number_as_text(study, tables):
+    head = portrait.head_sheet(tables)
+    assert list(head.columns) == ["own", "other"]
+    assert head.loc["null space", "own"] == "44 directions"
+    assert head.loc["named right", "other"] == "not known: no label is the name of a class"
+    assert len(portrait.score_sheet(tables)) == 8
+    assert len(portrait.class_sheet(tables)) == 4
+    assert len(portrait.class_sheet(tables, most=1)) == 2  # both ends
+    assert set(portrait.concept_sheet(tables, "asked").index) == {"red", "blue"}
+    assert portrait.information_sheet(tables).iloc[:, 0].str.contains("to").all()
+    floor = portrait.floor_sheet(tables)
+    again = tables["floor"].query(
+        f"level == 'picture' and quantity == 'image_score' and over == {REDEALT!r}")
+    own = again.set_index("kind").loc[NULL]
+    assert floor.loc["IS of a picture", REDEALT].startswith(f"{own['value']:.2f} (")
+    assert floor.loc["IS of a picture", "noise"] == f"±{own['spread']:.1f}°"
+    page = portrait.photo_sheet(study, tables)
+    assert page.count("<img ") == 10
+    assert "<b>" not in page
+    assert "data:image" in page
+
+
+def test_how_to_read_names_the_classifier_and_the_stand_in(study):
+    text = portrait.how_to_read(study, "own")
+    assert "ConSE" in text
+    assert "stand-in" in text
+    assert "own gives a class" in text
+
+
+def test_charts_take_the_tables_of_two_classes_and_of_thousands(tables):
+    many = pd.concat([tables["classes"]] * 500, ignore_index=True)
+    many = many.assign(label=many.index.map("class {}".format), rank=many.index + 1)
+    for table, shown in ((tables["classes"].head(2), 2), (many, 40)):
+        chart = class_losses(table).to_dict()
+        assert chart["height"] == 21 * shown
+        names = {row["label"] for rows in chart["datasets"].values() for row in rows
+                 if "label" in row}
+        assert len(names) == shown
+    for name in ("concepts", "factors", "asked"):
+        concept_answers(tables[name]).to_dict()
+    model_excess(tables["scores"]).to_dict()
+    spectrum(tables["spectrum"], tables["head"]).to_dict()
+
+
+def test_a_classifier_cannot_stand_beside_itself(study):
+    assert portrait.chosen(study, "own", "other") == ("own", "other")
+    with pytest.raises(SingError, match="cannot stand beside itself"):
+        portrait.chosen(study, "own", "own")

@@ -1,0 +1,450 @@
+"""A real report, small: what it holds, what it says, and what a kill or a second run does to it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from browser import inspect_page, new_page, open_browser
+from bs4 import BeautifulSoup
+from PIL import Image, ImageDraw
+from torch import nn
+
+import sing_nb
+from sing_nb import SingError
+from sing_nb import reports as room
+from sing_nb.cards import card_of
+from sing_nb.reports import own_study, plain_table
+
+MINE = """\
+import torch
+from torch import nn
+
+
+def build():
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 24, 16, 16), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(),
+        nn.Linear(96, 4))
+    net.class_names = ["broom", "goldfish", "orange", "zebra"]
+    return net
+"""
+SMALL = {
+    "clipart_files": 24, "bootstrap_draws": 60, "control_draws": 2, "folds": 2, "redeals": 2,
+    "information_draws": 1, "kernel_size": 20,
+}
+FILES = {
+    "index.html", "card.json", "report.ipynb", "translator.safetensors", "spaces.safetensors",
+}
+
+
+def draw(folder, each=6):
+    rng = np.random.default_rng(0)
+    colours = {"broom": "olive", "goldfish": "orangered", "orange": "orange", "zebra": "white"}
+    for number, (name, colour) in enumerate(colours.items()):
+        (folder / name).mkdir(parents=True)
+        for index in range(each):
+            noise = rng.integers(0, 90, (48, 48, 3)) + 20 * number
+            picture = Image.fromarray(noise.astype(np.uint8))
+            x, y = rng.integers(2, 20, 2)
+            ImageDraw.Draw(picture).ellipse((x, y, x + 24, y + 24), fill=colour)
+            picture.save(folder / name / f"{index}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A reader's folder: a file of ten lines, pictures of four kinds, one of them broken."""
+    folder = tmp_path_factory.mktemp("reader")
+    (folder / "mine.py").write_text(MINE)
+    draw(folder / "photos")
+    (folder / "photos" / "zebra" / "<b>cut.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory):
+    return tmp_path_factory.mktemp("build")
+
+
+@pytest.fixture(scope="module")
+def made(home, build):
+    """The report, made in this process from the reader's folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        patch.setenv("SING_BUILD", str(build))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        return sing_nb.report(
+            "mine.py:build", "photos", "found", ask=["snow", "a hand"], settings=SMALL,
+            progress=False,
+        )
+
+
+def sums(folder):
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*") if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def soup(made):
+    return BeautifulSoup(made.page.read_text(encoding="utf-8"), "html.parser")
+
+
+def test_the_folder_holds_what_it_should(made, home):
+    assert made.folder == home / "found"
+    there = sums(made.folder)
+    assert {name for name in there if "/" not in name} == FILES
+    assert {name for name in there if name.startswith("tables/")} == {
+        f"tables/{name}.{ending}" for name in made.tables for ending in ("csv", "parquet")}
+    figures = {name.partition(".")[0] for name in there if name.startswith("figures/")}
+    assert len(figures) >= 4
+    assert {name for name in there if name.startswith("figures/")} == {
+        f"{name}.{ending}" for name in figures for ending in ("svg", "vl.json", "data.json")}
+    assert made.card["files"] == {k: v for k, v in there.items() if k != "card.json"}
+    assert not list(home.glob(".found.new*"))
+
+
+def test_the_first_screen_comes_first_and_is_the_summary(made, soup):
+    article = soup.find("article")
+    first = article.get_text(" ", strip=True)[: len(made.summary) * 2]
+    for line in made.summary.splitlines():
+        words = re.sub(r"[*_`\\-]", "", line).split()[:6]
+        assert " ".join(words) in re.sub(r"[*_`\\-]", "", first), line
+    assert [one.get_text() for one in soup.find_all("h1")] == ["What build (mine.py) ignores"]
+
+
+def test_the_page_says_how_it_was_made(made, soup, home):
+    text = soup.find("h2", id="how-this-report-was-made").find_next_siblings()
+    text = " ".join(one.get_text(" ", strip=True) for one in text)
+    assert made.card["command"] in soup.get_text()
+    assert str(home / "photos") in text
+    assert "24 pictures of 24 subjects" in text
+    assert "also fitted on 24 default drawings" in text
+    assert "1 picture was passed over" in text
+    assert "<b>cut.png" in text
+    assert "seed 0" in text
+    assert torch.__version__.partition("+")[0] in text
+    assert "It came without a transform" in text
+
+
+def test_where_this_process_keeps_a_head_is_told_to_nobody(made, build):
+    shown = [*made.folder.glob("figures/*"), *made.folder.glob("tables/*.csv")]
+    for path in (made.page, *shown):
+        assert str(build) not in path.read_text(encoding="utf-8"), path
+
+
+def test_nothing_of_the_book_is_left_unresolved(soup):
+    for script in soup.find_all("script"):
+        script.extract()
+    text = soup.get_text()
+    assert not re.search(r"\{[a-z:]+\}`|\{\{|^\([\w-]+\)=|kept:", text, re.MULTILINE)
+    assert not soup.find(href=re.compile("^(?!#)"))
+    assert not soup.find(src=re.compile("^(?!data:)"))
+    assert all(image.get("alt") for image in soup.find_all("img"))
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with open_browser() as found:
+        yield found
+
+
+@pytest.mark.parametrize(("size", "theme"), [((1280, 900), "light"), ((360, 780), "dark")])
+def test_the_page_opens_from_disk_and_asks_for_nothing(browser, made, size, theme):
+    asked = []
+    with new_page(browser, size, theme) as tab:
+        tab.on("request", lambda request: asked.append(request.url))
+        found = inspect_page(tab, made.page.as_uri(), theme)
+        assert [url for url in asked if not url.startswith("data:")] == [made.page.as_uri()]
+        # The library lies in the page, so that none is loaded.
+        assert [problem for problem in found.problems() if "loads Vega 0" not in problem] == []
+        assert len(found.charts) >= 4
+        for number in range(len(found.charts)):
+            box = tab.locator(".sing-chart svg").nth(number).bounding_box()
+            assert box["width"] > 250
+            assert box["height"] > 60
+    assert made.page.stat().st_size < 6e6
+
+
+def test_csv_and_parquet_hold_the_same(made):
+    for name, table in made.tables.items():
+        plain = plain_table(table)
+        parquet = sing_nb.load(made.folder / "tables" / f"{name}.parquet")
+        assert parquet.attrs["card"]["command"] == made.card["command"]
+        assert list(parquet.columns) == list(plain.columns)
+        csv = pd.read_csv(
+            made.folder / "tables" / f"{name}.csv", dtype=str, keep_default_na=False)
+        assert list(csv.columns) == list(plain.columns)
+        assert len(csv) == len(parquet) == len(plain)
+        for column in plain:
+            if column == "model":
+                assert set(csv[column]) <= {str(made.folder.parent / "mine.py:build")}
+                continue
+            theirs = parquet[column]
+            if pd.api.types.is_numeric_dtype(plain[column]):
+                read = [float({"True": 1, "False": 0, "": "nan"}.get(x, x)) for x in csv[column]]
+                np.testing.assert_array_equal(read, theirs.to_numpy(float))
+                np.testing.assert_array_equal(plain[column].to_numpy(float), theirs.to_numpy(float))
+            else:
+                assert csv[column].tolist() == theirs.fillna("").astype(str).tolist(), column
+
+
+def test_translator_and_spaces_can_be_loaded_and_used(made, home):
+    f = torch.randn(5, 96, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    spaces = sing_nb.load(made.folder / "spaces.safetensors")
+    translator = sing_nb.load(made.folder / "translator.safetensors")
+    sys.path.insert(0, str(home))
+    try:
+        import mine
+    finally:
+        sys.path.remove(str(home))
+    weight = mine.build()[-1].weight.detach().double().numpy()
+    right = np.linalg.svd(weight)[2]
+    null = f.numpy() @ right[4:].T @ right[4:]
+    np.testing.assert_allclose(spaces.null(f).numpy(), null, atol=1e-6)
+    assert (spaces.rank, spaces.null_dim) == (4, 92)
+    z = translator(f.float())
+    assert z.shape == (5, translator.weight.shape[0])
+    assert translator.card["model"].endswith("mine.py:build")
+    assert "kept:" not in json.dumps(made.card)
+    assert card_of(made.folder)["command"] == made.card["command"]
+
+
+# --- again, killed, two at once -----------------------------------------------------------------
+
+
+def test_the_recorded_command_makes_it_again_and_a_kill_leaves_the_old_one(
+    made, home, tmp_path, monkeypatch
+):
+    """Run as it is typed, with a cache of its own; once killed while the new one is written."""
+    before = sums(made.folder)
+    words = shlex.split(made.card["command"])
+    assert words[:2] == ["sing", "report"]
+    command = [sys.executable, "-m", "sing_nb", *words[1:]]
+    env = os.environ | {
+        "SING_BUILD": str(tmp_path / "build"), "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(Path(room.__file__).parents[1]),
+    }
+    running = subprocess.Popen(
+        command, cwd=tmp_path, env=env, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        while not (left := list(home.glob(".found.new-*"))) and running.poll() is None:
+            time.sleep(0.05)
+        assert left, running.stderr.read().decode()[-2000:]
+        # Nobody else may write here meanwhile, and the old report is whole.
+        monkeypatch.setenv("SING_BUILD", str(tmp_path / "build"))
+        with pytest.raises(SingError, match="Another run is writing"):
+            room.report("lite0", home / "photos", made.folder, progress=False)
+    finally:
+        os.killpg(running.pid, signal.SIGKILL)
+        running.communicate()
+    assert sums(made.folder) == before
+
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert str(made.page) in done.stdout
+    assert "Traceback" not in done.stderr
+    assert not list(home.glob(".found.new-*"))
+    after = sums(made.folder)
+    assert after.keys() == before.keys()
+    csv = [name for name in before if name.endswith((".csv", ".data.json", ".svg"))]
+    assert {name: after[name] for name in csv} == {name: before[name] for name in csv}
+    card = json.loads((made.folder / "card.json").read_text())
+    assert shlex.split(card["command"])[1:] == words[1:]
+
+
+# --- what is refused, before anything is computed -----------------------------------------------
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.setenv("SING_BUILD", str(tmp_path / "build"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def tiny(classes=4):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 8, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                         nn.Linear(8, classes))
+
+
+def test_a_folder_of_something_else_is_left_as_it_is(here):
+    draw(here / "photos", 2)
+    (here / "notes").mkdir()
+    (here / "notes" / "thesis.txt").write_text("years")
+    with pytest.raises(SingError, match="no report of sing, but holds 1 file, thesis"):
+        sing_nb.report("lite0", "photos", "notes", progress=False)
+    (here / "file").write_text("x")
+    with pytest.raises(SingError, match="is a file; a report is a folder"):
+        sing_nb.report("lite0", "photos", "file", progress=False)
+    for out in (".", "photos", "photos/report"):
+        with pytest.raises(SingError, match="cannot lie in its pictures' folder"):
+            sing_nb.report("lite0", "photos", out, progress=False)
+    assert (here / "notes" / "thesis.txt").read_text() == "years"
+
+
+def test_a_report_to_which_something_was_added_is_kept(here):
+    folder = here / "report"
+    folder.mkdir()
+    (folder / "index.html").write_text("x")
+    (folder / "card.json").write_text(json.dumps({"kind": room.KIND, "files": {"index.html": ""}}))
+    room._replaceable(folder)
+    (folder / ".DS_Store").write_bytes(b"")
+    room._replaceable(folder)
+    (folder / "mine.txt").write_text("mine")
+    with pytest.raises(SingError, match=r"also holds mine\.txt, which no report wrote"):
+        room._replaceable(folder)
+    (folder / "card.json").write_text('{"kind": "another"}')
+    with pytest.raises(SingError, match="no report of sing"):
+        room._replaceable(folder)
+
+
+def test_what_a_killed_run_left_is_taken_away_and_what_it_moved_comes_back(here):
+    for name in (".a.new-1", ".a.new-22", ".a.old", ".ab.new-1", ".b.old", "b"):
+        (here / name).mkdir()
+        (here / name / "text").write_text(name)
+    with room._alone(here / "a"):
+        assert (here / "a" / "text").read_text() == ".a.old"
+    with room._alone(here / "b"):
+        assert (here / "b" / "text").read_text() == "b"
+    left = {path.name for path in here.iterdir() if path.is_dir()}
+    assert left == {"a", "b", ".ab.new-1"}
+
+
+def test_a_lock_of_a_dead_process_holds_nobody_up(here):
+    code = (
+        "import os, signal; from pathlib import Path; from sing_nb.reports import _alone\n"
+        "with _alone(Path('out').resolve()): print('held', flush=True); input()"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE,
+                              stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(SingError, match="Another run is writing the report"), room._alone(
+            here / "out"):
+        pass
+    holder.kill()
+    holder.communicate()
+    with room._alone(here / "out"):
+        pass
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"images": "nowhere"}, "nowhere is not there; images is a folder with one folder"),
+    ({"images": "names.txt"}, "names.txt is a file; images is a folder"),
+    ({"class_names": "none.txt"}, "none.txt cannot be read as a text file"),
+    ({"class_names": "gap.txt"}, "gap.txt: give one name for each logit.*line 2 is empty"),
+    ({"class_names": "names.txt"}, "3 class names for 4 logits"),
+    ({"class_names": []}, "it names nothing"),
+    ({"settings": {"models": ["lite0"]}}, "is its model .--model., not the setting models"),
+    ({"settings": {"pictures": "stamps"}, "images": "photos"}, "not both"),
+    ({"settings": {"view": 3}}, "did you mean 'views'"),
+    ({"transform": "resize"}, "transform is str"),
+    ({"model": 3}, "a torch.nn.Module or a Classifier; got int"),
+    ({"model": nn.ReLU()}, "no linear"),
+    ({"profile": "reprot"}, "did you mean 'report'"),
+])
+def test_bad_arguments_are_told_before_anything_is_computed(here, options, message):
+    draw(here / "photos", 2)
+    (here / "names.txt").write_text("a\nb\nc\n")
+    (here / "gap.txt").write_text("a\n\nc\n")
+    given = {"model": tiny(), "images": "photos", "transform": lambda picture: picture} | options
+    with pytest.raises(SingError, match=message):
+        sing_nb.report(**given, progress=False)
+    assert not (here / "report").exists()
+    assert not (here / "build").exists()
+
+
+# --- classifiers that live in this process ------------------------------------------------------
+
+
+def transform(picture):
+    """Picture to tensor, as a reader would write it."""
+    data = np.asarray(picture.convert("RGB").resize((32, 32)), dtype=np.float32)
+    return torch.from_numpy(data / 255).permute(2, 0, 1)
+
+
+def test_a_module_of_this_process_gets_a_name_that_others_can_load(here):
+    draw(here / "photos", 2)
+    names = ["broom", "goldfish", "orange", "zebra"]
+    (here / "names.txt").write_text("\ufeff" + "\n".join(names) + "\n\n", encoding="utf-8")
+    study, name = own_study(
+        tiny(), "photos", class_names="names.txt", transform=transform, progress=False,
+        beside="lite0", settings={"clipart_files": 2, "tower": "lite1"},
+    )
+    assert study.config.models == [name, "lite0"]
+    loaded = sing_nb.load_classifier(name)
+    assert loaded.class_names == study.class_names(name) == names
+    assert loaded.title == study.title(name) == "Sequential"
+    torch.testing.assert_close(loaded.head.weight, tiny()[-1].weight.detach(), rtol=0, atol=0)
+    # As a chapter's kernel has it: the same key, so that it finds the features that lie there.
+    other = sing_nb.Study("report", progress=False, **room._overrides(study.config))
+    assert other.config == study.config
+    assert other.feature_key(name) == study.feature_key(name)
+    features = study.features(name)
+    torch.testing.assert_close(other.features(name), features, rtol=0, atol=0)
+    again = own_study(tiny(), "photos", class_names=names, transform=transform, progress=False,
+                      settings={"clipart_files": 2})
+    assert again[1] == name
+    another = own_study(tiny(), "photos", transform=transform, progress=False,
+                        settings={"clipart_files": 2})
+    assert another[1] != name
+
+
+def test_the_tower_gives_way_to_the_classifier_that_is_asked_about(here):
+    draw(here / "photos", 2)
+    study, name = own_study("lite2", "photos", beside="lite1", progress=False,
+                            settings={"clipart_files": 2})
+    assert (name, study.config.models, study.config.tower) == ("lite2", ["lite2", "lite1"], "lite0")
+    with pytest.raises(SingError, match="beside is the same one"):
+        own_study("lite2", "photos", beside="lite2", progress=False)
+
+
+def test_the_command_says_everything_that_was_given(here):
+    draw(here / "photos", 1)
+    (here / "names.txt").write_text("a")
+    given = {
+        "model": "lite0", "images": "photos", "out": here / "a report", "ask": ["a hand", "it's"],
+        "class_names": "names.txt", "transform": None, "beside": "lite1", "profile": "smoke",
+        "settings": {"views": 3, "lambdas": [1.0, 10.0], "about": "two words"},
+    }
+    words = shlex.split(room._command(**given))
+    assert words[:4] == ["sing", "report", "--model", "lite0"]
+    assert words[words.index("--images") + 1] == str(here / "photos")
+    assert words[words.index("--out") + 1] == str(here / "a report")
+    assert words[words.index("--class-names") + 1] == str(here / "names.txt")
+    assert words[words.index("--beside") + 1] == "lite1"
+    assert [words[i + 1] for i, word in enumerate(words) if word == "--ask"] == ["a hand", "it's"]
+    from sing_nb.chapters import resolve
+
+    pairs = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
+    assert resolve("smoke", pairs, [])[1] == given["settings"]
+    in_python = room._command(**given | {"model": tiny(), "class_names": ["a"]})
+    assert in_python.startswith("sing_nb.report(<Sequential>, ")
+    assert "class_names=['a']" in in_python
+
+
+def test_texts_of_others_mean_nothing_in_the_page():
+    from nbconvert.filters import markdown2html
+
+    for text in ("<img src=x>", "*a* _b_ [c](http://d)", "`x` ``y``", "a | b", "$x$ {ref}`a`"):
+        for form in (room._code, room._text):
+            found = BeautifulSoup(markdown2html(form(text)), "html.parser")
+            assert found.get_text().strip() == text
+            assert not found.find(["img", "a", "em"])

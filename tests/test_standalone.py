@@ -1,0 +1,204 @@
+"""One executed notebook as one page: what it holds and refuses, and what a browser does with it."""
+
+from __future__ import annotations
+
+import re
+
+import altair as alt
+import nbformat
+import pandas as pd
+import pytest
+from browser import PHONE, inspect_page, new_page, open_browser
+from bs4 import BeautifulSoup
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from sing_nb import SingError
+from sing_nb.gallery import _bundle
+from sing_nb.standalone import charts, page
+
+SMALL_PHONE = (360, 780)
+
+
+def shown(data, kind="display_data", **metadata):
+    """A code cell with one output, and something on the error stream."""
+    cell = new_code_cell("secret = 1", metadata=metadata)
+    cell.outputs = [
+        new_output("stream", name="stderr", text="a bar of progress"), new_output(kind, data=data),
+    ]
+    return cell
+
+
+def figure(caption="Bars of *three* heights.", name="fig-bars", **metadata):
+    table = pd.DataFrame({"word": ["snow", "</script>", "sea"], "angle": [3.0, 5.0, 4.0]})
+    chart = alt.Chart(table, width="container").mark_bar().encode(
+        alt.X("angle", title="angle (degrees)"), alt.Y("word"))
+    spec = chart.to_dict() | {"description": "Three bars for three words."}
+    data = {**_bundle(spec), "text/plain": "three-bars: Three bars for three words."}
+    about = {"mystnb": {"figure": {"caption": caption, "name": name}}} if caption else {}
+    return shown(data, **about, **metadata)
+
+
+def written(path, *cells):
+    nbformat.write(new_notebook(cells=list(cells)), path / "in.ipynb")
+    return path / "in.ipynb"
+
+
+@pytest.fixture(scope="module")
+def notebook(tmp_path_factory):
+    wide = pd.DataFrame([range(30)] * 3, columns=[f"column {i}" for i in range(30)])
+    return written(
+        tmp_path_factory.mktemp("notebook"),
+        new_markdown_cell("# Title of the chapter\n\nThe first words."),
+        new_markdown_cell("For {numref}`fig-a` see {{ key }}.", metadata={"tags": ["book-only"]}),
+        new_code_cell("profile: str = 'offline'", metadata={"tags": ["parameters"]}),
+        new_code_cell("profile = 'smoke'", metadata={"tags": ["injected-parameters"]}),
+        new_markdown_cell("## Scores\n\nIn code `{ref}` stands as it is.\n\n```\n{{ key }}\n```"),
+        figure(),
+        shown({"text/markdown": "## Scores\n\n**Two** of them."}),
+        figure("And *again*.", "fig-again"),
+        shown({"text/html": wide.to_html(), "text/plain": "wide"}, "execute_result"),
+        shown({"text/plain": "3 < 4"}, "execute_result"),
+        figure("Hidden.", "fig-hidden", tags=["remove-cell"]),
+    )
+
+
+@pytest.fixture(scope="module")
+def text(notebook):
+    target = notebook.with_name("index.html")
+    page(notebook, target, "What <b> ignores", description="It's \"short\".",
+         closing="## How it was made\n\nBy hand.")
+    return target.read_text(encoding="utf-8")
+
+
+def test_the_page_names_no_other_host_and_no_other_file(text):
+    assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", text)
+    assert not re.search(r"@import|url\((?!['\"]?data:)", text.partition("<script>")[0])
+    assert all(link.startswith("#") for link in re.findall(r'<a [^>]*href="([^"]*)"', text))
+    assert "<link" not in text
+    assert len(text) < 2e6
+
+
+def test_it_has_one_title_which_is_plain_text(text):
+    assert "<title>What &lt;b&gt; ignores</title>" in text
+    assert re.findall("<h1[^>]*>(.*?)</h1>", text) == ["What &lt;b&gt; ignores"]
+    assert '<html lang="en">' in text
+    about = BeautifulSoup(text, "html.parser").find("meta", {"name": "description"})
+    assert about["content"] == 'It\'s "short".'
+    assert "Title of the chapter" not in text
+    assert "The first words." in text
+
+
+def test_code_and_cells_of_the_book_are_left_out(text):
+    for gone in ("secret", "profile", "numref", "Hidden.", "a bar of progress"):
+        assert gone not in text.partition("</style>")[2].partition("<body>")[2]
+    assert "By hand." in text
+
+
+def test_every_kind_of_output_is_shown_once(text):
+    body = re.sub("<script>.*?</script>", "", text.partition("<body>")[2], flags=re.DOTALL)
+    assert body.count("column 29") == 1
+    assert body.count("<strong>Two</strong> of them.") == 1
+    assert body.count("<pre>3 &lt; 4</pre>") == 1
+    assert "wide" not in re.sub("<[^>]*>", "", body)
+
+
+def test_headings_have_names_of_their_own_and_a_list(text):
+    body = text.partition("<body>")[2]
+    assert re.findall('<h2 id="([^"]+)"', body) == ["scores", "scores-2", "how-it-was-made"]
+    listed = re.search('<nav class="contents".*?</nav>', body, re.DOTALL).group()
+    assert re.findall('href="#([^"]+)"', listed) == ["scores", "scores-2", "how-it-was-made"]
+
+
+def test_figures_are_numbered_and_have_captions(text):
+    body = text.partition("<body>")[2]
+    assert re.findall(r'<figure id="([\w-]+)">', body) == ["fig-bars", "fig-again"]
+    assert re.findall(r'caption-number">([^<]+)<', body) == ["Figure 1. ", "Figure 2. "]
+    assert '<span class="caption-text">Bars of <em>three</em> heights.</span>' in body
+    assert body.count('aria-label="Three bars for three words."') == 2
+
+
+def test_without_scripts_a_picture_stands_for_the_chart(text):
+    found = [one.find("img") for one in BeautifulSoup(text, "html.parser").find_all("noscript")]
+    assert [one["src"][:31] for one in found] == ["data:image/png;base64,iVBORw0KG"] * 2
+    assert [one["alt"] for one in found] == ["Three bars for three words."] * 2
+
+
+def test_charts_are_found_by_their_names(notebook):
+    found = charts(notebook)
+    assert list(found) == ["three-bars"]
+    assert found["three-bars"]["mark"]["type"] == "bar"
+
+
+@pytest.mark.parametrize(("words", "what"), [
+    ("See {ref}`there`.", "role"), ("Of {glue:text}`n` classes.", "role"),
+    ("There are {{ count }}.", "number"), ("(here)=\n## Heading", "target"),
+    ("```{note}\nText.\n```", "directive"), (":::{tip}\nText.\n:::", "directive"),
+])
+def test_what_only_the_book_resolves_is_refused(tmp_path, words, what):
+    with pytest.raises(SingError, match=f"the {what} .* in the book alone"):
+        page(written(tmp_path, new_markdown_cell(words)), tmp_path / "index.html", "T")
+    with pytest.raises(SingError, match="in the book alone"):
+        page(written(tmp_path, figure(words)), tmp_path / "index.html", "T")
+    assert not (tmp_path / "index.html").exists()
+
+
+def test_a_chart_without_alt_text_is_refused(tmp_path):
+    silent = figure()
+    silent.outputs[1].data["application/vnd.vegalite.v6+json"]["description"] = " "
+    with pytest.raises(SingError, match="no alt text"):
+        page(written(tmp_path, silent), tmp_path / "index.html", "T")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"cells": 3}', b"\x80\x04K"])
+def test_what_is_no_notebook_is_refused(tmp_path, content):
+    (tmp_path / "in.ipynb").write_bytes(content)
+    with pytest.raises(SingError, match="no notebook that can be read"):
+        page(tmp_path / "in.ipynb", tmp_path / "index.html", "T")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with open_browser() as found:
+        yield found
+
+
+@pytest.mark.parametrize(("size", "theme"), [((1280, 900), "light"), (SMALL_PHONE, "dark")])
+def test_it_opens_from_disk_draws_and_asks_for_nothing(browser, notebook, text, size, theme):
+    asked = []
+    with new_page(browser, size, theme) as tab:
+        tab.on("request", lambda request: asked.append(request.url))
+        address = notebook.with_name("index.html").as_uri()
+        found = inspect_page(tab, address, theme)
+        assert [url for url in asked if not url.startswith("data:")] == [address]
+        # The library lies in the page, so that none is loaded.
+        assert [problem for problem in found.problems() if "loads Vega 0" not in problem] == []
+        assert [chart["drawn"] for chart in found.charts] == [theme, theme]
+        box = tab.locator(".sing-chart svg").first.bounding_box()
+        assert box["width"] > 0.8 * min(size[0], 700)
+        assert tab.locator(".sing-scroll").count() == 1
+        folded = tab.locator(".contents details").evaluate("(el) => !el.open")
+        assert folded == (size[0] < 1000)
+        tab.keyboard.press("Tab")
+        assert tab.evaluate("document.activeElement.textContent") == "Skip to the text"
+        paper = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (paper == "rgb(255, 255, 255)") == (theme == "light")
+
+
+def test_scripts_in_names_do_not_run(browser, tmp_path):
+    bad = (
+        "<script>window.ran = 1</script> <img src='x' onerror='window.ran = 2'> "
+        "<a href='javascript:window.ran = 3' id='bad'>a</a> "
+        "<img src='http://192.0.2.1/seen.png'><iframe src='data:text/html,x'></iframe>"
+    )
+    target = page(written(
+        tmp_path, shown({"text/markdown": bad}), shown({"text/html": bad}), figure()),
+        tmp_path / "index.html", bad)
+    sent = []
+    with new_page(browser, PHONE, "light") as tab:
+        tab.on("requestfinished", lambda request: sent.append(request.url))
+        found = inspect_page(tab, target.as_uri())
+        tab.locator("#bad").first.click()
+        assert tab.evaluate("window.ran") is None
+        assert [chart["ready"] for chart in found.charts] == [True]
+        assert [url for url in sent if not url.startswith("data:")] == [target.as_uri()]
+        assert found.outside == []  # the policy stopped it before anything was asked for
