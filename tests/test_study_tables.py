@@ -53,6 +53,7 @@ EXEMPT = {
 }
 FIGURES_EXEMPT = {
     "spectrum": "singular values of the weights: nothing is sampled",
+    "own-spectrum": "the same of chapter 11",
     "null-sizes": "sizes of null spaces: nothing is sampled",
     "lambda-path": "the folds themselves are shown; R2 = 0 is a constant's",
     "rank-slider": "a slider; the figure `truncated` has intervals of the same heads",
