@@ -612,6 +612,17 @@ def _plants(study: Study) -> None:
     study.mark("plants", {"rows": [len(table) for table in tables]})
 
 
+@_stage("example", examples=["sing example --profile smoke"])
+def _example(study: Study) -> None:
+    """The worked example of chapter 11, and how often `sing ask` is right on planted heads."""
+    from . import asking, portrait
+
+    name, beside = portrait.chosen(study, "")
+    tables = portrait.tables(study, name, beside=beside)
+    trials = asking.trials(study, study.config.models[-1], study.concepts, 1)
+    study.mark("example", {"rows": [len(table) for table in (*tables.values(), trials)]})
+
+
 @_command(
     "sweep", STAGES,
     click.option("--architecture", metavar="NAME", help="One translator: with --loss."),

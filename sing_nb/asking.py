@@ -515,12 +515,21 @@ def trials(
         and ``strict`` (bool), ``reversed`` (ignores for keeps, or keeps for ignores) and the
         numbers of :func:`measured`.
     """
-    asked, table = _prompts(prompts), _table(study)
+    asked = _prompts(prompts)
+    progress = study.progress if progress is None else progress
+    key = hashlib.sha256(repr(list(asked.values())).encode()).hexdigest()[:12]
+    name = f"ask-trials-{METHOD}-{model}-{study.config.plant_pictures}-{splits}-{key}"
+    found = study.stored(name, lambda: _trials(study, model, asked, splits, progress), model)
+    return found.assign(prompt=np.asarray(list(asked))[found.pop("concept")])
+
+
+def _trials(
+    study: Study, model: str, asked: dict[str, str], splits: int, progress: Progress
+) -> pd.DataFrame:
+    table, parts = _table(study), []
     z = study.embeddings[table["row"].to_numpy(copy=True)].double().numpy()
     values = z @ study.space.encode_text(list(asked.values())).double().numpy().T
     features, own = _features(study, model, table), _row_space(study, model)
-    progress = study.progress if progress is None else progress
-    parts = []
     with progress_bar(progress, total=splits, desc="trials", unit="split") as bar:
         for split in range(splits):
             found = planted_trials(
@@ -528,8 +537,7 @@ def trials(
                 draws=study.config.bootstrap_draws, seed=study.config.seed + split)
             parts.append(found.assign(model=model, split=split))
             bar.update(1)
-    found = pd.concat(parts, ignore_index=True)
-    return found.assign(prompt=np.asarray(list(asked))[found.pop("concept")])
+    return pd.concat(parts, ignore_index=True)
 
 
 def planted_trials(

@@ -83,8 +83,9 @@ OFFLINE_HOURS = (11 * 60 + 26 - 155 - 150) / 3600
 OFFLINE_WORK = 9 * 6830 * 1280
 # What is neither features nor drawings, by rule: shares of the seconds of a recorded offline run.
 RECORDED = {
-    "fetch": 0.02, "translator": 0.04, "tables": 0.03, "space": 0.08, "controls": 0.18,
-    "plants": 0.10, "comparisons": 0.06, "sweep": 0.25, "chapter": 0.23, "render": 0.01,
+    "fetch": 0.02, "translator": 0.04, "tables": 0.03, "space": 0.07, "controls": 0.16,
+    "plants": 0.09, "example": 0.12, "comparisons": 0.05, "sweep": 0.22, "chapter": 0.19,
+    "render": 0.01,
 }
 
 PROCESS = 1.0 * GB  # torch, timm, transformers and what they load, measured: 0.9 GB
@@ -624,7 +625,7 @@ def plan(profile: Profile, *, machine: str | None = None) -> pd.DataFrame:
     others = spaces - 1
     counts = {
         "translator": models, "tables": models, "space": others, "controls": models, "plants": 1,
-        "comparisons": 1, "sweep": len(p.sweep), "chapter": chapters, "render": 1,
+        "example": 1, "comparisons": 1, "sweep": len(p.sweep), "chapter": chapters, "render": 1,
     }
     for stage, jobs in counts.items():
         if jobs:
@@ -652,7 +653,7 @@ def plan_report(profile: Profile, *, machine: str | None = None) -> str:
     groups = (
         ("fetch",), ("features_part", "features", "embeddings_part", "embeddings"),
         ("statistics",), ("translator",), ("tables", "space", "plants", "controls", "sweep"),
-        ("comparisons",), ("chapter",), ("render",),
+        ("example",), ("comparisons",), ("chapter",), ("render",),
     )
     chain = sum(max(longest.get(stage, 0.0) for stage in group) for group in groups)
     shown = table.assign(

@@ -88,7 +88,7 @@ def _measure(
     z = {name: view.embeddings.double() for name, view in views.items()}
     f, rank = study.features(model).double(), spaces.rank
     fitted_on = (study.pictures["source"] != "photo").to_numpy()
-    length, lambdas = spaces.null(f).norm(dim=1), {}
+    length, lambdas, candidates = spaces.null(f).norm(dim=1), {}, study.lambdas(model)
     keeper = _Keeper(study, views, near)
     for draw in range(-1, count):
         basis = spaces.null_basis if draw < 0 else study.control_basis(model, draw)
@@ -112,7 +112,8 @@ def _measure(
             lead = slice(0, size)
             if draw < 0:  # a control's first stage gets the lambdas of the principal part
                 rows = chosen_lambdas(
-                    always.part(lead), [fold.part(lead) for fold in folds], c.lambdas, widths)
+                    always.part(lead), [fold.part(lead) for fold in folds], candidates,
+                    widths)
                 lambdas |= {(base, name): [row[at] for row in rows]
                             for at, name in enumerate(names)}
             start = 0
@@ -121,7 +122,7 @@ def _measure(
                 start += widths[at]
                 staged = principal_first(
                     always.part(slice(None), own), [fold.part(slice(None), own) for fold in folds],
-                    size, c.lambdas, lambdas=lambdas[base, name][:-1])
+                    size, candidates, lambdas=lambdas[base, name][:-1])
                 for fold, rows in keeper.folds():
                     one, alone = staged[fold], staged[fold].first(first[rows])
                     kept = keep if draw < 0 else keep[rows]
@@ -130,16 +131,16 @@ def _measure(
                                alone + one.rest(kept * part[rows]))
             if draw < 0 and base == "principal" and not briefly:
                 null = slice(rank, m)
-                _null_alone(study, keeper, part, always.part(null),
+                _null_alone(candidates, keeper, part, always.part(null),
                             [fold.part(null) for fold in folds], names, widths)
     for name in every if not briefly else ():
         _whole(study, model, keeper, name)
     return keeper.tables()
 
 
-def _null_alone(study, keeper, part, always, folds, names, widths) -> None:
+def _null_alone(candidates, keeper, part, always, folds, names, widths) -> None:
     """One ridge of the null part alone."""
-    lambdas, start = chosen_lambdas(always, folds, study.config.lambdas, widths), 0
+    lambdas, start = chosen_lambdas(always, folds, candidates, widths), 0
     total = always.copy()
     for fold in folds:
         total.merge(fold)

@@ -136,7 +136,8 @@ def word_changes(
                         "attribute_score": float(scores[draw + 1, word]),
                     }
                 )
-    return pd.DataFrame(records)
+    columns = ["picture", "name", "word", "kind", "draw", "before", "attribute_score"]
+    return pd.DataFrame(records, columns=columns)
 
 
 def photo_cards(study: Study, model: str, pictures: Sequence[str]) -> pd.DataFrame:

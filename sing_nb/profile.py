@@ -28,6 +28,7 @@ TRANSLATORS = ("ridge", "principal-first")
 PRECISIONS = ("float32", "bfloat16", "float16", "auto")
 COMPILING = ("auto", "never", "always")
 ALSO_FIT = ("none", "default", "auto")
+LAMBDA_UNITS = ("one", "variance")
 # Beyond these a typing error is likelier than a wish, and memory would end first.
 MOST = {
     "seed": 2**32 - 1, "folds": 1000, "views": 100_000, "clipart_views": 100_000,
@@ -94,6 +95,9 @@ class Profile:
         Splits by subject for held-out scores.
     lambdas : list of float
         Ridge candidates.
+    lambda_unit : str
+        What they are multiples of: ``one``, or ``variance``, the mean variance of a feature of the
+        classifier, which suits features of any size.
     control_draws : int
         Random subspaces that each null removal is compared with.
     bootstrap_draws : int
@@ -172,6 +176,7 @@ class Profile:
     # Left out of repr, and so of what results are stored under: the pictures, which are part of
     # it, say which it was; and of the next ones, that only the sweep needs them.
     also_fit: str = field(default="none", repr=False)
+    lambda_unit: str = field(default="one", repr=False)  # Study._hash adds it
     sweep_model: str = field(default="lite0", repr=False)
     sweep_architectures: list[str] = field(
         default_factory=lambda: list(SWEEP_ARCHITECTURES), repr=False
@@ -398,6 +403,8 @@ def _check(profile: Profile) -> None:
         )
     if profile.precision not in PRECISIONS:
         raise unknown("precision", profile.precision, PRECISIONS)
+    if profile.lambda_unit not in LAMBDA_UNITS:
+        raise unknown("unit of lambdas", profile.lambda_unit, LAMBDA_UNITS)
     if profile.also_fit not in ALSO_FIT:
         raise unknown("choice of also_fit", profile.also_fit, ALSO_FIT)
     if profile.compile not in COMPILING:

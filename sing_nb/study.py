@@ -116,6 +116,7 @@ class Study:
         self._others: dict[str, Study] = {}
         self._states: dict[tuple[str, str], tuple[torch.Tensor, ...]] = {}
         self._bases: dict[tuple[int, int, int], np.ndarray] = {}
+        self._units: dict[str, float] = {}
         if self.config.also_fit != "none" and self.config.pictures != "stamps":
             self.config = dataclasses.replace(self.config, folds=self._folds())
 
@@ -671,6 +672,20 @@ class Study:
         """The translator for pictures from elsewhere, fitted on all subjects."""
         return self.translators(model)[-1]
 
+    def lambdas(self, model: str) -> list[float]:
+        """Ridge candidates for a classifier's features.
+
+        With the profile's ``lambda_unit: variance`` they are multiples of the mean variance of a
+        feature over all pictures but the photographs, so that a network whose features are a
+        thousand times smaller gets the same translator.
+        """
+        if self.config.lambda_unit == "one":
+            return self.config.lambdas
+        if model not in self._units:
+            fitted = torch.tensor((self.pictures["source"] != "photo").to_numpy())
+            self._units[model] = float(self.features(model)[fitted].double().var(0).mean())
+        return [lam * self._units[model] for lam in self.config.lambdas]
+
     def _fold_fitters(
         self, model: str, z: torch.Tensor | None = None
     ) -> tuple[RidgeFitter, list[RidgeFitter]]:
@@ -759,7 +774,7 @@ class Study:
     ) -> list[Translator]:
         """The paper's translator, equation (4): without each fold, and of all."""
         solved = []
-        lambdas = chosen_lambdas(always, folds, self.config.lambdas)
+        lambdas = chosen_lambdas(always, folds, self.lambdas(model))
         for held_out, (lam,) in zip([*range(len(folds)), None], lambdas):
             total = always.copy()
             for index, fold in enumerate(folds):
@@ -775,7 +790,7 @@ class Study:
         spaces = self.spaces(model)
         directions = frame(spaces.null_basis)
         fitters = self.fold_fitters(self.features(model).double() @ directions, self.embeddings)
-        staged = principal_first(*fitters, spaces.rank, self.config.lambdas)
+        staged = principal_first(*fitters, spaces.rank, self.lambdas(model))
         return [one.affine(directions) for one in staged]
 
     def translate(self, model: str, f: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
@@ -922,7 +937,7 @@ class Study:
         error = np.column_stack([table["translator_error"], self._constant_error(table)])
         parts = {
             tuple((name, KINDS[0]) for name in names): self.interval(
-                np.abs(score), subject, lambda m: np.column_stack([m, m[:, 0] / m[:, 1]]),
+                np.abs(score), subject, lambda m: np.column_stack([m, _ratio(*m.T)]),
                 of_medians=True),
             (*((name, KINDS[1]) for name in names), *((name, KINDS[0]) for name in EXCESS)):
                 self.excess(score, control, subject, _control_and_excess, vectorized=True),
@@ -1275,13 +1290,13 @@ class Study:
     def _lambda_path(self) -> pd.DataFrame:
         parts = []
         for model in self.config.everyone:
-            scores = grouped_cv(*self._fold_fitters(model), self.config.lambdas).numpy()
+            scores = grouped_cv(*self._fold_fitters(model), self.lambdas(model)).numpy()
             for fold, row in enumerate(scores):
                 parts.append(
                     pd.DataFrame(
                         {
                             "model": model, "title": self.title(model),
-                            "lambda": self.config.lambdas, "fold": fold, "r2": row,
+                            "lambda": self.lambdas(model), "fold": fold, "r2": row,
                         }
                     )
                 )
@@ -1634,7 +1649,9 @@ class Study:
     # --- keeping --------------------------------------------------------------------------------
 
     def _hash(self, *parts: object) -> str:
-        return hashlib.sha256(repr((METHOD, self.config, parts)).encode()).hexdigest()[:12]
+        unit = () if self.config.lambda_unit == "one" else (self.config.lambda_unit,)
+        what = (METHOD, self.config, parts, *unit)
+        return hashlib.sha256(repr(what).encode()).hexdigest()[:12]
 
     def stored(
         self, name: str, compute: Callable[[], pd.DataFrame], *models: str
@@ -1697,13 +1714,18 @@ def _top(z: torch.Tensor, text: torch.Tensor, truth: torch.Tensor) -> float:
     return float((near == truth[:, None]).any(1).double().mean())
 
 
+def _ratio(one: np.ndarray, two: np.ndarray) -> np.ndarray:
+    """one / two, and nan where nothing moved at all."""
+    return np.divide(one, two, out=np.full(np.shape(one), np.nan), where=np.not_equal(two, 0))
+
+
 # Of many samples at once: scores (samples, n, 2) are IS and AS, controls (samples, n, draws, 2).
 
 
 def _sizes(pairs: np.ndarray) -> np.ndarray:
     """Median IS, median |AS| and their ratio, (samples, 3, draws), of (samples, n, draws, 2)."""
     one, two = np.moveaxis(np.median(np.abs(pairs), axis=1), -1, 0)
-    return np.stack([one, two, one / two], axis=1)
+    return np.stack([one, two, _ratio(one, two)], axis=1)
 
 
 def _control_and_excess(score: np.ndarray, control: np.ndarray) -> np.ndarray:

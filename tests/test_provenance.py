@@ -114,8 +114,10 @@ def test_keys_of_one_analysis_concern_the_chapters_that_read_them():
         return {name for name in CHAPTERS if key in keys[name]}
 
     assert readers("sweep_epochs") == readers("sweep_losses") == {"12_translators"}
-    assert readers("plant_splits") == readers("plant_pictures") == {"10_planted_truths"}
-    assert readers("redeals") == readers("information_draws") == {"09_what_could_fool_us"}
+    assert readers("plant_splits") == readers("plant_concepts") == {"10_planted_truths"}
+    assert readers("plant_pictures") == {"10_planted_truths", "11_your_model"}
+    two = {"09_what_could_fool_us", "11_your_model"}
+    assert readers("redeals") == readers("information_draws") == two
     assert readers("about") == readers("expected") == {"14_hub_profiles"}
     # Whatever results are stored under concerns everyone.
     always = {field.name for field in dataclasses.fields(Profile) if field.repr} - {"name"}

@@ -46,6 +46,7 @@ EXEMPT = {
     "comparison.paired_differences": "differences from ridge, which is the control",
     "comparison.loss_differences": "differences from the MSE-trained translator, the control",
     "comparison.lean": "shape of the cosines' distribution of each translator, which has intervals",
+    "asking.trials": "single trials with known answers, which trial_table summarises",
     "plants.plant_runs": "single planted runs, which score_table summarises",
     "plants.plant_power": "single planted runs, which power_table summarises",
     "probe.trail": "one photo, along its own null part and along its control",
