@@ -5,6 +5,11 @@ PROFILE ?= offline
 CLUSTER ?=
 CLUSTER_OPTIONS ?=
 SET ?=
+# What `make report` is about: as --model, --images and --out of `sing report`, and words to ask about.
+MODEL ?=
+IMAGES ?=
+OUT ?= report
+ASK ?=
 # Benchmarks of these files in tests/bench only, as in ONLY=ridge or ONLY="ridge features".
 ONLY ?=
 # The notebooks that JupyterLab shows, and options that it is given on top of ours.
@@ -25,13 +30,14 @@ RACING := $(READY)-bench
 export PYTHONNOUSERSITE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help book plan test lint lab bench audit clean
+.PHONY: help book report plan test lint lab bench audit clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make book                 rebuild the book: _build/offline/html/index.html"
 	@echo "make book PROFILE=smoke   the same with a handful of pictures (or another profile)"
 	@echo "make book SET='views=6'   with other values for a profile's or a chapter's parameters"
+	@echo "make report MODEL=mine.py:build IMAGES=photos   what your own classifier ignores: report/index.html"
 	@echo "make plan PROFILE=...     the jobs of a run: hours, bytes, memory; nothing runs"
 	@echo "make book CLUSTER=slurm PROFILE=imagenet13   jobs on a cluster, data/cluster"
 	@echo "make test                 lint and all tests (package, chapters, rendered pages)"
@@ -58,6 +64,10 @@ book: $(READY)
 	  $(if $(CLUSTER),--workflow-profile data/cluster/$(CLUSTER) $(CLUSTER_OPTIONS),--cores $(CORES)) \
 	  --config profile=$(PROFILE) settings='$(SET)' --rerun-incomplete --nolock
 	@echo "the book: _build/$(PROFILE)/html/index.html"
+
+report: $(READY)
+	@test -n '$(MODEL)' || { echo "Say which classifier: make report MODEL=mine.py:build IMAGES=photos (or MODEL=lite0)"; exit 2; }
+	@$(BIN)/sing report --model '$(MODEL)' $(if $(IMAGES),--images '$(IMAGES)') --out '$(OUT)' $(if $(ASK),--ask '$(ASK)')
 
 plan: $(READY)
 	@$(BIN)/sing plan --profile $(PROFILE) --set '$(SET)'

@@ -857,7 +857,7 @@ def _answer_table(answers: pd.DataFrame) -> pd.DataFrame:
     import pandas as pd
 
     def percent(share: float) -> str:
-        return "?" if pd.isna(share) else f"{100 * share:.0f} %"
+        return "?" if pd.isna(share) else f"{round(100 * share):d} %"
 
     return pd.DataFrame({
         "asked": answers["prompt"].map(printable),

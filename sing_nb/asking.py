@@ -387,7 +387,7 @@ def decided(table: pd.DataFrame) -> np.ndarray:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
+    return f"{round(100 * share):d} %"
 
 
 def _why(row: dict, verdict: str, words: str) -> str:

@@ -915,9 +915,11 @@ def as_classifier(
     if found.class_names is None:
         c = len(found.head.weight)
         found.class_names = _names(c)
+        found.notes = [note for note in found.notes if not note.startswith(_NO_NAMES)]
         found.notes.append(
             f"{_NO_NAMES}: its 1,000 classes are taken for ImageNet's." if c == 1000 else
-            f"{_NO_NAMES}: its {c:,} classes are numbered from 0."
+            f"{_NO_NAMES}: its {c:,} classes are numbered from 0. Name them with class_names "
+            f"(--class-names FILE)."
         )
     chosen = transform or own.get("transform")
     if chosen is not None:

@@ -49,6 +49,7 @@ from .progress import Progress, progress_bar
 from .prompts import imagenet_names
 
 __all__ = [
+    "BACKGROUNDS",
     "SCORED",
     "SIDE",
     "WHOLE",

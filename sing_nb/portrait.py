@@ -18,6 +18,8 @@ from .asking import ask as answers
 from .errors import SingError
 from .finetune import grouped_classifier
 from .floor import REDEALT, model_reliability
+from .gallery import power
+from .images import BACKGROUNDS
 from .information import unique_of
 from .photos import photo_cards, word_changes
 from .plants import concept_values
@@ -38,8 +40,12 @@ QUANTITIES = {
     "image_score": "Image Score (IS)", "attribute_score": "size of the Attribute Score, |AS|",
     "ratio": "IS / |AS|",
 }
-FACTORS = {"pixels: ": "", "group: all ": "pictures of ", "group: ": "pictures of ", "view: ": "",
-           "background: ": "background: "}
+# What a known factor is called for people, by the beginning of its name.
+FACTORS = {
+    "pixels: ": "{}", "view: ": "{}", "group: all ": "pictures of {}", "group: ": "pictures of {}",
+    **{f"background: {kind}": f"{kind} background" for kind in BACKGROUNDS},
+    "background: ": "{} of the background",
+}
 EXCESSES = {"image_score": "image_score_excess", "attribute_score": "attribute_size_excess",
             "ratio": "ratio_excess"}
 
@@ -321,8 +327,8 @@ def _headline(study: Study, own: Mapping[str, pd.DataFrame]) -> str:
     if told.empty:
         return (f"It cannot be told here what {title} ignores: no question about it has an answer "
                 f"with these pictures.")
-    none = (f"None of the {len(told)} things that can be told is one that {title} ignores"
-            if len(told) > 1 else f"The one thing that can be told is not ignored by {title}")
+    none = (f"{title} ignores none of the {len(told)} things that can be told" if len(told) > 1
+            else f"{title} does not ignore the one thing that can be told")
     lost, random = (told[column].clip(lower=0).median() for column in ("hidden", "hidden_control"))
     return (f"{none}: of what the features tell of them {_percent(lost)} is lost (median), where "
             f"a random view as narrow would lose {_percent(random)}.")
@@ -338,7 +344,7 @@ def _factor(name: str) -> str:
     """A known factor's name for people: "pixels: lightness" is "lightness"."""
     for kind, said in FACTORS.items():
         if name.startswith(kind):
-            return said + name.removeprefix(kind)
+            return said.format(name.removeprefix(kind))
     return name
 
 
@@ -352,8 +358,9 @@ def _said_head(study: Study, own: Mapping[str, pd.DataFrame]) -> str:
         f"{row['null_dim']:,} ({_percent(row['null_dim'] / row['features'])}) are its "
         f"null space: what lies there changes no answer (largest change of a logit "
         f"{_small(row['logit_change'])}; when a random part of the same size goes, "
-        f"{row['logit_change_control']:.2g}). {share(row, 'null_share')} of a feature's squared "
-        f"length lies there, {much} the {_percent(even)} of a random subspace of that size.")
+        f"{_small(row['logit_change_control'])}). {share(row, 'null_share')} of a feature's "
+        f"squared length lies there, {much} the {_percent(even)} of a random subspace of that "
+        f"size.")
 
 
 def _said_scores(study: Study, own: Mapping[str, pd.DataFrame]) -> str:
@@ -381,7 +388,7 @@ def _counted(name: str, table: pd.DataFrame) -> str:
     if table.empty:
         return ""
     verbs = dict(zip(VERDICTS, ("ignored", "kept", "cannot be told")))
-    parts = [f"{verb} {_listed(words)}" for verdict, verb in verbs.items()
+    parts = [f"{verb}: {_listed(words)}" for verdict, verb in verbs.items()
              if (words := _words(table, verdict))]
     return f"**{name}** ({len(table)}): {'; '.join(parts)}."
 
@@ -390,7 +397,7 @@ def _said_information(study: Study, own: Mapping[str, pd.DataFrame]) -> str:
     rows = own["information"].set_index("kind")
     null = rows.loc[NULL]
     if not null["low"] > 0:
-        return ("**Is that information?** Not that can be told: the null part says nothing of the "
+        return ("**Is that information?** None that can be told: the null part says nothing of the "
                 f"pictures that the head's own directions do not say (R² {_text(null, '', 3)}).")
     text = (f"**Is that information?** Yes: the null part says something of the pictures that the "
             f"head's own directions do not (R² {_text(null, '', 2)})")
@@ -410,7 +417,7 @@ def _said_sure(study: Study, own: Mapping[str, pd.DataFrame]) -> str:
             f"{guess['value']:.0f}°)")
     text += "; that is hardly better than a guess, so do not trust single words." if poor else "."
     if count := len(own["skipped"]):
-        text += f" {_number(count, 'file')} could not be used, for the reasons given below."
+        text += f" {_number(count, 'file')} could not be used; the page says which, and why."
     floor = own["floor"]
     again = floor[(floor["level"] == "picture") & (floor["over"] == REDEALT)
                   & (floor["quantity"] == "image_score") & (floor["kind"] == NULL)]
@@ -555,8 +562,8 @@ def _number(count: int, what: str) -> str:
 
 
 def _small(value: float) -> str:
-    """A number near zero with one digit and no exponent: ``0.000004``."""
-    return np.format_float_positional(float(f"{value:.0e}"), trim="-")
+    """A logit with one or two digits: ``0.3``, or near zero ``4 × 10⁻⁶``."""
+    return f"{value:.2g}" if value >= 1e-3 or value == 0 else power(value)
 
 
 def _share_digits(*shares: float) -> int:
@@ -602,7 +609,7 @@ def head_sheet(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
             "share of the features' squared length there": _text(row, "%", at="null_share"),
             "… of a random subspace of that size": _percent(row["null_share_control"]),
             "largest logit change without the null part": _small(row["logit_change"]),
-            "… without a random part of that size (median)": f"{row['logit_change_control']:.2g}",
+            "… without a random part of that size (median)": _small(row["logit_change_control"]),
             "named right": f"{accuracy} of {row['named']:,} pictures; by chance "
             f"{_percent(row['chance'])}" if row["named"]
             else "not known: no label is the name of a class",

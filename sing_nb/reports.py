@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 import shutil
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from torch import nn
 from . import cards, portrait
 from .errors import SingError
 from .features import feature_key
-from .fetch import data_dir, write_atomic
+from .fetch import cache_dir, data_dir, write_atomic
 from .heads import (
     Classifier,
     as_classifier,
@@ -294,7 +295,7 @@ def report(
         try:
             tell("the page")
             _write(staging, study, name, other, tables, summary, card, list(ask),
-                   tell.shows and progress is True)
+                   tell.shows and progress is True and sys.stderr.isatty())
             _replaceable(target)  # hours may have passed
             _swap(staging, target)
         finally:
@@ -344,6 +345,7 @@ def _write(
     from .standalone import charts, page
 
     overrides = _overrides(study.config)
+    without = [tag for tag, given in (("beside", other), ("asked", ask)) if not given]
     executed = study.folder / "reports" / hashlib.sha256(os.fsencode(folder.name)).hexdigest()[:12]
     notebook = run_chapter(
         CHAPTER, executed, study.config.name, overrides,
@@ -352,11 +354,12 @@ def _write(
     )
     shutil.copyfile(notebook, folder / "report.ipynb")
     shutil.rmtree(executed, ignore_errors=True)
-    for figure, spec in charts(folder / "report.ipynb").items():
+    for figure, spec in charts(folder / "report.ipynb", without).items():
         write_chart(folder / "figures", figure, spec)
     page(
         folder / "report.ipynb", folder / "index.html", f"What {study.title(name)} ignores",
         description=_first_sentence(summary), closing=_closing(study, name, tables, card),
+        without=without,
     )
     called = {one: _own_name(one) for one in study.config.models}
     for table, found in tables.items():
@@ -557,7 +560,10 @@ def _alone(target: Path) -> Iterator[None]:
 
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(target.with_name(f".{target.name}.lock"), timeout=0)
+        # Not beside the report: nothing is left in the reader's folder.
+        locks = cache_dir() / "locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(locks / f"{content_key(str(target))}.lock", timeout=0)
         lock.acquire()
     except Timeout:
         raise SingError(

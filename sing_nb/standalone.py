@@ -7,6 +7,7 @@ import hashlib
 import html
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,7 +49,7 @@ THEME = """(() => {
 
 def page(
     notebook: Path | str, target: Path | str, title: str, *, description: str = "",
-    closing: str = "",
+    closing: str = "", without: Iterable[str] = (),
 ) -> Path:
     """Write an executed notebook as one HTML file that needs no network and no other file.
 
@@ -70,6 +71,8 @@ def page(
         One sentence of plain text, for lists of search results.
     closing : str, optional
         Markdown that follows the last cell.
+    without : iterable of str
+        Tags of more cells to leave out.
 
     Returns
     -------
@@ -86,7 +89,7 @@ def page(
     from nbconvert import HTMLExporter
 
     node = _read(notebook)
-    node.cells = [cell for cell in node.cells if not DROPPED & set(cell.metadata.get("tags", []))]
+    node.cells = _shown(node, without)
     number = 0
     for cell in node.cells:
         if cell.cell_type == "markdown":
@@ -115,20 +118,23 @@ def page(
     return write_atomic(Path(target), _with_contents(text))
 
 
-def charts(notebook: Path | str) -> dict[str, dict]:
+def charts(notebook: Path | str, without: Iterable[str] = ()) -> dict[str, dict]:
     """Vega-Lite specs of a notebook's charts by the names that the gallery gave them.
 
     Those of cells that :func:`page` leaves out are not among them.
     """
     found = {}
-    for cell in _read(notebook).cells:
-        if DROPPED & set(cell.metadata.get("tags", [])):
-            continue
+    for cell in _shown(_read(notebook), without):
         for output in cell.get("outputs", []):
             data = output.get("data", {})
             if VEGALITE in data:
                 found[str(data.get("text/plain", "")).partition(":")[0]] = data[VEGALITE]
     return found
+
+
+def _shown(node: NotebookNode, without: Iterable[str]) -> list[NotebookNode]:
+    dropped = DROPPED | set(without)
+    return [cell for cell in node.cells if not dropped & set(cell.metadata.get("tags", []))]
 
 
 def _read(notebook: Path | str) -> NotebookNode:

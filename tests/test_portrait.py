@@ -221,12 +221,12 @@ def test_the_headline_follows_the_verdicts(study, tables):
     assert first.startswith("**own ignores snow: more of each is lost than a random view as "
                             "narrow would lose. Of 3 factors and concepts that can be told it "
                             "ignores 2.**")
-    assert "ignored snow, sand; kept fur." in first
+    assert "ignored: snow, sand; kept: fur." in first
     alike = portrait.first_screen(study, "own", answered(tables, sand=(ignores, 0.4, 0.9)))
     assert alike.startswith("**own ignores sand, but a random view as narrow would lose as much.")
     none = portrait.first_screen(study, "own", answered(
         tables, fur=(keeps, 0.04, 0.5), fish=(keeps, 0.02, 0.5), hat=(unsure, 0.3, 0.5)))
-    assert none.startswith("**None of the 2 things that can be told is one that own ignores: of "
+    assert none.startswith("**own ignores none of the 2 things that can be told: of "
                            "what the features tell of them 3 % is lost (median), where a random "
                            "view as narrow would lose 50 %.**")
     nothing = portrait.first_screen(study, "own", answered(tables, hat=(unsure, 0.3, 0.5)))

@@ -31,7 +31,7 @@ ROOMS = [
     "cards", "networks", "tracking", "study", "neighbours", "comparison", "classes", "photos",
     "steering", "validation", "towers", "truncation", "information", "floor", "nuisances",
     "coverage", "plants", "asking", "finetune", "robustness", "identities", "probe", "overview",
-    "portrait", "figures", "gallery", "widgets", "chapters", "paper", "claims", "speed", "page",
+    "figures", "gallery", "portrait", "widgets", "chapters", "paper", "claims", "speed", "page",
     "costs", "doctor", "standalone", "reports", "__main__",
 ]
 
