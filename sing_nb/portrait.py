@@ -387,8 +387,8 @@ def _said_questions(study: Study, own: Mapping[str, pd.DataFrame]) -> str:
 def _counted(name: str, table: pd.DataFrame) -> str:
     if table.empty:
         return ""
-    verbs = dict(zip(VERDICTS, ("ignored", "kept", "cannot be told")))
-    parts = [f"{verb}: {_listed(words)}" for verdict, verb in verbs.items()
+    verbs = dict(zip(VERDICTS, ("it ignores", "it keeps", "it cannot be told of")))
+    parts = [f"{verb} {_listed(words)}" for verdict, verb in verbs.items()
              if (words := _words(table, verdict))]
     return f"**{name}** ({len(table)}): {'; '.join(parts)}."
 

@@ -111,7 +111,7 @@ def _unsealed(text: str, held: Mapping[str, torch.Tensor]) -> dict:
 
 def _check_lambda(lam: float) -> None:
     if not (isinstance(lam, (int, float, np.number)) and 0 < lam < np.inf):
-        raise SingError(f"lambda must be finite and above 0; got {lam!r}.")
+        raise SingError(f"lambda must be above 0; got {lam!r}. Give a finite number.")
 
 
 @dataclass

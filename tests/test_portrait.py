@@ -221,7 +221,7 @@ def test_the_headline_follows_the_verdicts(study, tables):
     assert first.startswith("**own ignores snow: more of each is lost than a random view as "
                             "narrow would lose. Of 3 factors and concepts that can be told it "
                             "ignores 2.**")
-    assert "ignored: snow, sand; kept: fur." in first
+    assert "it ignores snow, sand; it keeps fur." in first
     alike = portrait.first_screen(study, "own", answered(tables, sand=(ignores, 0.4, 0.9)))
     assert alike.startswith("**own ignores sand, but a random view as narrow would lose as much.")
     none = portrait.first_screen(study, "own", answered(
