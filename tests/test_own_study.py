@@ -119,3 +119,27 @@ def test_what_does_not_belong_together_is_refused(smoke):
     n = len(mine.pictures)
     with pytest.raises(SingError, match=rf"expected features \({n}, 12\).*got \(2, 12\)"):
         mine.add(tiny("other"), FeatureSet(torch.zeros(2, 12), torch.zeros(2, 3)))
+
+
+def test_ridge_candidates_follow_the_size_of_the_features(folder):
+    tables = []
+    for scale in (1.0, 1e-6):
+        mine, clf = study(folder), tiny()
+        f = torch.randn(len(mine.pictures), 12, generator=torch.Generator().manual_seed(1)) * scale
+        mine.add(clf, FeatureSet(f, clf.logits(f)))
+        fitted = (mine.pictures["source"] != "photo").to_numpy()
+        unit = np.var(f.double().numpy()[fitted], axis=0, ddof=1).mean()
+        assert mine.lambdas("tiny") == pytest.approx([lam * unit for lam in mine.config.lambdas])
+        tables.append(mine.images("tiny"))
+    for score in ("image_score", "attribute_score", "image_score_control", "translator_error"):
+        assert np.allclose(tables[0][score], tables[1][score], atol=1e-3), score
+    assert tables[0]["image_score"].max() > 1e-3  # degrees: something moves at all
+
+
+def test_the_unit_of_candidates_is_part_of_what_results_are_kept_under(folder):
+    one, other = (study(folder, lambda_unit=unit) for unit in ("one", "variance"))
+    assert one._hash("table") != other._hash("table")
+    # The book's profiles, whose unit is one, keep theirs.
+    assert one.lambdas("none is asked") == one.config.lambdas
+    with pytest.raises(SingError, match="'varianc'; did you mean 'variance'"):
+        study(folder, lambda_unit="varianc")
