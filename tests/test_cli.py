@@ -308,7 +308,8 @@ def test_a_pipe_that_breaks_elsewhere_is_an_error(command, capsys):
 
 
 def test_control_c_is_one_line_and_the_same_command_goes_on(tmp_path):
-    words = [sys.executable, "-m", "sing_nb", "fetch", "--profile", "smoke"]
+    words = [sys.executable, "-m", "sing_nb", "fetch", "--profile", "smoke",
+             "--set", "clipart_files=800"]  # seconds of drawing: nobody is that late
     env = {**HERE, "SING_BUILD": str(tmp_path)}
     running = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                env=env, start_new_session=True)
