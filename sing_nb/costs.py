@@ -75,16 +75,16 @@ DRAWINGS = 100  # unCLIP pictures of a run, about
 WORDS = 1200  # class names, subjects and concepts that a joint space reads
 DECODER_PASSES, ENLARGER_PASSES = 2 * 25, 7  # the decoder runs twice a step, for guidance
 
-# Recorded on 2 cores: offline took 11 min 26 s, 155 s of them for features; smoke took 150 s,
+# Recorded on 2 cores: offline took 13 min 14 s, 165 s of them for features; smoke took 150 s,
 # which is what chapters and pages take however few the pictures are. What lies between grows with
 # classifiers x joint spaces x pictures x features.
 FIXED_HOURS = 150 / 3600
-OFFLINE_HOURS = (11 * 60 + 26 - 155 - 150) / 3600
+OFFLINE_HOURS = (13 * 60 + 14 - 165 - 150) / 3600
 OFFLINE_WORK = 9 * 6830 * 1280
 # What is neither features nor drawings, by rule: shares of the seconds of a recorded offline run.
 RECORDED = {
-    "fetch": 0.02, "translator": 0.04, "tables": 0.03, "space": 0.07, "controls": 0.16,
-    "plants": 0.09, "example": 0.12, "comparisons": 0.05, "sweep": 0.22, "chapter": 0.19,
+    "fetch": 0.02, "translator": 0.03, "tables": 0.02, "space": 0.06, "controls": 0.16,
+    "plants": 0.08, "example": 0.10, "comparisons": 0.05, "sweep": 0.20, "chapter": 0.27,
     "render": 0.01,
 }
 

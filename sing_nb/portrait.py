@@ -320,7 +320,8 @@ def _headline(study: Study, own: Mapping[str, pd.DataFrame]) -> str:
         single = _words(every[every["hidden_low"] > every["hidden_control"]], VERDICTS[0])
         many = f"Of {len(told)} factors and concepts that can be told it ignores {len(ignored)}."
         if single:
-            return (f"{title} ignores {_listed(single, 5)}: more of each is lost than a random "
+            each = "each" if len(single) > 1 else "it"
+            return (f"{title} ignores {_listed(single, 5)}: more of {each} is lost than a random "
                     f"view as narrow would lose. {many}")
         return (f"{title} ignores {_listed(ignored, 5)}, but a random view as narrow would lose "
                 f"as much. {many}")
@@ -400,11 +401,11 @@ def _said_information(study: Study, own: Mapping[str, pd.DataFrame]) -> str:
         return ("**Is that information?** None that can be told: the null part says nothing of the "
                 f"pictures that the head's own directions do not say (R² {_text(null, '', 3)}).")
     text = (f"**Is that information?** Yes: the null part says something of the pictures that the "
-            f"head's own directions do not (R² {_text(null, '', 2)})")
+            f"head's own directions do not (R² {_text(null, '', 3)})")
     if "excess over control" not in rows.index:
         return f"{text}."
     gap, control = rows.loc["excess over control"], rows.loc[CONTROL]
-    return (f"{text}. A random view as narrow leaves out {control['value']:.2f}, so that this is "
+    return (f"{text}. A random view as narrow leaves out {control['value']:.3f}, so that this is "
             f"{_beside(gap['low'], gap['high'])} chance.")
 
 

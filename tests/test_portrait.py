@@ -216,9 +216,9 @@ def test_the_headline_follows_the_verdicts(study, tables):
     first = portrait.first_screen(study, "own", answered(
         tables, snow=(ignores, 0.6, 0.1), sand=(ignores, 0.4, 0.9), fur=(keeps, 0.0, 0.1)))
     same = portrait.first_screen(study, "own", answered(tables, snow=(ignores, 0.6, 0.1)))
-    assert same.startswith("**own ignores snow: more of each is lost than a random view as narrow "
+    assert same.startswith("**own ignores snow: more of it is lost than a random view as narrow "
                            "would lose. Of 1 factors")
-    assert first.startswith("**own ignores snow: more of each is lost than a random view as "
+    assert first.startswith("**own ignores snow: more of it is lost than a random view as "
                             "narrow would lose. Of 3 factors and concepts that can be told it "
                             "ignores 2.**")
     assert "it ignores snow, sand; it keeps fur." in first
