@@ -29,7 +29,7 @@ from .study import KINDS, Study
 __all__ = [
     "VERDICTS", "chosen", "class_sheet", "comparison", "concept_sheet", "factors", "first_screen",
     "floor_sheet", "head_sheet", "how_to_read", "information_sheet", "photo_sheet",
-    "score_sheet", "share", "skipped_sheet", "tables",
+    "score_sheet", "share", "tables",
 ]
 
 PHOTOS, WORDS = 10, 3
@@ -715,11 +715,6 @@ def information_sheet(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     rows = tables["information"]
     said = [_text(row, "", 3, sign="+") for _, row in rows.iterrows()]
     return pd.DataFrame({"R² of the pictures' own embeddings": said}, index=rows["kind"].map(names))
-
-
-def skipped_sheet(tables: Mapping[str, pd.DataFrame], most: int = SHOWN) -> pd.DataFrame:
-    """Files that were passed over and why; of many, the first."""
-    return tables["skipped"].head(most).rename(columns={"path": "file"}).set_index("file")
 
 
 def _ends(table: pd.DataFrame, most: int) -> pd.DataFrame:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from PIL import Image
 from threadpoolctl import threadpool_limits
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -199,3 +200,15 @@ def smoke_book():
         tail = "\n".join(done.stdout.splitlines()[-40:])
         pytest.fail(f"make book PROFILE=smoke failed (exit {done.returncode}):\n{tail}")
     return build_dir("smoke") / "html"
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A folder of three classes with four small pictures each."""
+    root, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    for label in ("zebra", "hammer", "lemon"):
+        (root / label).mkdir()
+        for number in range(4):
+            pixels = (255 * rng.random((4, 4, 3))).astype(np.uint8)
+            Image.fromarray(pixels).resize((64, 64)).save(root / label / f"{number}.png")
+    return root

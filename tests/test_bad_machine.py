@@ -20,7 +20,6 @@ import pandas as pd
 import pytest
 import safetensors.torch
 import torch
-from PIL import Image
 from torch import nn
 
 import sing_nb.fetch as fetch_module
@@ -213,18 +212,6 @@ def study_of(photos, name="tiny", seed=0, **options):
     )
     study.add(tiny(name, seed))
     return study
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    """A folder of three classes with four small pictures each."""
-    root, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
-    for label in ("zebra", "hammer", "lemon"):
-        (root / label).mkdir()
-        for number in range(4):
-            pixels = (255 * rng.random((4, 4, 3))).astype(np.uint8)
-            Image.fromarray(pixels).resize((64, 64)).save(root / label / f"{number}.png")
-    return root
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from PIL import Image
 from torch import nn
 
 import sing_nb.profile as profile_module
@@ -364,18 +363,6 @@ def test_other_things_that_a_wrapped_model_needs(options, said):
 
 
 # --- a study of a bad model ---------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    """A folder of three classes with four small pictures each."""
-    root, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
-    for label in ("zebra", "hammer", "lemon"):
-        (root / label).mkdir()
-        for number in range(4):
-            pixels = (255 * rng.random((4, 4, 3))).astype(np.uint8)
-            Image.fromarray(pixels).resize((64, 64)).save(root / label / f"{number}.png")
-    return root
 
 
 def to_tensor(picture):
