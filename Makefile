@@ -23,6 +23,7 @@ AUDIT_SECONDS ?= 600
 TESTERS ?= 2
 
 BIN := .venv/bin
+SUITE := tests/bench/asv.conf.json
 READY := .venv/ready-$(shell cksum < pyproject.toml | cut -d ' ' -f 1)
 # Named after it, and so done anew when it is.
 RACING := $(READY)-bench
@@ -42,7 +43,7 @@ help:
 	@echo "make book CLUSTER=slurm PROFILE=imagenet13   jobs on a cluster, data/cluster"
 	@echo "make test                 lint and all tests (package, chapters, rendered pages)"
 	@echo "make lab                  open JupyterLab on the chapters"
-	@echo "make bench                races against other implementations -> data/expected/bench.json"
+	@echo "make bench                races against other implementations, as a table"
 	@echo "make bench ONLY=ridge     the benchmarks of one file in tests/bench"
 	@echo "make audit                known weaknesses of the installed packages, a report"
 	@echo "make clean                remove what was built; downloads and .venv stay"
@@ -95,7 +96,9 @@ $(RACING): $(READY)
 	@touch $@
 
 bench: $(RACING)
-	@$(BIN)/sing bench --only '$(ONLY)'
+	@$(BIN)/asv machine --config $(SUITE) --yes --machine bench >/dev/null
+	@$(BIN)/asv run --config $(SUITE) --environment existing:$(CURDIR)/$(BIN)/python --machine bench \
+	  --set-commit-hash HEAD --no-pull --show-stderr $(foreach topic,$(ONLY),--bench '^$(topic)\.')
 
 audit: $(READY)
 	@$(BIN)/python .ci/audit _build/audit.json $(AUDIT_SECONDS)

@@ -568,24 +568,18 @@ def _tables(study: Study, model: str | None, space: str | None) -> None:
     """Score tables of one classifier, in another joint space, or across all."""
     if model:
         from .robustness import group_probabilities
-        from .validation import perturbations
 
-        tables = (
-            study.images(model), perturbations(study, model), group_probabilities(study, model),
-        )
+        tables = study.images(model), group_probabilities(study, model)
         _mark(study, "tables", model, None, {"rows": [len(table) for table in tables]})
     elif space:
         rows = len(study.in_space(space).models())
         _mark(study, "space", space, None, {"rows": rows})
     else:
-        from . import identities, towers, truncation, validation
+        from . import towers, truncation
 
-        study.targets(study.config.models[0])
         tables = (
-            study.models(), study.fit_report(), study.lambda_path(), study.accuracy(),
+            study.models(), study.accuracy(),
             towers.space_table(study), towers.pair_table(study), truncation.truncated_heads(study),
-            validation.perturbation_summary(study), identities.head_checks(study),
-            identities.score_checks(study), identities.translator_checks(study),
         )
         study.mark("tables", {"rows": [len(table) for table in tables]})
 
@@ -594,33 +588,33 @@ def _tables(study: Study, model: str | None, space: str | None) -> None:
 def _controls(study: Study, model: str) -> None:
     """Unique information and noise of one classifier's translators."""
     from .floor import translator_spread
-    from .information import unique_classes, unique_concepts
+    from .information import picture_table
 
-    tables = (
-        unique_classes(study, model), unique_concepts(study, model),
-        translator_spread(study, model),
-    )
+    tables = picture_table(study, model), translator_spread(study, model)
     _mark(study, "controls", model, None, {"rows": [len(table) for table in tables]})
 
 
 @_stage("plants", examples=["sing plants --profile smoke"])
 def _plants(study: Study) -> None:
-    """Heads made blind to known concepts, and what scores say of them."""
-    from . import plants
+    """Heads made blind to known concepts, what scores say of them, and what real heads ignore."""
+    from . import asking, plants
 
-    tables = plants.score_table(study), plants.power_table(study)
+    tables = [
+        plants.score_table(study), plants.power_table(study),
+        asking.trials(study, study.config.models[-1], study.concepts, 1),
+        *(asking.factors(study, name) for name in study.config.models),
+    ]
     study.mark("plants", {"rows": [len(table) for table in tables]})
 
 
 @_stage("example", examples=["sing example --profile smoke"])
 def _example(study: Study) -> None:
-    """The worked example of chapter 11, and how often `sing ask` is right on planted heads."""
-    from . import asking, portrait
+    """The worked example of chapter 11: a small head on a large network, and what it ignores."""
+    from . import portrait
 
     name, beside = portrait.chosen(study, "")
     tables = portrait.tables(study, name, beside=beside)
-    trials = asking.trials(study, study.config.models[-1], study.concepts, 1)
-    study.mark("example", {"rows": [len(table) for table in (*tables.values(), trials)]})
+    study.mark("example", {"rows": [len(table) for table in tables.values()]})
 
 
 @_command(
@@ -684,7 +678,6 @@ def _chapter(profile: str, settings: tuple[str, ...], threads: int | None, chapt
     _, overrides, parameters = _checked(profile, settings)
     from .chapters import chapter_files, run_chapter
     from .profile import build_dir
-    from .provenance import chapter_uses
 
     notebook, chapters = BOOK / f"{chapter}.ipynb", chapter_files(BOOK)
     if notebook not in chapters:
@@ -692,12 +685,10 @@ def _chapter(profile: str, settings: tuple[str, ...], threads: int | None, chapt
             f"No chapter {chapter!r}; the table of contents names "
             f"{', '.join(path.stem for path in chapters)}."
         )
-    # A key that its code does not read would stand on its page as if it had changed anything.
-    keys = chapter_uses(notebook).keys
     run_chapter(
-        notebook, build_dir(profile) / "chapters", profile,
-        {key: value for key, value in overrides.items() if key in keys}, parameters[chapter],
+        notebook, build_dir(profile) / "chapters", profile, overrides, parameters[chapter],
         progress=not click.get_current_context().obj["quiet"],
+        figures=build_dir(profile) / "figures",
     )
 
 
@@ -705,14 +696,11 @@ def _chapter(profile: str, settings: tuple[str, ...], threads: int | None, chapt
 def _stage_book(profile: str, settings: tuple[str, ...], threads: int | None) -> None:
     """Lay out the sources of the rendered book."""
     _checked(profile, settings)
-    from .chapters import chapter_files
-    from .gallery import merge_parts
     from .page import stage_book
     from .profile import build_dir
 
     folder = build_dir(profile)
-    merge_parts(folder / "figures", [path.stem for path in chapter_files(BOOK)])
-    stage_book(folder / "chapters", folder / "figures", folder / "source", ROOT)
+    stage_book(folder / "chapters", folder / "source", ROOT)
 
 
 @_command("check", STAGES, *RUN, examples=[
@@ -757,26 +745,6 @@ def _plan(
         })
     else:
         print(plan_report(config, machine=machine))
-
-
-@_command(
-    "bench", STAGES,
-    click.option("--only", default="", metavar="TOPICS",
-                 help="Files of tests/bench, with spaces; all if empty."),
-    click.option("--rounds", type=click.IntRange(min=1), metavar="N",
-                 help="1 for a quick look; as each race says if absent."),
-    examples=["sing bench", "sing bench --only 'ridge features' --rounds 1"],
-)
-def _bench(only: str, rounds: int | None) -> int:
-    """Run the benchmarks and record what they gave in data/expected/bench.json.
-
-    Exits with 1 if a bound was missed or a benchmark failed.
-    """
-    from . import speed
-
-    content = speed.run(only, rounds=rounds)
-    print(f"\n{speed.report(content)}\n\nrecorded in {speed.RECORD}; chapter 15 shows it")
-    return 1 if speed.problems(content) else 0
 
 
 # --- what commands share ------------------------------------------------------------------------

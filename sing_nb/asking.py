@@ -20,15 +20,15 @@ from torch.nn.functional import normalize
 
 from .controls import all_mean_directions
 from .errors import SingError
-from .plants import FOLDS, READABLE, hidden_share
+from .plants import FOLDS, READABLE, concept_values, hidden_share
 from .progress import Progress, progress_bar
 from .prompts import complete_prompt
 from .stats import cluster_bootstrap, deal, random_basis
 from .study import Study
 
 __all__ = [
-    "VERDICTS", "ask", "decided", "measured", "planted_trials", "readout", "summary", "trial_table",
-    "trials",
+    "VERDICTS", "ask", "asked_pictures", "decided", "factors", "measured", "planted_trials",
+    "readout", "summary", "trial_table", "trials",
 ]
 
 VERDICTS = ("ignores it", "keeps it", "cannot be told")
@@ -149,10 +149,11 @@ def _short(words: str, most: int = 60) -> str:
     return words if len(words) <= most else f"{words[:most - 1]}…"
 
 
-def _table(study: Study) -> pd.DataFrame:
-    """Scored pictures: row (of ``study.pictures``), subject, stratum; subjects whole, to a cap.
+def asked_pictures(study: Study) -> pd.DataFrame:
+    """Pictures that questions are about: row (of ``study.pictures``), subject, stratum.
 
-    Halves and folds are balanced over labels that have several subjects.
+    Whole subjects, up to twice the profile's ``plant_pictures``; halves and folds are balanced
+    over labels that have several subjects (stratum).
     """
     table = study.pictures[study.is_scored].rename_axis("row").reset_index()
     common = table.groupby("label")["subject"].transform("nunique") >= FOLDS
@@ -164,7 +165,7 @@ def _table(study: Study) -> pd.DataFrame:
 
 
 def _ask(study: Study, model: str, prompts: list[str], progress: Progress) -> pd.DataFrame:
-    table, basis = _table(study), _row_space(study, model)
+    table, basis = asked_pictures(study), _row_space(study, model)
     z = study.embeddings[table["row"].to_numpy(copy=True)].double().numpy()
     values = z @ study.space.encode_text(prompts).double().numpy().T
     found = measured(
@@ -383,6 +384,36 @@ def decided(table: pd.DataFrame) -> np.ndarray:
     return found.astype(object)
 
 
+def factors(study: Study, model: str) -> pd.DataFrame:
+    """Which known factors of the pictures a head ignores, by the rule of :func:`ask`.
+
+    Parameters
+    ----------
+    study : Study
+    model : str
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``prompt`` (``<kind>: <name>`` of :func:`sing_nb.plants.concept_values`) and the columns of
+        :func:`ask` but ``why``. No joint space is involved.
+    """
+    def compute() -> pd.DataFrame:
+        table, spaces = concept_values(study), study.spaces(model)
+        rows = table["row"].to_numpy(copy=True)
+        found = measured(
+            study.features(model)[rows].double().numpy(), table.iloc[:, 3:].to_numpy(),
+            table["subject"], spaces.right[: spaces.rank].T.numpy(), table["stratum"],
+            controls=min(2, study.config.control_draws), draws=study.config.bootstrap_draws,
+            seed=study.config.seed)
+        return found.assign(prompt=table.columns[3:])
+
+    found = study.stored(f"factors-{study.config.plant_pictures}-{model}", compute, model)
+    return found.assign(
+        verdict=decided(found), threshold=THRESHOLD, threshold_high=THRESHOLD_HIGH, model=model,
+        title=study.title(model))
+
+
 # --- words --------------------------------------------------------------------------------------
 
 
@@ -526,7 +557,7 @@ def trials(
 def _trials(
     study: Study, model: str, asked: dict[str, str], splits: int, progress: Progress
 ) -> pd.DataFrame:
-    table, parts = _table(study), []
+    table, parts = asked_pictures(study), []
     z = study.embeddings[table["row"].to_numpy(copy=True)].double().numpy()
     values = z @ study.space.encode_text(list(asked.values())).double().numpy().T
     features, own = _features(study, model, table), _row_space(study, model)

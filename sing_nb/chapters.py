@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -14,20 +15,21 @@ from .errors import SingError
 from .fetch import cache_dir, make_folder
 from .profile import Profile, cast, load_profile, parse_yaml, unknown
 
-__all__ = ["chapter_files", "chapter_parameters", "resolve", "run_chapter"]
+__all__ = ["LAST", "chapter_files", "chapter_parameters", "resolve", "run_chapter"]
 
+#: Notebooks that gather what the others found, and so run when those are done.
+LAST = ("intro", "paper_map")
 # Set by the profile's name and the settings, and in the sweep's notebook by the cell of the grid.
 COMMON = {"profile", "overrides", "architecture", "loss"}
 TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict}
 
 
 def chapter_files(book: Path) -> list[Path]:
-    """Chapters named by the table of contents, in its order."""
+    """Notebooks named by the table of contents, in its order."""
+    from .page import toc_files
+
     toc = yaml.safe_load((Path(book) / "_toc.yml").read_text(encoding="utf-8"))
-    entries = list(toc.get("chapters", []))
-    for part in toc.get("parts", []):
-        entries += part.get("chapters", [])
-    files = [Path(book) / f"{entry['file'].removesuffix('.ipynb')}.ipynb" for entry in entries]
+    files = [Path(book) / f"{name.removesuffix('.ipynb')}.ipynb" for name in toc_files(toc)]
     return [path for path in files if path.is_file()]
 
 
@@ -122,6 +124,7 @@ def _words(text: str) -> list[str]:
 def run_chapter(
     notebook: Path, folder: Path, profile: str, overrides: Mapping[str, object],
     parameters: Mapping[str, object], *, name: str | None = None, progress: bool = True,
+    figures: Path | None = None,
 ) -> Path:
     """Execute one chapter; the result replaces the old one only when it succeeded.
 
@@ -139,6 +142,8 @@ def run_chapter(
     name : str, optional
         Of the executed notebook, without its ending; the chapter's own by default.
     progress : bool
+    figures : pathlib.Path, optional
+        Folder for its figures and findings, ``figures/<chapter>/``; replaced as a whole, too.
 
     Returns
     -------
@@ -155,9 +160,11 @@ def run_chapter(
     target = Path(folder) / f"{name or notebook.stem}.ipynb"
     partial = target.parent / "failed" / target.name
     make_folder(partial.parent)
+    shown = partial.with_suffix("")
+    shutil.rmtree(shown, ignore_errors=True)
     cache_dir()  # a relative one is made absolute: the kernel runs in the notebook's folder
     try:
-        with _quiet():
+        with _environment(SING_QUIET="1", SING_PAGE=str(shown.resolve()) if figures else ""):
             papermill.execute_notebook(
                 str(notebook), str(partial), cwd=str(notebook.parent), progress_bar=progress,
                 parameters={"profile": profile, "overrides": dict(overrides), **parameters},
@@ -177,18 +184,24 @@ def run_chapter(
             f"The notebook up to there is {partial}; what stood before was kept."
         ) from error
     os.replace(partial, target)
+    if figures is not None:
+        kept = make_folder(Path(figures)) / target.stem
+        shutil.rmtree(kept, ignore_errors=True)
+        if shown.is_dir():
+            os.replace(shown, kept)
     return target
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Have kernels draw no progress bars: nobody watches, and the page would show them."""
-    before = os.environ.get("SING_QUIET")
-    os.environ["SING_QUIET"] = "1"
+def _environment(**values: str) -> Iterator[None]:
+    """What kernels are told: to draw no progress bars, and where figures are kept."""
+    before = {key: os.environ.get(key) for key in values}
+    os.environ.update(values)
     try:
         yield
     finally:
-        if before is None:
-            del os.environ["SING_QUIET"]
-        else:
-            os.environ["SING_QUIET"] = before
+        for key, value in before.items():
+            if value is None:
+                del os.environ[key]
+            else:
+                os.environ[key] = value

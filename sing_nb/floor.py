@@ -1,9 +1,7 @@
-"""The noise floor: how much of a score is the translator's, and what a score of nothing is.
+"""The noise floor: how much of a score is the translator's.
 
 Translators are refitted on other deals of the subjects, so that a score becomes a sample; the share
-of its variance that belongs to the picture, the class or the classifier is its reliability. And a
-classifier in the space built from its own logits, where the null part can carry nothing, shows the
-floor that an effect has to exceed.
+of its variance that belongs to the picture or the class is its reliability.
 """
 
 from __future__ import annotations
@@ -21,15 +19,11 @@ from .stats import deal
 from .study import KINDS, Study
 from .translator import RidgeFitter, Translator
 
-__all__ = [
-    "agreement_icc", "floor_differences", "floor_verdicts", "grouped_icc", "model_reliability",
-    "reliability", "translator_spread",
-]
+__all__ = ["agreement_icc", "grouped_icc", "model_reliability", "translator_spread"]
 
 HALVES, REDEALT = "translators of disjoint halves", "translators of other deals"
 PICTURES = "pictures of the class"
 SCORES = ("image_score", "attribute_score", "image_score_excess", "attribute_score_excess")
-OWN, TOWER, RANDOM = "itself in its own space", "the space's own tower", KINDS[1]
 
 
 # --- intraclass correlations ----------------------------------------------------------------------
@@ -215,53 +209,36 @@ def _by_fold(maps: dict, part: int, fold: np.ndarray, f: torch.Tensor) -> torch.
 # --- reliability ----------------------------------------------------------------------------------
 
 
-def reliability(study: Study) -> pd.DataFrame:
-    """How far a picture's, a class's and a classifier's score would come out the same again.
+def model_reliability(study: Study, model: str) -> pd.DataFrame:
+    """How far a picture's and a class's score would come out the same again, for one classifier.
 
     Each is the share of the variance of one number that belongs to its object, an intraclass
     correlation: over translators by :func:`agreement_icc`; of a class over its pictures by
-    :func:`grouped_icc` (of the mean over its pictures). Classifiers, of which there are few, are
-    told apart by medians over pictures.
+    :func:`grouped_icc` (of the mean over its pictures).
 
     Parameters
     ----------
     study : Study
+    model : str
+        In the study's list or not.
 
     Returns
     -------
     pandas.DataFrame
-        model, title (both "all compared" where the objects are the classifiers), ``level``
-        (picture, class, classifier), ``over`` (what is done again), ``objects`` (how many),
-        ``quantity`` (image_score; attribute_score, signed; both as ``_excess``: minus the mean
-        over random subspaces), ``kind`` (null space removed; random control: one random subspace
-        in place of the null space, in its excess minus the mean over the others), value, low,
-        high, 1 = always the same and 0 = all noise (95 %, cluster bootstrap over subjects, for a
-        class over classes), ``spread`` and ``between``, degrees: standard deviation of one
+        model, title, ``level`` (picture, class), ``over`` (what is done again), ``objects`` (how
+        many), ``quantity`` (image_score; attribute_score, signed; both as ``_excess``: minus the
+        mean over random subspaces), ``kind`` (null space removed; random control: one random
+        subspace in place of the null space, in its excess minus the mean over the others), value,
+        low, high, 1 = always the same and 0 = all noise (95 %, cluster bootstrap over subjects,
+        for a class over classes), ``spread`` and ``between``, degrees: standard deviation of one
         object's number when done again, and of the objects' means.
     """
-    return study.stored(
-        f"reliability-{study.config.redeals}", lambda: _reliability(study), *study.config.everyone)
-
-
-def model_reliability(study: Study, model: str) -> pd.DataFrame:
-    """The rows of :func:`reliability` for one classifier, in the study's list or not."""
     name = f"reliability-{model}-{study.config.redeals}"
-    return study.stored(name, lambda: pd.DataFrame(_reliability_of(study, model)[0]), model)
+    return study.stored(name, lambda: pd.DataFrame(_reliability_of(study, model)), model)
 
 
-def _reliability(study: Study) -> pd.DataFrame:
-    records, medians = [], {}
-    for model in study.config.everyone:
-        own, of_model = _reliability_of(study, model)
-        records += own
-        medians |= of_model
-    records += _of_classifiers(study, medians)
-    return pd.DataFrame(records)
-
-
-def _reliability_of(study: Study, model: str) -> tuple[list[dict], dict[tuple, np.ndarray]]:
-    """Of pictures and classes, and every picture's values for :func:`_of_classifiers`."""
-    records, medians = [], {}
+def _reliability_of(study: Study, model: str) -> list[dict]:
+    records = []
     who = {"model": model, "title": study.title(model)}
     drawn = translator_spread(study, model)
     keys = drawn.drop_duplicates("picture").set_index("picture")
@@ -273,15 +250,13 @@ def _reliability_of(study: Study, model: str) -> tuple[list[dict], dict[tuple, n
             "value", "picture", ["deal", "part"]).loc[keys.index]
         labels = keys["label"].to_numpy()
         what = {"over": over, "kind": kind, "quantity": quantity}
-        medians[model, over, kind, quantity] = values.to_numpy()
         records.append({"level": "picture"} | who | what | _agreement(
             study, values.to_numpy(), keys["subject"], over))
         by_class = values.groupby(labels).median()
         if len(by_class) > 1:
             records.append({"level": "class"} | who | what | _agreement(
                 study, by_class.to_numpy(), by_class.index, over))
-    records += [{"level": "class"} | who | one for one in _over_pictures(study, model)]
-    return records, medians
+    return records + [{"level": "class"} | who | one for one in _over_pictures(study, model)]
 
 
 def _measure(table: pd.DataFrame, kind: str, quantity: str) -> pd.Series:
@@ -297,14 +272,6 @@ def _together(values: np.ndarray, over: str) -> np.ndarray:
     """
     size = 2 if over == HALVES else values.shape[-1]
     return np.moveaxis(values.reshape(*values.shape[:-1], -1, size), -2, -3)
-
-
-def _icc_over(values: np.ndarray, over: str) -> np.ndarray:
-    """ICC(A,1) over deals (...) of (..., n, raters); of halves, the mean over deals.
-
-    A share of variance: estimates below 0 mean that nothing is shared, and count as 0.
-    """
-    return agreement_icc(_together(values, over)).clip(min=0).mean(-1)
 
 
 def _agreement(study: Study, values: np.ndarray, clusters: Sequence, over: str) -> dict:
@@ -377,120 +344,3 @@ def _over_pictures(study: Study, model: str) -> list[dict]:
                "between": float(mean.std(ddof=1))}
         )
     return records
-
-
-def _of_classifiers(study: Study, medians: dict[tuple, np.ndarray]) -> list[dict]:
-    """Of the compared classifiers over translators, each score a median over pictures."""
-    models = study.config.models
-    if len(models) < 2:
-        return []
-    subjects, records = study.scored(models[0])["subject"], []
-    for over, kind, quantity in product((REDEALT, HALVES), KINDS, SCORES):
-        stacked = np.stack([medians[model, over, kind, quantity] for model in models], axis=1)
-
-        found = np.median(stacked, axis=0)
-        records.append(
-            {"level": "classifier", "model": "all compared", "title": "all compared",
-             "over": over, "kind": kind, "quantity": quantity, "objects": len(models)}
-            | study.interval(stacked, subjects, lambda medians, over=over: _icc_over(medians, over),
-                             of_medians=True)
-            | {"spread": float(np.sqrt(_mean_squares(_together(found, over))[1].mean())),
-               "between": float(found.mean(1).std(ddof=1))}
-        )
-    return records
-
-
-# --- the floor ------------------------------------------------------------------------------------
-
-
-def floor_differences(study: Study) -> pd.DataFrame:
-    """What a classifier's scores in spaces of others exceed: two floors, and the random control.
-
-    A classifier in the space built from its own logits shows a score of nothing, since its null
-    part reaches no logit. There are two such floors for a classifier in another's space: itself in
-    its own space, and the other, which built the space, in it. Where the profile has no tower
-    there is neither, and only the random control is compared.
-
-    Parameters
-    ----------
-    study : Study
-
-    Returns
-    -------
-    pandas.DataFrame
-        model, title, joint (the space), space (its title), ``quantity`` (image_score;
-        attribute_score, absolute; ``image_score_excess``: minus the mean over random subspaces),
-        ``floor`` (itself in its own space, the space's own tower, random control), ``kind``
-        (null space removed, or random control where that is what is subtracted), ``score`` (median
-        in this space) and ``floor_score``, degrees; value, low, high: the first median minus the
-        second, paired by picture (95 %, cluster bootstrap over subjects; of the random control
-        also over other random subspaces).
-    """
-    return study.stored("floor", lambda: _floor(study), *study.config.everyone)
-
-
-def _floor(study: Study) -> pd.DataFrame:
-    c, records = study.config, []
-    for joint, model in product(c.spaces, c.everyone):
-        if c.tower and joint == model:
-            continue
-        space = study.in_space(joint)
-        here = space.scored(model)
-        towers = {OWN: study.in_space(model).scored(model),
-                  TOWER: space.scored(joint)} if c.tower else {}
-        for quantity in ("image_score", "attribute_score", "image_score_excess"):
-            score = _sizes_of(here, quantity)
-            who = {"model": model, "title": study.classifier(model).title, "joint": joint,
-                   "space": study.space_title(joint), "quantity": quantity,
-                   "score": float(np.median(score))}
-            for floor, there in towers.items():
-                pair = np.column_stack([score, _sizes_of(there, quantity)])
-                records.append(
-                    who | {"floor": floor, "kind": KINDS[0]}
-                    | {"floor_score": float(np.median(pair[:, 1]))}
-                    | study.interval(pair, here["subject"], lambda medians: -np.diff(medians)[:, 0],
-                                     of_medians=True)
-                )
-            if quantity.endswith("excess"):
-                continue  # the control is subtracted already
-            drawn = np.abs(space.by_draw(model, quantity, here["picture"]))
-            # Draw by draw: |AS| of the mean over draws would be too small.
-            found = study.excess(
-                score, drawn, here["subject"], lambda one, other: one - other.mean(1),
-                of_medians=True)
-            records.append(
-                who | {"floor": RANDOM, "kind": KINDS[1]}
-                | {"floor_score": float(np.median(drawn, axis=0).mean())}
-                | found
-            )
-    return pd.DataFrame(records)
-
-
-def _sizes_of(table: pd.DataFrame, quantity: str) -> np.ndarray:
-    if quantity == "image_score_excess":
-        return (table["image_score"] - table["image_score_control"]).to_numpy()
-    return table[quantity].abs().to_numpy()
-
-
-def floor_verdicts(table: pd.DataFrame, quantity: str = "image_score") -> pd.DataFrame:
-    """Whether each classifier exceeds the floor, by rule.
-
-    It does if in every space that it did not build the score exceeds every floor (both towers'
-    and the random control's) with the lower end of the interval. All must, so that nothing has to
-    be adjusted for their number: an intersection-union test (Berger 1982).
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        Of :func:`floor_differences`.
-    quantity : str
-
-    Returns
-    -------
-    pandas.DataFrame
-        model, title, ``exceeds`` (bool), ``above`` and ``of``: comparisons that are clear of zero
-        from above, and all.
-    """
-    own = table[table["quantity"] == quantity].assign(above=lambda t: t["low"] > 0)
-    groups = own.groupby(["model", "title"], sort=False)["above"]
-    return groups.agg(exceeds="all", above="sum", of="size").reset_index()

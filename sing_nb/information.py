@@ -9,8 +9,7 @@ logits, of which the null part can say nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -20,13 +19,11 @@ from torch.nn.functional import normalize
 from .controls import chosen_lambdas, frame, kernel_map, principal_first
 from .metrics import attribute_score, image_score
 from .perturb import matched_removal
-from .profile import unknown
 from .study import KINDS, Study
 
 __all__ = [
-    "AFFINE", "BASES", "NEEDED", "READERS", "SETTINGS", "VERSIONS", "home", "information_table",
-    "recommended", "unique_classes", "unique_concepts", "unique_groups", "unique_of",
-    "unique_table", "unique_verdicts", "version_table",
+    "BASES", "READERS", "VERSIONS", "home", "information_table", "picture_table", "unique_of",
+    "unique_table", "version_table",
 ]
 
 NULL, CONTROL = KINDS
@@ -39,9 +36,6 @@ VERSIONS = {
 BASES = {"principal": "principal-first", "kernel": "kernel-first"}
 READERS = {"principal": "a linear map", "kernel": "a non-linear map"}
 REMOVALS = ("whole", "principal-first", "kernel-first")
-AFFINE = ("whole", "principal-first")  # what the whole book can be computed with
-SETTINGS = {"whole": "translator=ridge", "principal-first": "translator=principal-first"}
-NEEDED = (NULL, "excess over control", "excess over floor")  # all above zero: something is found
 BRIEF_DRAWS = 2  # random subspaces of a report
 NEAR = 0.2  # share of all labels that a true label must be among
 
@@ -57,27 +51,30 @@ def _near(study: Study, model: str) -> list[str]:
     return list(dict.fromkeys(name for name in (home(study), own) if name))
 
 
-def _part(study: Study, model: str, name: str) -> pd.DataFrame:
-    found: dict[str, pd.DataFrame] = {}
+def picture_table(study: Study, model: str) -> pd.DataFrame:
+    """What translators of the parts of a classifier's features get right of every picture.
 
-    def compute(part: str) -> pd.DataFrame:
-        if not found:  # both tables come from the same fits
-            found.update(_measure(study, model))
-        return found[part]
+    Everything else here is made of it, and it is what takes long.
 
+    Returns
+    -------
+    pandas.DataFrame
+        One row a picture, space, version (a key of VERSIONS) and draw (-1: the null space, from 0:
+        a random subspace in its place): ``squared_error`` and ``energy`` of the held-out
+        translation, ``rank`` of the picture's label, and where a version has them
+        ``image_score`` and ``attribute_score`` of its removal, degrees; with the picture's
+        subject, label and class_index.
+    """
     c = study.config
-    size = f"{c.information_draws}-{c.kernel_size}"
-    parts = {
-        part: study.stored(
-            f"information-by-{part}-{size}-{model}", lambda part=part: compute(part), *c.everyone)
-        for part in ("pictures", "concepts")
-    }
-    return parts[name]
+    name = f"information-by-pictures-{c.information_draws}-{c.kernel_size}-{model}"
+    found = study.stored(name, lambda: _measure(study, model), *c.everyone)
+    about = study.pictures[["picture", "subject", "label", "class_index"]]
+    return found.merge(about, on="picture")
 
 
 def _measure(
     study: Study, model: str, *, briefly: bool = False
-) -> dict[str, pd.DataFrame]:
+) -> pd.DataFrame:
     """Everything that is kept of a classifier, or only what :func:`unique_of` needs of it."""
     c, spaces = study.config, study.spaces(model)
     every, near, m = list(c.spaces), _near(study, model), spaces.features
@@ -89,7 +86,7 @@ def _measure(
     f, rank = study.features(model).double(), spaces.rank
     fitted_on = (study.pictures["source"] != "photo").to_numpy()
     length, lambdas, candidates = spaces.null(f).norm(dim=1), {}, study.lambdas(model)
-    keeper = _Keeper(study, views, near)
+    keeper = _Keeper(study, views)
     for draw in range(-1, count):
         basis = spaces.null_basis if draw < 0 else study.control_basis(model, draw)
         directions = frame(basis)
@@ -135,7 +132,7 @@ def _measure(
                             [fold.part(null) for fold in folds], names, widths)
     for name in every if not briefly else ():
         _whole(study, model, keeper, name)
-    return keeper.tables()
+    return pd.concat(keeper.tables, ignore_index=True)
 
 
 def _null_alone(candidates, keeper, part, always, folds, names, widths) -> None:
@@ -168,15 +165,13 @@ def _whole(study: Study, model: str, keeper: _Keeper, name: str) -> None:
 class _Keeper:
     """Gathers what a translator gets right of held-out pictures."""
 
-    def __init__(self, study: Study, views: dict[str, Study], near: Sequence[str]) -> None:
-        self.table, self.near, self.concepts = study.pictures, near, study.concepts
+    def __init__(self, study: Study, views: dict[str, Study]) -> None:
+        self.table = study.pictures
         self.count = study.config.folds
         self.truth = self.table["label"].map({n: i for i, n in enumerate(study.labels)})
         self.z = {name: view.embeddings.double() for name, view in views.items()}
         self.labels = {name: view.text(study.labels).double() for name, view in views.items()}
-        self.words = {name: views[name].text(self.concepts).double() for name in near}
-        self.pictures: list[pd.DataFrame] = []
-        self.sums: list[pd.DataFrame] = []
+        self.tables: list[pd.DataFrame] = []
 
     def folds(self) -> list[tuple[int, torch.Tensor]]:
         """Number and rows of every fold."""
@@ -201,32 +196,8 @@ class _Keeper:
         if removed is not None:
             columns["image_score"] = image_score(found, removed).numpy()
             columns["attribute_score"] = attribute_score(found, removed, labels[truth]).numpy()
-        self.pictures.append(
+        self.tables.append(
             pd.DataFrame(columns).assign(space=space, version=version, draw=draw))
-        if space in self.near and (version in BASES or version in BASES.values()):
-            words = self.words[space]
-            said, error = z @ words.T, ((found - z) @ words.T).square()
-            energy = (said - said.mean(0)).square()
-            subject = self.table["subject"].to_numpy()[rows]
-            sums = {
-                name: pd.DataFrame(values.numpy(), columns=self.concepts).groupby(subject).sum()
-                .rename_axis("subject").melt(ignore_index=False, var_name="concept",
-                                             value_name=name)
-                for name, values in (("squared_error", error), ("energy", energy))
-            }
-            one = sums["squared_error"].assign(energy=sums["energy"]["energy"].to_numpy())
-            self.sums.append(
-                one.reset_index().assign(space=space, version=version, draw=draw))
-
-    def tables(self) -> dict[str, pd.DataFrame]:
-        """What was kept, by picture and by subject and concept."""
-        return {"pictures": pd.concat(self.pictures, ignore_index=True),
-                "concepts": pd.concat(self.sums, ignore_index=True)}
-
-
-def _pictures(study: Study, model: str) -> pd.DataFrame:
-    about = study.pictures[["picture", "subject", "label", "class_index"]]
-    return _part(study, model, "pictures").merge(about, on="picture")
 
 
 def _about(study: Study, model: str, space: str) -> dict[str, object]:
@@ -270,7 +241,7 @@ def _information(study: Study) -> pd.DataFrame:
     chance = {"r2": 0.0, "near": max(1, int(NEAR * labels)) / labels, "median_rank":
               (labels + 1) / 2}
     for model in study.config.everyone:
-        table = _pictures(study, model)
+        table = picture_table(study, model)
         table["near"] = (table["rank"] <= max(1, int(NEAR * labels))).astype(float)
         for (space, version), own in table.groupby(["space", "version"], sort=False):
             for kind, rows in ((NULL, own[own["draw"] < 0]), (CONTROL, own[own["draw"] >= 0])):
@@ -312,50 +283,24 @@ def _minus_floor(means: np.ndarray) -> np.ndarray:
     return _unique(means[:, :3]) - _unique(means[:, 3:])
 
 
-@dataclass(frozen=True)
-class _Sums:
-    """Squared errors of a pair of versions, and energies, by subject or by picture of a group."""
-
-    group: np.ndarray  # (n,)
-    score: np.ndarray  # (n, 3)
-    control: np.ndarray  # (n, draws, 3)
-    floor: np.ndarray | None  # (n, 3), in the classifier's own space, if it builds one
-    circular: bool  # whether that is the same space
-
-    def of(self, group: str) -> _Sums:
-        """Those of one group only."""
-        rows = self.group == group
-        return _Sums(self.group[rows], self.score[rows], self.control[rows],
-                     None if self.floor is None else self.floor[rows], self.circular)
-
-
-def _sums(
-    study: Study, model: str, table: pd.DataFrame, space: str, base: str, by: Sequence[str]
-) -> _Sums:
-    """Summed up by columns of the table, the first of which is the group."""
-    group, score, control = _by(table, space, base, by)
-    floor = model if study.config.tower else None
-    other = None if floor is None else _by(table, floor, base, by)[1]
-    return _Sums(group, score, control, other, floor == space)
-
-
-def _by(
-    table: pd.DataFrame, space: str, base: str, by: Sequence[str]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _by_subject(table: pd.DataFrame, space: str, base: str) -> tuple[np.ndarray, np.ndarray]:
+    """Squared errors of a pair of versions, and energies: score (n, 3), control (n, draws, 3)."""
     own = table[(table["space"] == space) & table["version"].isin([base, BASES[base]])]
     sums = own.pivot_table(
-        ["squared_error", "energy"], list(by), ["version", "draw"], aggfunc="sum")
-    draws = sorted(own["draw"].unique())
+        ["squared_error", "energy"], "subject", ["version", "draw"], aggfunc="sum")
     found = np.stack([
         np.column_stack([sums["squared_error", base, draw], sums["squared_error", BASES[base],
                                                                   draw],
-                         sums["energy", base, draw]]) for draw in draws], axis=1)
-    return sums.index.get_level_values(0).to_numpy(), found[:, 0], found[:, 1:]
+                         sums["energy", base, draw]]) for draw in sorted(own["draw"].unique())],
+        axis=1)
+    return found[:, 0], found[:, 1:]
 
 
-def _comparison(study: Study, sums: _Sums) -> dict[str, dict[str, float]]:
-    """Unique R2, its control, its floor, and what exceeds either, each with its interval."""
-    score, control, other = sums.score, sums.control, sums.floor
+def _comparison(
+    study: Study, table: pd.DataFrame, space: str, base: str, floor: str | None
+) -> dict[str, dict[str, float]]:
+    """Unique R2, its control, its floor in a space, and what exceeds either, with intervals."""
+    score, control = _by_subject(table, space, base)
     units = np.arange(len(score))
 
     def interval(values: np.ndarray, statistic: Callable) -> dict[str, float]:
@@ -366,9 +311,10 @@ def _comparison(study: Study, sums: _Sums) -> dict[str, dict[str, float]]:
         found[CONTROL] = interval(control, lambda v: _unique(v).mean(-1))
         found["excess over control"] = study.excess(
             score, control, units, _minus_control, of_means=True)
-    if other is not None:
+    if floor is not None:
+        other, _ = _by_subject(table, floor, base)
         found["circular floor"] = interval(other, _unique)
-        if not sums.circular:
+        if floor != space:
             found["excess over floor"] = interval(np.hstack([score, other]), _minus_floor)
     return found
 
@@ -393,12 +339,12 @@ def unique_table(study: Study) -> pd.DataFrame:
 def _unique_table(study: Study) -> pd.DataFrame:
     records = []
     for model in study.config.everyone:
-        table = _pictures(study, model)
+        table = picture_table(study, model)
         for base in BASES:
             have = table.loc[table["version"] == base, "space"].unique()
             for space in (name for name in study.config.spaces if name in have):
-                found = _comparison(
-                    study, _sums(study, model, table, space, base, ["subject"]))
+                floor = model if study.config.tower else None
+                found = _comparison(study, table, space, base, floor)
                 records += [
                     _about(study, model, space) | {"base": base, "kind": kind} | row
                     for kind, row in found.items()
@@ -420,126 +366,14 @@ def unique_of(study: Study, model: str) -> pd.DataFrame:
         high (of R2, as there).
     """
     def compute() -> pd.DataFrame:
-        table = _measure(study, model, briefly=True)["pictures"]
+        table = _measure(study, model, briefly=True)
         table = table.merge(study.pictures[["picture", "subject"]], on="picture")
-        sums = _Sums(*_by(table, home(study), "principal", ["subject"]), None, False)
         return pd.DataFrame([
             {"model": model, "title": study.title(model), "kind": kind} | row
-            for kind, row in _comparison(study, sums).items()])
+            for kind, row in _comparison(study, table, home(study), "principal", None).items()])
 
     draws = min(BRIEF_DRAWS, study.config.information_draws)
     return study.stored(f"unique-brief-{draws}-{model}", compute, model)
-
-
-def unique_verdicts(study: Study) -> pd.DataFrame:
-    """Was anything unique found? The rule, for every classifier in the study's own space.
-
-    *Found* means: the interval of unique R2 lies above zero, and so do those of its excess over
-    the random control and, where there is one, over the circular floor.
-
-    Returns
-    -------
-    pandas.DataFrame
-        model, title, base, ``unique``, ``control``, ``floor`` (nan without) with ``_low`` and
-        ``_high``, ``above_zero``, ``above_control``, ``above_floor`` (True without a floor) and
-        ``found``. The classifier that built the space is the floor itself, and has no row.
-    """
-    table, records = unique_table(study), []
-    own = table[(table["joint"] == home(study)) & ~table["circular"]]
-    for (model, base), rows in own.groupby(["model", "base"], sort=False):
-        rows = rows.set_index("kind")
-        record = {"model": model, "title": rows["title"].iloc[0], "base": base}
-        for name, kind in (("unique", NULL), ("control", CONTROL), ("floor", "circular floor")):
-            one = rows.loc[kind] if kind in rows.index else dict.fromkeys(
-                ("value", "low", "high"), np.nan)
-            record |= {name: one["value"], f"{name}_low": one["low"], f"{name}_high": one["high"]}
-        above = {
-            name: bool(rows.loc[kind, "low"] > 0) if kind in rows.index else True
-            for name, kind in zip(("above_zero", "above_control", "above_floor"), NEEDED)
-        }
-        records.append(record | above | {"found": all(above.values())})
-    return pd.DataFrame(records)
-
-
-def unique_classes(study: Study, model: str) -> pd.DataFrame:
-    """Unique R2 of the null part for every label, in the study's own space.
-
-    Returns
-    -------
-    pandas.DataFrame
-        label, pictures, subjects, base, value, low, high (95 %, the label's pictures drawn with
-        replacement: where it is one subject, for other views of this subject only; nan for a
-        single picture), ``control`` with ``control_low`` and ``control_high`` (mean of random
-        subspaces), ``floor`` (in the classifier's own space, nan without one; a tower's is
-        itself), and ``found`` by the rule of :func:`unique_verdicts`, without the correction
-        that so many labels would need. R2 is relative to the energy of the label's pictures.
-    """
-    _known(study, model)
-    return study.stored(
-        _name(study, f"unique-classes-{model}"), lambda: _by_group(study, model, "label"),
-        *study.config.everyone)
-
-
-def unique_concepts(study: Study, model: str) -> pd.DataFrame:
-    """Unique R2 of the null part for the similarity to every concept, in the study's own space.
-
-    Returns
-    -------
-    pandas.DataFrame
-        concept and, but for the counts, the columns of :func:`unique_classes`; 95 %, cluster
-        bootstrap over subjects.
-    """
-    _known(study, model)
-    return study.stored(
-        _name(study, f"unique-concepts-{model}"), lambda: _by_group(study, model, "concept"),
-        *study.config.everyone)
-
-
-def unique_groups(study: Study) -> pd.DataFrame:
-    """:func:`unique_classes` and :func:`unique_concepts` of all classifiers.
-
-    Returns
-    -------
-    pandas.DataFrame
-        model, title, ``what`` (label or concept), name, and the columns that both share.
-    """
-    tables = []
-    for model in study.config.everyone:
-        for what, table in (("label", unique_classes(study, model)),
-                            ("concept", unique_concepts(study, model))):
-            tables.append(table.rename(columns={what: "name"}).assign(
-                model=model, title=study.title(model), what=what))
-    shared = ["model", "title", "what", "name", "base", "value", "low", "high", "control",
-              "control_low", "control_high", "floor", "found"]
-    return pd.concat(tables, ignore_index=True)[shared]
-
-
-def _known(study: Study, model: str) -> None:
-    if model not in study.config.everyone:
-        raise unknown("classifier of this study", model, study.config.everyone)
-
-
-def _by_group(study: Study, model: str, what: str) -> pd.DataFrame:
-    table = _pictures(study, model) if what == "label" else _part(study, model, "concepts")
-    table = table[table["version"].isin([*BASES, *BASES.values()])]
-    by, records = [what, "picture" if what == "label" else "subject"], []
-    sums = {base: _sums(study, model, table, home(study), base, by) for base in BASES}
-    about = {}
-    if what == "label":
-        counts = table.groupby("label")[["picture", "subject"]].nunique()
-        about = counts.set_axis(["pictures", "subjects"], axis=1).to_dict("index")
-    for name in sorted(table[what].unique()):
-        for base in BASES:
-            found = _comparison(study, sums[base].of(name))
-            record = {what: name} | about.get(name, {}) | {"base": base} | found[NULL]
-            control = found[CONTROL]
-            record |= {"control": control["value"], "control_low": control["low"],
-                       "control_high": control["high"],
-                       "floor": found.get("circular floor", {"value": np.nan})["value"]}
-            above = [found[kind]["low"] > 0 for kind in NEEDED if kind in found]
-            records.append(record | {"found": bool(all(above)) and
-                                     model != study.config.tower})
-    return pd.DataFrame(records)
 
 
 def version_table(study: Study) -> pd.DataFrame:
@@ -562,7 +396,7 @@ def version_table(study: Study) -> pd.DataFrame:
 def _version_table(study: Study) -> pd.DataFrame:
     records = []
     for model in study.config.everyone:
-        table = _pictures(study, model)
+        table = picture_table(study, model)
         if study.config.pictures == "stamps":
             table = table[table["class_index"] >= 0]
         table = table[table["version"].isin(REMOVALS)]
@@ -582,22 +416,3 @@ def _version_table(study: Study) -> pd.DataFrame:
                         | {"version": version, "name": VERSIONS[version], "kind": kind,
                            "quantity": quantity} | found)
     return _sorted(pd.DataFrame(records))
-
-
-def recommended(study: Study) -> dict[str, object]:
-    """The version whose circular control is nearest to zero: mean IS of all classifiers at home.
-
-    Returns
-    -------
-    dict
-        ``version`` (of all), ``affine`` (of those that the whole book can be computed with, see
-        the profile's ``translator``), and ``circular`` (mean IS in degrees by version). Both
-        names are None where no classifier builds a space: then the rule has nothing to go by.
-    """
-    table = version_table(study)
-    own = table[table["circular"] & (table["quantity"] == "image_score") & (table["kind"] == NULL)]
-    mean = own.groupby("version")["value"].mean()
-    if mean.empty:
-        return {"version": None, "affine": None, "circular": {}}
-    return {"version": mean.idxmin(), "affine": mean[list(AFFINE)].idxmin(),
-            "circular": mean.to_dict()}

@@ -210,7 +210,7 @@ class ConseSpace:
     ----------
     name : str
         Name for :func:`load_joint_space`.
-    title, note : str
+    title, about : str
         For people: a name, and what it is in one sentence.
     """
 
@@ -242,11 +242,14 @@ class ConseSpace:
         return f"ConSE over {self.tower.title}"
 
     @property
-    def note(self) -> str:
-        """What this space is, in one sentence."""
+    def about(self) -> str:
+        """What this space is, for readers."""
         return (
-            f"It stands in for CLIP, whose weights lie on a model hub: the class probabilities of "
-            f"{self.tower.title}, spoken in sentence embeddings."
+            f"The word space of this run is ConSE (Norouzi et al., 2014), which stands in for CLIP, "
+            f"whose weights lie on a model hub: {self.tower.title} looks at a picture, and its "
+            f"class probabilities speak through sentence embeddings of the class names. It knows "
+            f"{len(self._classes):,} classes and no more. Angles here cannot be compared with "
+            f"angles in CLIP."
         )
 
     @property
@@ -307,7 +310,7 @@ class OpenClipSpace:
 
     Attributes
     ----------
-    name, title, note : str
+    name, title, about : str
         Name for :func:`load_joint_space`; a name for people; what it is, in one sentence.
     dimensions : int
         Width d of an embedding.
@@ -378,7 +381,7 @@ class OpenClipSpace:
         self.title: str = row["title"] if row else (
             f"CLIP ({short})" if schema else f"CLIP {architecture} ({short})"
         )
-        self.note: str = row["note"] if row else (
+        self.about: str = row["note"] if row else (
             f"A joint space of the paper's kind, from the checkpoint {model}; the paper's own is "
             f"CLIP ViT-L/14."
         )

@@ -13,7 +13,7 @@ from .images import picture_file, store_pictures
 from .render import Renderer, embedding_length, load_renderer
 from .study import Study
 
-__all__ = ["PAINTED", "around", "looks", "neighbours", "painter", "shared"]
+__all__ = ["PAINTED", "around", "looks", "painter"]
 
 PAINTED = "unCLIP"
 """Place of a painted picture among the nearest photos."""
@@ -103,33 +103,3 @@ def around(
             both = pd.concat([itself, near.drop(columns="row")])
             tables.append(both.assign(name=name, state=state))
     return pd.concat(tables, ignore_index=True)
-
-
-def neighbours(
-    study: Study, model: str, pictures: Sequence[str], states: Sequence[str], k: int = 4
-) -> pd.DataFrame:
-    """:func:`around` for pictures in several of their :meth:`Study.states`."""
-    found = study.states(model, pictures)
-    return around(study, pictures, {state: found[state] for state in states}, k)
-
-
-def shared(study: Study, near: pd.DataFrame, state: str) -> pd.DataFrame:
-    """How many of a state's nearest photos every state has, told apart by subject.
-
-    Parameters
-    ----------
-    study : Study
-    near : pandas.DataFrame
-        Of :func:`around` or :func:`neighbours`.
-    state : str
-        The state that the others are held against.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row a ``name``, one column a state: counts from 0 to k.
-    """
-    ranked = near[near["place"].str.isdigit()]
-    subject = study.pictures["subject"].to_numpy()[study.rows(ranked["picture"])]
-    found = ranked.assign(subject=subject).pivot_table("subject", "name", "state", aggfunc=set)
-    return found.apply(lambda other: [len(a & b) for a, b in zip(found[state], other)])

@@ -15,25 +15,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import yaml
 from docutils import nodes
-from docutils.parsers.rst import directives
-from sphinx.util import logging
-from sphinx.util.docutils import SphinxDirective
-
-from .claims import write_claims
-from .paper import PAGE, write_paper_map
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
-    from sphinx.config import Config
 
-__all__ = ["ChartRenderer", "SingChart", "bundle_script", "chart_html", "setup", "stage_book"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["ChartRenderer", "bundle_script", "chart_html", "setup", "stage_book", "toc_files"]
 
 VEGALITE = "application/vnd.vegalite.v6+json"
 #: The same spec again, for JupyterLab, which draws no newer version. The page has no use for it.
 VEGALITE_LAB = "application/vnd.vegalite.v5+json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
+MARKDOWN = "text/markdown"
 BUNDLE = "vega-bundle.js"
 
 #: What papermill calls a cell -> the line a reader clicks to unfold it.
@@ -82,7 +74,7 @@ def _lacks_alt(spec: dict[str, Any]) -> bool:
     return not str(spec.get("description", "")).strip()
 
 
-#: Below a figure that a running kernel answers; Gallery.show(..., live=...) marks it.
+#: Below a figure that a running kernel answers; sing.show(..., live=...) marks it.
 LIVE = '<p class="sing-live">In JupyterLab this figure answers live: <code>make lab</code></p>'
 NO_ALT = "a chart has no alt text: give it one with chart.properties(description='what it shows')"
 
@@ -115,9 +107,14 @@ class ChartRenderer:
         if data.mime_type == VEGALITE:
             if _lacks_alt(data.content):
                 renderer.logger.warning(NO_ALT, line=data.line, subtype="alt_text")
-            live = data.output_metadata.get(VEGALITE, {}).get("live")
-            note = [nodes.raw("", LIVE, format="html")] if live else []
-            return [_chart_node(data.content), *note]
+            told = data.output_metadata.get(VEGALITE, {})
+            note = [nodes.raw("", LIVE, format="html")] if told.get("live") else []
+            if "caption" not in told:  # a chart that a cell ends with, not shown by sing.show
+                return [_chart_node(data.content), *note]
+            return [_figure(renderer, data, told), *note]
+        if data.mime_type == MARKDOWN and data.output_metadata.get(MARKDOWN, {}).get("caption"):
+            # JupyterLab's caption: here it stands in the figure.
+            return []
         if data.mime_type == VEGALITE_LAB:
             # MyST-NB warns of types nobody claims; an empty answer claims it and shows nothing.
             return []
@@ -127,76 +124,20 @@ class ChartRenderer:
         return None
 
 
-class SingChart(SphinxDirective):
-    """Directive ``sing-chart``: a saved chart as a numbered figure in a Markdown page."""
+def _figure(renderer: Any, data: Any, told: dict[str, Any]) -> nodes.figure:
+    """A chart as a figure that Sphinx numbers, with the caption and name of its output."""
+    from myst_nb.core.render import MimeData
 
-    required_arguments = 1
-    has_content = True
-    option_spec: ClassVar = {
-        "name": directives.unchanged_required,
-        "class": directives.class_option,
-    }
-
-    def run(self) -> list[nodes.Node]:
-        """Return the figure, or nothing and a warning where the chart is missing."""
-        name = self.arguments[0]
-        folder = self.config.sing_figures_dir
-        path = Path(folder or "figures", f"{name}.vl.json")
-        if not path.is_file():
-            logger.warning(
-                "sing-chart: no saved chart %s; 'make book' runs the chapter that saves it "
-                "(sing_nb.page.stage_book sets the folder, sing_figures_dir: %r)",
-                path,
-                folder,
-                location=self.get_location(),
-                type="sing",
-            )
-            return []
-        self.env.note_dependency(str(path))
-        spec = json.loads(path.read_text(encoding="utf-8"))
-        if _lacks_alt(spec):
-            logger.warning("%s: %s", path, NO_ALT, location=self.get_location(), type="sing")
-        figure = nodes.figure("", _chart_node(spec), classes=self.options.get("class", []))
-        self.set_source_info(figure)
-        caption, *legend = self._caption()
-        if caption is None:
-            logger.warning(
-                "sing-chart: %s needs a caption: write it below the options",
-                name,
-                location=self.get_location(),
-                type="sing",
-            )
-        else:
-            figure += caption
-        if legend:
-            figure += nodes.legend("", *legend)
-        self.add_name(figure)
-        return [figure]
-
-    def _caption(self) -> list[nodes.Node | None]:
-        """Parse the content: the first paragraph is the caption, the rest a legend."""
-        parsed = nodes.Element()
-        self.state.nested_parse(self.content, self.content_offset, parsed)
-        if not parsed.children or not isinstance(parsed[0], nodes.paragraph):
-            return [None, *parsed.children]
-        first = parsed[0]
-        caption = nodes.caption(first.rawsource, "", *first.children)
-        caption.source, caption.line = first.source, first.line
-        return [caption, *parsed.children[1:]]
+    caption = MimeData(
+        MARKDOWN, told["caption"], cell_metadata=data.cell_metadata, line=data.line)
+    figure = nodes.figure("", _chart_node(data.content), names=[told["name"]])
+    figure += nodes.caption("", "", *renderer.render_markdown_inline(caption))
+    figure.source, figure.line = renderer.renderer.document["source"], data.line
+    renderer.renderer.document.note_explicit_target(figure, figure)
+    return figure
 
 
 # --- Sphinx ---------------------------------------------------------------------------------------
-
-
-def _read_numbers(app: Sphinx, config: Config) -> None:
-    """Let Markdown pages say ``{{ key }}`` for every number the chapters wrote down."""
-    if not config.sing_figures_dir:
-        return
-    path = Path(config.sing_figures_dir, "numbers.json")
-    if path.is_file():
-        # A new dict: Sphinx compares this value with the last build's to see what to read again.
-        numbers = json.loads(path.read_text(encoding="utf-8"))
-        config.myst_substitutions = {**config.myst_substitutions, **numbers}
 
 
 def bundle_script() -> str:
@@ -255,9 +196,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
 
     Jupyter Book loads every script and style of ``_static`` by itself: ours need no mention here.
     """
-    app.add_config_value("sing_figures_dir", "", "env", [str])
-    app.add_directive("sing-chart", SingChart)
-    app.connect("config-inited", _read_numbers)
     # After thebe (500) has added what is dropped here.
     app.connect("doctree-resolved", _drop_thebe_config, priority=900)
     app.connect("html-page-context", _choose_scripts, priority=900)
@@ -268,14 +206,14 @@ def setup(app: Sphinx) -> dict[str, Any]:
 # --- the folder the book is built from ------------------------------------------------------------
 
 
-def _toc_files(toc: Any) -> list[str]:
+def toc_files(toc: Any) -> list[str]:
     """List every page that a table of contents names, in order."""
     if isinstance(toc, list):
-        return [name for part in toc for name in _toc_files(part)]
+        return [name for part in toc for name in toc_files(part)]
     if not isinstance(toc, dict):
         return []
     own = [str(toc[key]) for key in ("root", "file") if key in toc]
-    return own + [name for value in toc.values() for name in _toc_files(value)]
+    return own + [name for value in toc.values() for name in toc_files(value)]
 
 
 def _find_page(name: str, book: Path, executed: Path) -> Path:
@@ -315,7 +253,6 @@ def _stage_notebook(source: Path, target: Path) -> None:
 
 def stage_book(
     executed_dir: str | os.PathLike[str],
-    figures_dir: str | os.PathLike[str],
     out_dir: str | os.PathLike[str],
     root: str | os.PathLike[str] = ".",
 ) -> Path:
@@ -325,8 +262,6 @@ def stage_book(
     ----------
     executed_dir : path
         Where the executed chapters are, named as the table of contents names them.
-    figures_dir : path
-        Where the chapters saved their charts and ``numbers.json``.
     out_dir : path
         The folder to make. One that is there already is replaced as a whole.
     root : path, default "."
@@ -340,8 +275,7 @@ def stage_book(
     Raises
     ------
     ValueError
-        Where the table of contents names a page that is not there, a source file is missing, or
-        the paper map or the table of claims asks for a number that no chapter told.
+        Where the table of contents names a page that is not there, or a source file is missing.
     """
     executed, out, root = Path(executed_dir), Path(out_dir).resolve(), Path(root).resolve()
     book = root / "book"
@@ -349,16 +283,15 @@ def stage_book(
         if not needed.is_file():
             raise ValueError(f"{needed} is missing: is {root} the root of the repository?")
     toc = yaml.safe_load((book / "_toc.yml").read_text(encoding="utf-8"))
-    names = _toc_files(toc)
-    pages = {name: _find_page(name, book, executed) for name in names if name != PAGE}
+    names = toc_files(toc)
+    pages = {name: _find_page(name, book, executed) for name in names}
 
     staging = out.with_name(f".{out.name}.{os.getpid()}")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     try:
-        for source in (*book.glob("*.md"), book / "_toc.yml", book / "references.bib"):
-            if source.is_file():
-                shutil.copy2(source, staging)
+        for source in (*book.glob("*.md"), book / "_toc.yml"):
+            shutil.copy2(source, staging)
         if (book / "_static").is_dir():
             shutil.copytree(book / "_static", staging / "_static")
         for name, source in pages.items():
@@ -367,16 +300,7 @@ def stage_book(
             elif source.parent != book:
                 (staging / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(source, staging / source.relative_to(book))
-        if PAGE in names:
-            write_paper_map(root / "data" / "paper.yaml", figures_dir, staging)
-        if (claims := root / "data" / "claims.yaml").is_file():
-            write_claims(claims, figures_dir, staging)
-        config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
-        sphinx_config = config.setdefault("sphinx", {}).setdefault("config", {})
-        sphinx_config["sing_figures_dir"] = str(Path(figures_dir).resolve())
-        (staging / "_config.yml").write_text(
-            yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8"
-        )
+        shutil.copy2(root / "_config.yml", staging)
         # Only now, whole and checked, does it take the place of what was there.
         shutil.rmtree(out, ignore_errors=True)
         staging.replace(out)

@@ -14,17 +14,18 @@ from torch.nn.functional import normalize
 from .errors import SingError
 from .metrics import STEEP, angle, attribute_score, image_score
 from .nullspace import HeadSpaces
+from .stats import random_basis
 from .translator import Translator
 
 __all__ = [
     "Steered",
     "SteeredAll",
     "directions",
-    "logit_distance",
     "matched_perturbations",
     "matched_removal",
     "move",
     "null_direction",
+    "random_part",
     "steer",
     "steer_all",
     "step_for_angle",
@@ -104,6 +105,41 @@ def matched_removal(f: torch.Tensor, energy: torch.Tensor, basis: np.ndarray) ->
     return (f.double() - normalize(part, dim=-1) * energy.double()[:, None]).to(f.dtype)
 
 
+def random_part(f: torch.Tensor, *, like: torch.Tensor, size: int, seed: int = 0) -> torch.Tensor:
+    """The control of a part of features: a random part, row by row as long.
+
+    Parameters
+    ----------
+    f : torch.Tensor
+        (n, m), features.
+    like : torch.Tensor
+        (n, m), the part it is a control of, such as the null part; only its lengths count.
+    size : int
+        Dimensions of the random subspace, as many as the null space has.
+    seed : int
+        Of the subspace.
+
+    Returns
+    -------
+    torch.Tensor
+        (n, m), the part of `f` in a uniformly random subspace, rescaled to the lengths of `like`.
+
+    Raises
+    ------
+    SingError
+        If a subspace of m dimensions cannot have `size`.
+
+    Examples
+    --------
+    >>> import torch, sing_nb as sing
+    >>> f, part = torch.eye(3), torch.full((3, 3), 0.1)
+    >>> sing.random_part(f, like=part, size=2).norm(dim=1).mul(10).round(decimals=3)
+    tensor([1.7320, 1.7320, 1.7320])
+    """
+    basis = random_basis(f.shape[-1], size, seed)
+    return f - matched_removal(f, like.norm(dim=-1), basis)
+
+
 def matched_perturbations(
     f: torch.Tensor, sensitive: torch.Tensor, spaces: HeadSpaces, wider: HeadSpaces, seed: int = 0
 ) -> dict[str, torch.Tensor]:
@@ -148,11 +184,6 @@ def matched_perturbations(
     found["random direction"] = noise[1]
     found["principal direction"] = -sensitive.double()
     return {kind: normalize(delta, dim=1) * length for kind, delta in found.items()}
-
-
-def logit_distance(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-    """Length of the logit change, equation (16): (n, c) and (n, c) to (n,), at least 0."""
-    return (after.double() - before.double()).norm(dim=-1)
 
 
 def directions(f: torch.Tensor, translator: Translator, text: torch.Tensor) -> torch.Tensor:
@@ -319,12 +350,13 @@ def steer_all(
 ) -> SteeredAll:
     """What :func:`steer` finds for every feature and every text, without a feature-wide push.
 
-    With A = W P (the translator's weight in the null space), B = A A^T, z = T(f), u = z / |z|, a
-    unit text t and w = t - (u.t) u, the gradient in the null space is A^T w / |z| and a unit push
-    turns z by q = B w / |A^T w|, with |A^T w|^2 = w.B w. So all lengths and angles are sums of
-    u.t, t.B u, u.B u, t.B t and the same with B B: of two large products, f W^T and u B, and small
-    ones. Pairs whose sums lose digits (a text, or q, within 0.8 degrees of z or its opposite, or a
-    push that turns z a thousand times less than others would) are worked out one by one.
+    With ``A = W P`` (the translator's weight in the null space), ``B = A A^T``, ``z = T(f)``,
+    ``u = z / |z|``, a unit text t and ``w = t - (u.t) u``, the gradient in the null space is
+    ``A^T w / |z|`` and a unit push turns z by ``q = B w / |A^T w|``, with ``|A^T w|^2 = w.B w``.
+    So all lengths and angles are sums of u.t, t.B u, u.B u, t.B t and the same with B B: of two
+    large products, f W^T and u B, and small ones. Pairs whose sums lose digits (a text, or q,
+    within 0.8 degrees of z or its opposite, or a push that turns z a thousand times less than
+    others would) are worked out one by one.
 
     Parameters
     ----------

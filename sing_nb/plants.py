@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
-import scipy
 from PIL import Image
 
 from .controls import GroupedProbe, all_mean_directions, discriminant_directions, planted_null
@@ -25,18 +24,12 @@ from .study import Study
 from .translator import RidgeFitter
 
 __all__ = [
-    "KINDS",
     "SCORES",
     "concept_values",
-    "concept_verdicts",
-    "enough",
-    "false_alarms",
-    "found_plants",
     "hidden_share",
     "plant_power",
     "plant_runs",
     "power_table",
-    "roc_curves",
     "score_table",
     "split_subjects",
     "thresholds",
@@ -48,9 +41,6 @@ SCORES = {
     "attribute_excess": "excess AS (AS − control)",
     "attribute_score": "AS",
     "image_score": "IS",
-}
-KINDS = {
-    "untouched": "untouched heads", "sham": "sham plants", "permuted": "shuffled concepts",
 }
 READABLE = 0.1  # held-out R2 from which on a concept counts as contained in the features
 ALARMS = 0.01  # share of calibration runs of each kind that may lie above a threshold
@@ -554,96 +544,6 @@ def _score_table(study: Study) -> pd.DataFrame:
     return pd.DataFrame(records)
 
 
-def false_alarms(study: Study) -> pd.DataFrame:
-    """How often each score gives an alarm where nothing was planted.
-
-    Returns
-    -------
-    pandas.DataFrame
-        score, name, ``kind`` (untouched, sham, permuted), ``threshold``, value, low, high: share
-        of concepts above the threshold on the reported splits (95 %, cluster bootstrap over
-        concepts; where there is none, the exact binomial bound for as many independent answers),
-        and ``asked``, how many there are.
-    """
-    runs = plant_runs(study)
-    limits, own = thresholds(runs), runs[~runs["calibration"]]
-    records = []
-    for score, name in SCORES.items():
-        for kind in KINDS:
-            part = own[own["head"] == kind]
-            alarm = (part[score] > limits[score]).to_numpy(float)
-            rate = study.interval(alarm, part["concept"])
-            if not alarm.any():  # a bootstrap of zeros would be sure of itself
-                rate["high"] = float(scipy.stats.binomtest(0, len(alarm)).proportion_ci().high)
-            records.append(
-                {"score": score, "name": name, "kind": kind, "threshold": limits[score]}
-                | rate | {"asked": len(part)}
-            )
-    return pd.DataFrame(records)
-
-
-def roc_curves(study: Study, points: int = 41) -> pd.DataFrame:
-    """ROC curves of each score for honest plants and for shams, with bands.
-
-    Returns
-    -------
-    pandas.DataFrame
-        score, name, ``kind`` (planted or sham), ``false`` (share of negatives above a threshold),
-        and value, low, high of the share of plants above it (95 %, concepts drawn with
-        replacement).
-    """
-    runs, tables = plant_runs(study), []
-    grid = np.linspace(0, 1, points) ** 2  # closer together where few false alarms are
-    for kind in ("planted", "sham"):
-        own = _reported(runs, kind)
-        codes, names = pd.factorize(own["concept"])
-        members = [np.flatnonzero(codes == code) for code in range(len(names))]
-        rng = np.random.default_rng(study.config.seed)
-        draws = [rng.integers(0, len(names), len(names))
-                 for _ in range(min(200, study.config.bootstrap_draws))]
-        for score, name in SCORES.items():
-            value, positive = own[score].to_numpy(), own["positive"].to_numpy()
-            curves = np.stack([
-                _roc(value[rows], positive[rows], grid)
-                for rows in (np.concatenate([members[i] for i in one]) for one in draws)])
-            low, high = np.nanquantile(curves, [0.025, 0.975], axis=0)
-            tables.append(pd.DataFrame(
-                {"score": score, "name": name, "kind": kind, "false": grid,
-                 "value": _roc(value, positive, grid), "low": low, "high": high}).round(4))
-    return pd.concat(tables, ignore_index=True)
-
-
-def _roc(score: np.ndarray, positive: np.ndarray, grid: np.ndarray) -> np.ndarray:
-    """Share of positives above the score that a share of the negatives reaches."""
-    limits = np.quantile(score[~positive], 1 - grid, method="higher")
-    true = (score[positive][:, None] > limits).mean(0)
-    true[grid >= 1] = 1.0
-    return true
-
-
-def found_plants(study: Study, split: int = 0) -> pd.DataFrame:
-    """Hidden shares of all concepts before and after each plant, for one split.
-
-    Returns
-    -------
-    pandas.DataFrame
-        title, plant, concept, ``kind`` (untouched, sham or planted), ``hidden`` and
-        ``hidden_control`` with the ``low`` and ``high`` of `hidden` over the profile's splits
-        (smallest and largest where the concept was asked), ``rank`` (1 = most hidden) and
-        ``threshold``.
-    """
-    runs = plant_runs(study)
-    limit = thresholds(runs)["hidden"]
-    own = runs[~runs["calibration"] & runs["head"].isin(["untouched", "sham", "planted"])]
-    key = ["title", "plant", "concept", "head"]
-    spread = own.groupby(key)["hidden"].agg(low="min", high="max")
-    one = own[own["seed"] == study.config.seed + split].merge(spread.reset_index(), on=key)
-    one["rank"] = one.groupby(["title", "plant", "head"])["hidden"].rank(
-        ascending=False, method="first").astype(int)
-    columns = [*key, "hidden", "low", "high", "hidden_control", "full", "principal", "rank"]
-    return one[columns].rename(columns={"head": "kind"}).assign(threshold=limit)
-
-
 # --- power --------------------------------------------------------------------------------------
 
 
@@ -760,86 +660,3 @@ def _power_table(study: Study) -> pd.DataFrame:
                     | row | {"control": control}
                 )
     return pd.DataFrame(records)
-
-
-def enough(table: pd.DataFrame, axis: str, aim: float = 0.95) -> str:
-    """Fewest subjects, or pictures of each, with which the readout's AUC reaches an aim, as text.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        :func:`power_table`.
-    axis : str
-        ``subjects`` or ``pictures``.
-    aim : float
-        From 0 to 1.
-    """
-    own = table[(table["axis"] == axis) & (table["score"] == "hidden")]
-    own = own[(own["quantity"] == "auc") & (own["value"] >= aim)].sort_values("size")
-    if own.empty:
-        return "more than this run has"
-    return f"{own['size'].iloc[0]:,} ({own['pictures'].iloc[0]:,} pictures)"
-
-
-# --- real heads ---------------------------------------------------------------------------------
-
-
-def concept_verdicts(study: Study, model: str) -> pd.DataFrame:
-    """Which concepts a real head ignores: the readout that found the plants, on all subjects.
-
-    The rule: a concept *cannot be told* where the whole feature's held-out R2 may lie below 0.1
-    (lower bound), or where the interval of the hidden share contains the threshold of
-    :func:`thresholds`; above it the head *ignores it* (in part), below it the head *keeps it*.
-
-    Returns
-    -------
-    pandas.DataFrame
-        concept, ``full`` with ``full_low`` and ``full_high``, ``hidden`` with ``hidden_low``,
-        ``hidden_high`` and ``hidden_control`` (a random subspace of the same size), ``threshold``
-        and ``verdict``; 95 %, cluster bootstrap over subjects, of the same held-out readouts.
-    """
-    name = _name(f"verdicts-{model}", study)
-    limit = float(thresholds(plant_runs(study))["hidden"])
-    table = study.stored(name, lambda: _verdicts(study, model), model)
-    unsure = (table["full_low"] < READABLE) | table["hidden_low"].le(limit) & table[
-        "hidden_high"].ge(limit)
-    said = np.where(table["hidden_low"] > limit, "ignores it", "keeps it")
-    return table.assign(threshold=limit, verdict=np.where(unsure, "cannot be told", said))
-
-
-def _verdicts(study: Study, model: str) -> pd.DataFrame:
-    table = concept_values(study)
-    # Half as many pictures are enough for a readout, and its cost grows with their cube.
-    order = table.sample(frac=1, random_state=study.config.seed)
-    number = order.groupby("subject").cumcount().loc[table.index]
-    cut = number[number.rank(method="first") <= study.config.plant_pictures].index
-    half = _Half.of(study, model, table.loc[sorted(cut)].reset_index(drop=True), study.config.seed)
-    x, null = half.features, study.spaces(model).null_basis.numpy()
-    other = random_basis(x.shape[1], null.shape[1], study.config.seed)
-    lam = float((half.centred**2).sum() / len(x))
-    gram, errors = x @ x.T, []
-    for basis in (np.empty((x.shape[1], 0)), null, other):
-        own = x @ basis
-        probe = GroupedProbe(gram - own @ own.T, half.values, half.folds, lam)
-        error, total = probe.errors(probe.predict())
-        errors.append(error)
-    sums = [pd.DataFrame(part).groupby(half.subjects).sum().to_numpy() for part in (*errors, total)]
-    names, records = np.arange(len(sums[0])), []
-    for c, concept in enumerate(table.columns[3:]):
-        values = np.column_stack([part[:, c] for part in sums])
-
-        def share(means: np.ndarray, part: int = 1) -> np.ndarray:
-            return hidden_share(_r2(means), _r2(means, part))
-
-        full = study.interval(values, names, _r2, of_means=True)
-        hidden = study.interval(values, names, share, of_means=True)
-        records.append({"concept": concept} | {
-            f"{what}{end}": found[key] for what, found in (("full", full), ("hidden", hidden))
-            for end, key in (("", "value"), ("_low", "low"), ("_high", "high"))
-        } | {"hidden_control": float(share(values.mean(0)[None], 2)[0])})
-    return pd.DataFrame(records).assign(model=model, title=study.title(model))
-
-
-def _r2(means: np.ndarray, part: int = 0) -> np.ndarray:
-    """R2 of one of three readouts, of (samples, 4) means of their squared errors and the total."""
-    return 1 - means[:, part] / np.maximum(means[:, 3], 1e-12)

@@ -13,28 +13,24 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from .asking import THRESHOLD, THRESHOLD_HIGH, VERDICTS, decided, measured
+from .asking import THRESHOLD, THRESHOLD_HIGH, VERDICTS, factors
 from .asking import ask as answers
 from .errors import SingError
 from .finetune import grouped_classifier
 from .floor import REDEALT, model_reliability
-from .gallery import power
 from .images import BACKGROUNDS
 from .information import unique_of
 from .photos import photo_cards, word_changes
-from .plants import concept_values
 from .progress import Progress
 from .study import KINDS, Study
 
 __all__ = [
-    "VERDICTS", "chosen", "class_sheet", "comparison", "concept_sheet", "factors", "first_screen",
-    "floor_sheet", "head_sheet", "how_to_read", "information_sheet", "photo_sheet",
-    "score_sheet", "share", "tables",
+    "VERDICTS", "chosen", "comparison", "concept_sheet", "factor_name", "first_screen",
+    "head_sheet", "how_to_read", "in_markdown", "photo_sheet", "share", "tables",
 ]
 
-PHOTOS, WORDS = 10, 3
+PHOTOS, WORDS = 4, 3
 LITTLE = 0.05  # a hidden share that is not worth naming
-SHOWN = 20  # rows at either end of a long ranking
 NULL, CONTROL = KINDS
 QUANTITIES = {
     "image_score": "Image Score (IS)", "attribute_score": "size of the Attribute Score, |AS|",
@@ -122,7 +118,7 @@ def tables(
         - ``photos``: the most affected, one a subject: picture, name, predicted, probability (0 to
           1), image_score, attribute_score, both with ``_control``, translator_error, null_share,
           ``lost`` and ``gained`` (words with degrees, and those of a random removal).
-        - ``floor``: as :func:`sing_nb.floor.reliability`.
+        - ``floor``: as :func:`sing_nb.floor.model_reliability`.
         - ``information``: as :func:`sing_nb.information.unique_of`.
         - ``skipped``: path and reason of pictures that were passed over (no model, no title).
     """
@@ -136,7 +132,7 @@ def tables(
         "difference": _difference(study, model, beside),
         "classes": _classes(study, model),
         **{name: _asked(study, models, words, progress) for name, words in asks.items()},
-        "factors": _ranked([factors(study, name) for name in models]),
+        "factors": _ranked([_who(study, name, factors(study, name)) for name in models]),
         "photos": _photos(study, model),
         "floor": _floor(study, model),
         "information": _who(study, model, unique_of(study, model)),
@@ -220,34 +216,6 @@ def _ranked(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
                          hidden=-found["hidden"])
     order = order.sort_values(["model", "verdict", "hidden"], kind="stable").index
     return found.loc[order].reset_index(drop=True)
-
-
-def factors(study: Study, model: str) -> pd.DataFrame:
-    """Which known factors of the pictures a head ignores, by the rule of :func:`asking.ask`.
-
-    Parameters
-    ----------
-    study : Study
-    model : str
-
-    Returns
-    -------
-    pandas.DataFrame
-        See ``factors`` of :func:`tables`; ``prompt`` is ``<kind>: <name>``.
-    """
-    def compute() -> pd.DataFrame:
-        table, spaces = concept_values(study), study.spaces(model)
-        rows = table["row"].to_numpy(copy=True)
-        found = measured(
-            study.features(model)[rows].double().numpy(), table.iloc[:, 3:].to_numpy(),
-            table["subject"], spaces.right[: spaces.rank].T.numpy(), table["stratum"],
-            controls=min(2, study.config.control_draws), draws=study.config.bootstrap_draws,
-            seed=study.config.seed)
-        return found.assign(prompt=table.columns[3:])
-
-    found = study.stored(f"factors-{study.config.plant_pictures}-{model}", compute, model)
-    return _who(study, model, found.assign(
-        verdict=decided(found), threshold=THRESHOLD, threshold_high=THRESHOLD_HIGH))
 
 
 def _photos(study: Study, model: str) -> pd.DataFrame:
@@ -337,11 +305,11 @@ def _headline(study: Study, own: Mapping[str, pd.DataFrame]) -> str:
 
 def _every(own: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Known factors and concepts, one below the other; factors by names for people."""
-    named = own["factors"]["prompt"].map(_factor)
+    named = own["factors"]["prompt"].map(factor_name)
     return pd.concat([own["factors"].assign(prompt=named), own["concepts"]], ignore_index=True)
 
 
-def _factor(name: str) -> str:
+def factor_name(name: str) -> str:
     """A known factor's name for people: "pixels: lightness" is "lightness"."""
     for kind, said in FACTORS.items():
         if name.startswith(kind):
@@ -373,8 +341,8 @@ def _said_scores(study: Study, own: Mapping[str, pd.DataFrame]) -> str:
 
 
 def _said_factors(study: Study, own: Mapping[str, pd.DataFrame]) -> str:
-    table = own["factors"]
-    return _counted("The pictures themselves", table.assign(prompt=table["prompt"].map(_factor)))
+    named = own["factors"]["prompt"].map(factor_name)
+    return _counted("The pictures themselves", own["factors"].assign(prompt=named))
 
 
 def _said_concepts(study: Study, own: Mapping[str, pd.DataFrame]) -> str:
@@ -405,8 +373,8 @@ def _said_information(study: Study, own: Mapping[str, pd.DataFrame]) -> str:
     if "excess over control" not in rows.index:
         return f"{text}."
     gap, control = rows.loc["excess over control"], rows.loc[CONTROL]
-    return (f"{text}. A random view as narrow leaves out {control['value']:.3f}, so that this is "
-            f"{_beside(gap['low'], gap['high'])} chance.")
+    return (f"{text}. A random view as narrow would miss {control['value']:.3f}; what this head "
+            f"misses is {_beside(gap['low'], gap['high'])} that.")
 
 
 def _said_sure(study: Study, own: Mapping[str, pd.DataFrame]) -> str:
@@ -474,7 +442,9 @@ def how_to_read(study: Study, model: str) -> str:
         "and a reader of the head's own directions cannot. *Ignores it*: surely more than "
         f"{THRESHOLD:.0%} of it is lost, and perhaps {THRESHOLD_HIGH:.0%} or more; *keeps it*: "
         f"surely less than {THRESHOLD_HIGH:.0%}; *cannot be told*: neither, or the feature does "
-        "not tell it at all. No translator is involved.",
+        "not tell it at all. Below zero, a reader of the head's few directions does better than "
+        "one of the whole feature, as it may on what the head was fitted to. No translator is "
+        "involved.",
         "- **Intervals** hold 95 %: other pictures of this kind would give another number in that "
         "range. Pictures that this folder does not have are not covered.",
     ])
@@ -555,7 +525,7 @@ def _listed(words: Sequence[str], most: int = 6) -> str:
 
 def _percent(share: float) -> str:
     """With a decimal where a whole number would read as none or as all."""
-    return f"{100 * share:.{_share_digits(share)}f} %"
+    return f"{100 * share:.{_share_digits(share)}f} %".replace("-", "\N{MINUS SIGN}")
 
 
 def _number(count: int, what: str) -> str:
@@ -563,8 +533,8 @@ def _number(count: int, what: str) -> str:
 
 
 def _small(value: float) -> str:
-    """A logit with one or two digits: ``0.3``, or near zero ``4 × 10⁻⁶``."""
-    return f"{value:.2g}" if value >= 1e-3 or value == 0 else power(value)
+    """A logit with one or two digits: ``0.3``, or near zero ``4e-06``."""
+    return f"{value:.2g}" if value >= 1e-3 or value == 0 else f"{value:.0e}"
 
 
 def _share_digits(*shares: float) -> int:
@@ -596,6 +566,15 @@ def _text(
 # --- tables for people --------------------------------------------------------------------------
 
 
+def in_markdown(sheet: pd.DataFrame) -> str:
+    """A table for people in Markdown; what stands in its cells means nothing else there."""
+    rows = [[sheet.index.name or "", *sheet.columns], [":--"] * (1 + len(sheet.columns))]
+    rows += [[name, *row] for name, row in zip(sheet.index, sheet.to_numpy())]
+    return "\n".join(
+        f"| {' | '.join(one if at == 1 else _plain(one) for one in map(str, row))} |"
+        for at, row in enumerate(rows))
+
+
 def head_sheet(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """The found head in words: one column a classifier."""
     columns = {}
@@ -616,41 +595,6 @@ def head_sheet(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
             else "not known: no label is the name of a class",
         }
     return pd.DataFrame(columns)
-
-
-def score_sheet(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """IS, |AS| and their ratio beside the control, and the translator's error beside a guess."""
-    records = []
-    for title, own in tables["scores"].groupby("title", sort=False):
-        for quantity, name in QUANTITIES.items():
-            null, control, gap = _scores(own, quantity)
-            unit, digits = ("", 2) if quantity == "ratio" else ("°", 1)
-            records.append({
-                "classifier": title, "median": name, "value":
-                _text(null, unit, digits), "control": f"{_text(control, unit, digits)}, random "
-                f"part removed", "difference": _text(gap, unit, digits, sign="+")})
-        rows = own.set_index(["quantity", "kind"])
-        held, guess = (rows.loc[("translator_error", kind)] for kind in ("held out", "constant"))
-        records.append({
-            "classifier": title, "median": "error of the translator",
-            "value": _text(held), "control": f"{_text(guess)}, constant guess",
-            "difference": ""})
-    sheet = pd.DataFrame(records).set_index("median")
-    return sheet if len(set(sheet["classifier"])) > 1 else sheet.drop(columns="classifier")
-
-
-def class_sheet(tables: Mapping[str, pd.DataFrame], most: int = SHOWN) -> pd.DataFrame:
-    """Classes by what their pictures lose beyond chance; of many, both ends of the ranking."""
-    table = _ends(tables["classes"], most)
-    return pd.DataFrame({
-        "rank": table["rank"], "class": table["label"], "pictures": table["views"],
-        "IS": table["is_median"].map("{:.1f}°".format),
-        "IS at random": table["is_median_control"].map("{:.1f}°".format),
-        "IS − random": [_text(row, sign="+", at="is_excess") for _, row in table.iterrows()],
-        "AS towards its own name": [_text(row, sign="+", at="as_median")
-                                    for _, row in table.iterrows()],
-        "it moves": table["verdict"],
-    }).set_index("rank")
 
 
 def concept_sheet(tables: Mapping[str, pd.DataFrame], name: str = "concepts") -> pd.DataFrame:
@@ -684,38 +628,3 @@ def photo_sheet(study: Study, tables: Mapping[str, pd.DataFrame], side: int = 96
     sheet = pd.DataFrame({"picture": image, "shows": about} | words)
     with pd.option_context("display.max_colwidth", None):
         return sheet.to_html(classes="sentences", border=0, index=False, escape=False)
-
-
-def floor_sheet(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """How far scores come out the same when something is done again: 1 = always, 0 = all noise.
-
-    Beside it the same for a random subspace instead of the null space, and in degrees the noise of
-    one score over other deals, and how far scores of pictures or classes lie apart.
-    """
-    table = tables["floor"]
-    names = {"image_score": "IS", "attribute_score": "AS", "image_score_excess": "IS − random"}
-    table = table[table["quantity"].isin(names)]
-    records = {}
-    for (level, quantity), own in table.groupby(["level", "quantity"], sort=False):
-        rows = own.set_index(["over", "kind"])
-        record = {over: _text(rows.loc[(over, NULL)], "", 2) for over in dict.fromkeys(own["over"])}
-        again = rows.loc[(REDEALT, NULL)]
-        records[f"{names[quantity]} of a {level}"] = record | {
-            "a random subspace instead": _text(rows.loc[(REDEALT, CONTROL)], "", 2),
-            "noise": f"±{again['spread']:.1f}°", "between them": f"±{again['between']:.1f}°"}
-    ends = ["a random subspace instead", "noise", "between them"]
-    sheet = pd.DataFrame(records.values(), index=list(records))
-    return sheet[[*sheet.columns.drop(ends, errors="ignore"), *ends]] if records else sheet
-
-
-def information_sheet(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """What the null part adds to the head's own directions, beside a random view."""
-    names = {NULL: "the null part adds", CONTROL: "a random view of that size leaves out",
-             "excess over control": "difference"}
-    rows = tables["information"]
-    said = [_text(row, "", 3, sign="+") for _, row in rows.iterrows()]
-    return pd.DataFrame({"R² of the pictures' own embeddings": said}, index=rows["kind"].map(names))
-
-
-def _ends(table: pd.DataFrame, most: int) -> pd.DataFrame:
-    return table if len(table) <= 2 * most else pd.concat([table.head(most), table.tail(most)])

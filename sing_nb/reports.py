@@ -39,7 +39,13 @@ from .study import Study
 
 __all__ = ["Report", "own_study", "report"]
 
-CHAPTER = data_dir().parent / "book" / "11_your_model.ipynb"
+CHAPTER = data_dir().parent / "book" / "11_your_classifier.ipynb"
+#: The sections of that chapter that a report has; the others teach.
+SECTIONS = (
+    "What it ignores", "Known factors", "Concepts in words", "Your questions",
+    "The head and its scores", "Kinds of picture", "The most affected pictures",
+    "Beside another head", "How to read this",
+)
 KIND = "sing_nb report"  # what card.json says of a folder that a report may replace
 TOWERS = ("lite2", "lite1", "lite0")  # one that is not asked about builds the joint space
 LISTED = 20  # skipped pictures that the page names
@@ -340,26 +346,25 @@ def _write(
     summary: str, card: dict, ask: list[str], bars: bool,
 ) -> None:
     """Fill a report's folder."""
+    from .book.figures import write_chart
     from .chapters import run_chapter
-    from .gallery import write_chart
     from .standalone import charts, page
 
-    overrides = _overrides(study.config)
-    without = [tag for tag, given in (("beside", other), ("asked", ask)) if not given]
+    without = {"Beside another head": other, "Your questions": ask}
+    sections = [one for one in SECTIONS if without.get(one, True)]
     executed = study.folder / "reports" / hashlib.sha256(os.fsencode(folder.name)).hexdigest()[:12]
     notebook = run_chapter(
-        CHAPTER, executed, study.config.name, overrides,
-        {"model": name, "beside": other, "questions": ask, "command": card["command"]},
+        _sections(CHAPTER, sections, executed / "chapter.ipynb"), executed, study.config.name,
+        _overrides(study.config), {"model": name, "beside": other, "questions": ask},
         name="report", progress=bars,
     )
     shutil.copyfile(notebook, folder / "report.ipynb")
     shutil.rmtree(executed, ignore_errors=True)
-    for figure, spec in charts(folder / "report.ipynb", without).items():
+    for figure, spec in charts(folder / "report.ipynb").items():
         write_chart(folder / "figures", figure, spec)
     page(
         folder / "report.ipynb", folder / "index.html", f"What {study.title(name)} ignores",
         description=_first_sentence(summary), closing=_closing(study, name, tables, card),
-        without=without,
     )
     called = {one: _own_name(one) for one in study.config.models}
     for table, found in tables.items():
@@ -378,6 +383,37 @@ def _write(
         for path in sorted(folder.rglob("*")) if path.is_file()
     }
     write_atomic(folder / "card.json", json.dumps(card, indent=1, ensure_ascii=False) + "\n")
+
+
+def _sections(chapter: Path, sections: Sequence[str], target: Path) -> Path:
+    """Write a chapter's set-up and some of its sections as a notebook.
+
+    Raises
+    ------
+    SingError
+        If the chapter has no such section.
+    """
+    import nbformat
+
+    node = nbformat.read(chapter, as_version=4)
+    kept, seen, section = [], set(), ""
+    for cell in node.cells:
+        if cell.cell_type == "markdown":
+            section = next(iter(re.findall(r"^## (.+)$", cell.source, re.MULTILINE)), section)
+            seen.add(section)
+        # Of what stands before the first section, the code that the others need.
+        setup = not section and cell.cell_type == "code" and "hide-input" not in (
+            cell.metadata.get("tags", []))
+        if setup or section in sections:
+            kept.append(cell)
+    if missing := [one for one in sections if one not in seen]:
+        raise SingError(
+            f"{chapter.name} has no section {missing[0]!r}, which a report is made of; restore it "
+            f"with `git checkout book/`."
+        )
+    node.cells = kept
+    write_atomic(target, nbformat.writes(node))
+    return target
 
 
 def _overrides(config: Profile) -> dict[str, object]:

@@ -7,7 +7,6 @@ import hashlib
 import html
 import json
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,10 +20,9 @@ if TYPE_CHECKING:
 __all__ = ["charts", "page"]
 
 BOOK = data_dir().parent / "book"
-#: Cells that a page of its own has no use for; "book-only" ones lead to other pages of the book.
-DROPPED = {"book-only", "remove-cell", "parameters", "injected-parameters"}
-#: What Sphinx resolves in the book and nothing resolves here.
+#: What the book resolves and nothing resolves here.
 SPHINX = {
+    "link to a chapter": re.compile(r"\]\([\w/.-]+\.(?:ipynb|md)[)#]"),
     "role": re.compile(r"\{[a-z][\w:.-]*\}`[^`]*`"),
     "number of the run": re.compile(r"\{\{\s*\w+\s*\}\}"),
     "target": re.compile(r"^\([\w-]+\)=\s*$", re.MULTILINE),
@@ -49,13 +47,12 @@ THEME = """(() => {
 
 def page(
     notebook: Path | str, target: Path | str, title: str, *, description: str = "",
-    closing: str = "", without: Iterable[str] = (),
+    closing: str = "",
 ) -> Path:
     """Write an executed notebook as one HTML file that needs no network and no other file.
 
-    Its code is left out, and so are cells tagged ``book-only``, ``remove-cell`` or ``parameters``
-    and what papermill injected; outputs, text and figures with their captions and numbers
-    (``mystnb.figure`` of a cell's metadata) stay. Charts are drawn by the script and the styles
+    Its code is left out; outputs, text and figures stay, with the captions that
+    :func:`sing_nb.show` gave them, and numbers. Charts are drawn by the script and the styles
     of the book, which the file holds, as it does the library that draws them. A content security
     policy forbids everything else: other scripts, as in the name of a folder, and every request.
 
@@ -71,8 +68,6 @@ def page(
         One sentence of plain text, for lists of search results.
     closing : str, optional
         Markdown that follows the last cell.
-    without : iterable of str
-        Tags of more cells to leave out.
 
     Returns
     -------
@@ -83,13 +78,12 @@ def page(
     ------
     SingError
         If the notebook cannot be read, a chart has no alt text, or a cell's text holds what only
-        the book resolves: a role, a target, a directive or a ``{{ key }}``.
+        the book resolves: a link to a chapter, a role, a target, a directive or a ``{{ key }}``.
     """
     import nbformat
     from nbconvert import HTMLExporter
 
     node = _read(notebook)
-    node.cells = _shown(node, without)
     number = 0
     for cell in node.cells:
         if cell.cell_type == "markdown":
@@ -118,23 +112,15 @@ def page(
     return write_atomic(Path(target), _with_contents(text))
 
 
-def charts(notebook: Path | str, without: Iterable[str] = ()) -> dict[str, dict]:
-    """Vega-Lite specs of a notebook's charts by the names that the gallery gave them.
-
-    Those of cells that :func:`page` leaves out are not among them.
-    """
+def charts(notebook: Path | str) -> dict[str, dict]:
+    """Vega-Lite specs of a notebook's charts by the names that :func:`sing_nb.show` gave them."""
     found = {}
-    for cell in _shown(_read(notebook), without):
+    for cell in _read(notebook).cells:
         for output in cell.get("outputs", []):
             data = output.get("data", {})
             if VEGALITE in data:
                 found[str(data.get("text/plain", "")).partition(":")[0]] = data[VEGALITE]
     return found
-
-
-def _shown(node: NotebookNode, without: Iterable[str]) -> list[NotebookNode]:
-    dropped = DROPPED | set(without)
-    return [cell for cell in node.cells if not dropped & set(cell.metadata.get("tags", []))]
 
 
 def _read(notebook: Path | str) -> NotebookNode:
@@ -171,7 +157,7 @@ def _refuse_sphinx(text: str, notebook: Path | str) -> None:
         if found := pattern.search(bare):
             raise SingError(
                 f"{Path(notebook).name}: the {what} {found.group().strip()!r} means something in "
-                f"the book alone. Tag its cell book-only, or have a code cell display the text."
+                f"the book alone, and a page of its own has no use for it."
             )
 
 
@@ -179,17 +165,17 @@ def _figures(cell: NotebookNode, number: int, notebook: Path | str) -> int:
     """Turn a cell's charts into elements that the page draws; returns the figures so far."""
     from nbconvert.filters import markdown2html
 
-    about = cell.metadata.get("mystnb", {}).get("figure", {})
-    caption, name = str(about.get("caption", "")), str(about.get("name", ""))
-    _refuse_sphinx(caption, notebook)
+    cell.outputs = [output for output in cell.outputs if not _is_caption(output)]
     for output in cell.outputs:
-        data = output.get("data", {})
+        data, about = output.get("data", {}), output.get("metadata", {}).get(VEGALITE, {})
         if VEGALITE not in data:
             continue
+        caption, name = str(about.get("caption", "")), str(about.get("name", ""))
+        _refuse_sphinx(caption, notebook)
         spec = data[VEGALITE]
         if not str(spec.get("description", "")).strip():
             raise SingError(
-                f"{Path(notebook).name}: a chart has no alt text; show it by Gallery.show."
+                f"{Path(notebook).name}: a chart has no alt text; show it by sing.show."
             )
         drawing = chart_html(spec, str(data.get("image/png", "")))
         if caption:
@@ -202,9 +188,13 @@ def _figures(cell: NotebookNode, number: int, notebook: Path | str) -> int:
                 f'{number}. </span><span class="caption-text">{inner}</span></p></figcaption>'
                 f"</figure>"
             )
-            caption, name = "", ""
         output.data = {"text/html": drawing}
     return number
+
+
+def _is_caption(output: NotebookNode) -> bool:
+    """Whether it is JupyterLab's caption of a chart, which here stands in the figure."""
+    return bool(output.get("metadata", {}).get("text/markdown", {}).get("caption"))
 
 
 def _policy(scripts: list[str]) -> str:

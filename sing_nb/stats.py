@@ -1,4 +1,4 @@
-"""Intervals, permutation tests, ellipses, rank correlations and control subspaces.
+"""Intervals, permutation tests, rank correlations and control subspaces.
 
 Views of one subject are not independent, so every interval is a cluster bootstrap: whole subjects
 are drawn with replacement, and a permutation test moves whole subjects.
@@ -20,7 +20,6 @@ __all__ = [
     "cluster_bootstrap",
     "cluster_means",
     "deal",
-    "ellipse",
     "excess",
     "excess_test",
     "group_test",
@@ -621,33 +620,6 @@ def group_test(
         (np.flatnonzero(share == 1), np.flatnonzero(share == 0)), difference, vectorized=False,
         n_resamples=draws, random_state=np.random.default_rng(seed))
     return float(found.pvalue)
-
-
-def ellipse(points: np.ndarray, level: float = 0.5, vertices: int = 73) -> np.ndarray:
-    """Outline of the normal ellipse that holds a share `level` of the points.
-
-    Parameters
-    ----------
-    points : numpy.ndarray
-        (n, 2).
-    level : float
-        Share of a two-dimensional normal distribution inside, 0 to 1.
-    vertices : int
-        Points of the closed outline.
-
-    Returns
-    -------
-    numpy.ndarray
-        (vertices, 2); every vertex lies at the Mahalanobis distance sqrt(chi2.ppf(level, 2)).
-    """
-    points = np.asarray(points, dtype=float)
-    if points.ndim != 2 or points.shape[1] != 2 or len(points) < 3:
-        raise SingError(f"An ellipse needs at least 3 points (n, 2); got {points.shape}.")
-    radius = np.sqrt(scipy.stats.chi2.ppf(level, df=2))
-    turn = np.linspace(0, 2 * np.pi, vertices)
-    circle = np.column_stack([np.cos(turn), np.sin(turn)])
-    values, vectors = np.linalg.eigh(np.cov(points.T))
-    return points.mean(0) + radius * circle * np.sqrt(values.clip(0)) @ vectors.T
 
 
 def rank_correlation(a: np.ndarray, b: np.ndarray, *, level: float = 0.95) -> dict[str, float]:

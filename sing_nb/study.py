@@ -22,7 +22,7 @@ import pandas as pd
 import scipy
 import torch
 import yaml
-from torch.nn.functional import cosine_similarity, normalize
+from torch.nn.functional import normalize
 
 from .controls import chosen_lambdas, frame, principal_first
 from .errors import SingError
@@ -58,12 +58,11 @@ from .progress import say
 from .prompts import class_aliases, imagenet_names, prompt
 from .published import PUBLISHED_SPACE, import_translator
 from .stats import cluster_bootstrap, cluster_means, deal, excess, random_basis
-from .translator import RidgeFitter, Translator, grouped_cv
+from .translator import RidgeFitter, Translator
 
 __all__ = ["Study"]
 
 METHOD = 8  # part of every stored table's name: raise it when a table's meaning changes
-TOP = 5
 # What is removed, and what is said of it: of medians of IS and, second, of |AS|, each (...,
 # draws), the mean over random draws.
 KINDS = ("null space removed", "random control")
@@ -174,6 +173,23 @@ class Study:
                 f"hundred make intervals that say something."
             )
         return min(self.config.folds, subjects // 2)
+
+    @property
+    def about_pictures(self) -> str:
+        """What the pictures of this run are, for readers."""
+        c, subjects = self.config, self.subjects
+        if c.pictures == "stamps":
+            known = (subjects["class_index"] >= 0).sum()
+            return (
+                f"The pictures are photo cut-outs of {len(subjects)} subjects (Tux Paint stamps), "
+                f"pasted on generated backgrounds, so that background, place and size of every "
+                f"view are known. They are not ImageNet photos. {known} subjects are a true "
+                f"ImageNet class. Drawings (clip art) only serve to fit."
+            )
+        return (
+            f"The pictures are {len(subjects):,} photographs of {len(self.labels):,} classes from "
+            f"{c.pictures}, a sample by seed {c.seed}: another would give other numbers."
+        )
 
     @property
     def picture_folder(self) -> Path:
@@ -863,7 +879,7 @@ class Study:
     def controls(self, model: str) -> pd.DataFrame:
         """Scores after removing random parts of the same size, one row a picture and draw.
 
-        A size, such as |AS|, must be taken draw by draw: the mean over draws is smaller than any.
+        A size, such as ``|AS|``, must be taken draw by draw: the mean over draws is smaller.
 
         Returns
         -------
@@ -909,7 +925,7 @@ class Study:
         pandas.DataFrame
             model, title, role, ``value``/``low``/``high`` of each ``quantity`` in long form with
             its ``kind`` (null space removed, or control). ``image_score``, ``attribute_score``
-            (median |AS|) and their ``ratio``; of the null space alone what exceeds the control:
+            (median ``|AS|``) and their ``ratio``; of the null space alone what exceeds the control:
             ``image_score_excess`` and ``attribute_score_excess`` (median over pictures of the
             score minus the mean control; AS with its sign, + = closer to the own class than under
             random removals), ``attribute_size_excess`` and ``ratio_excess`` (differences of the
@@ -1052,7 +1068,7 @@ class Study:
         return table.assign(**{f"{name}_control": one[name] for name in one.columns.drop("draw")})
 
     def classes(self, model: str) -> pd.DataFrame:
-        """One row a class: median AS, |AS| and IS over its views, with controls and excess.
+        """One row a class: median AS, ``|AS|`` and IS over its views, with controls and excess.
 
         Returns
         -------
@@ -1154,9 +1170,9 @@ class Study:
             ``attribute_score`` (before - after), its ``low`` and ``high`` (95 % over views: of
             this subject only), ``attribute_score_control`` (mean over random subspaces) with
             ``control_low`` and ``control_high`` (smallest and largest of them), ``beyond`` (share
-            of the random subspaces whose |AS| is smaller), ``excess`` (AS minus the mean
+            of the random subspaces whose ``|AS|`` is smaller), ``excess`` (AS minus the mean
             control) with ``excess_low`` and ``excess_high`` (95 % over views and random
-            subspaces) and ``strength`` (place by |AS|, 1 = strongest).
+            subspaces) and ``strength`` (place by ``|AS|``, 1 = strongest).
         """
         concepts = list(concepts or self.concepts)
         before, after, other = self.concept_angles(model, label, concepts)
@@ -1214,232 +1230,6 @@ class Study:
                 }
             )
         return pd.DataFrame(records)
-
-    def spectrum(self) -> pd.DataFrame:
-        """Singular values of every head: model, title, index (from 1), value."""
-        parts = []
-        for model in self.config.everyone:
-            values = self.spaces(model).singular_values.numpy()
-            parts.append(
-                pd.DataFrame(
-                    {
-                        "model": model, "title": self.classifier(model).title,
-                        "index": np.arange(1, len(values) + 1), "value": values,
-                    }
-                )
-            )
-        return pd.concat(parts, ignore_index=True)
-
-    def fit_report(self) -> pd.DataFrame:
-        """Held-out quality of every classifier's translator, one row a fold.
-
-        Returns
-        -------
-        pandas.DataFrame
-            model, title, fold, lambda, pictures (fitted on), r2, cosine, angle (degrees, mean),
-            these three with ``_low`` and ``_high`` (95 %, over the subjects of the fold),
-            ``constant_cosine`` and ``constant_angle`` (of the training mean, which knows nothing
-            of the picture; its R2 is 0 at most), and how often the true name is among the nearest
-            five of all subjects' names: ``top5_own`` for the picture's own embedding,
-            ``top5_translated``, and ``chance``.
-        """
-        return self.stored("fit", self._fit_report, *self.config.everyone)
-
-    def _fit_report(self) -> pd.DataFrame:
-        labels = self.labels
-        text = self.text(labels).double()
-        fold_of = self.pictures["fold"].to_numpy()
-        number = self.pictures["label"].map({name: i for i, name in enumerate(labels)})
-        records = []
-        for model in self.config.everyone:
-            f, z = self.features(model), self.embeddings
-            for fold, fitted in enumerate(self.translators(model)[:-1]):
-                rows = torch.tensor(np.flatnonzero(fold_of == fold))
-                truth = torch.tensor(number.to_numpy()[rows].astype(int))
-                found, target = fitted(f[rows].double()), z[rows].double()
-                constant = z[torch.tensor(fold_of != fold)].double().mean(0)
-                errors = torch.stack([
-                    (found - target).square().sum(1), (target - target.mean(0)).square().sum(1),
-                    cosine_similarity(found, target), angle(found, target)], dim=1).numpy()
-                subjects = self.pictures["subject"].to_numpy()[rows]
-                _, low, high = self.interval(errors, subjects, _fit_means, vectorized=True).values()
-                if np.isnan(fitted.card["held_out_r2"]):  # published: no subject is held out
-                    low[0] = high[0] = np.nan
-                records.append(
-                    {
-                        "model": model, "title": self.title(model), "fold": fold,
-                        "lambda": fitted.card["lambda"], "pictures": fitted.card["pictures"],
-                        "r2": fitted.card["held_out_r2"],
-                        "cosine": float(cosine_similarity(found, target).mean()),
-                        "angle": float(angle(found, target).mean()),
-                        "r2_low": low[0], "r2_high": high[0], "cosine_low": low[1],
-                        "cosine_high": high[1], "angle_low": low[2], "angle_high": high[2],
-                        "constant_cosine": float(cosine_similarity(constant, target).mean()),
-                        "constant_angle": float(angle(constant, target).mean()),
-                        "top5_own": _top(target, text, truth),
-                        "top5_translated": _top(found, text, truth),
-                        "chance": min(1.0, TOP / len(labels)),
-                    }
-                )
-        return pd.DataFrame(records)
-
-    def lambda_path(self) -> pd.DataFrame:
-        """Held-out R2 of every lambda, fold and classifier: model, title, lambda, fold, r2."""
-        return self.stored("lambdas", self._lambda_path, *self.config.everyone)
-
-    def _lambda_path(self) -> pd.DataFrame:
-        parts = []
-        for model in self.config.everyone:
-            scores = grouped_cv(*self._fold_fitters(model), self.lambdas(model)).numpy()
-            for fold, row in enumerate(scores):
-                parts.append(
-                    pd.DataFrame(
-                        {
-                            "model": model, "title": self.title(model),
-                            "lambda": self.lambdas(model), "fold": fold, "r2": row,
-                        }
-                    )
-                )
-        return pd.concat(parts, ignore_index=True)
-
-    def targets(self, model: str) -> pd.DataFrame:
-        """Other joint spaces from the same tower: are they easier to reach, and what do they say?
-
-        Returns
-        -------
-        pandas.DataFrame
-            One row a space: ``space``, ``used`` (whether this study uses it), ``r2`` with ``low``
-            and ``high`` (smallest and largest fold; a constant's is 0 at most),
-            ``top5_translated``, ``top5_own``, and ``chance`` of these two. In ConSE
-            they are other ways to let the tower speak, otherwise the profile's ``spaces``.
-        """
-        return self.stored(f"targets-{model}", lambda: self._targets(model), model)
-
-    def _targets(self, model: str) -> pd.DataFrame:
-        if not self.config.tower:
-            tables = []
-            for space in self.config.spaces:
-                study = self.in_space(space)
-                fits = study.fit_report().query("model == @model")
-                scores = fits[["top5_translated", "top5_own"]].mean().to_dict()
-                r2 = [one.card["held_out_r2"] for one in study.fitted(model)[:-1]]
-                tables.append(
-                    {"space": self.space_title(space), "used": space == self.config.joint_space,
-                     "r2": np.mean(r2), "low": min(r2), "high": max(r2)} | scores
-                    | {"chance": min(1.0, TOP / len(self.labels))}
-                )
-            return pd.DataFrame(tables)
-        tower, encoder = self.space.tower, self.space.encoder
-        choices = [(top, None) for top in (20, 50, 75, 100, 200)]
-        choices += [(75, temperature) for temperature in (1.0, 2.0, 3.0)]
-        labels = self.labels
-        fold_of = self.pictures["fold"].to_numpy()
-        number = self.pictures["label"].map({name: i for i, name in enumerate(labels)})
-        spaces = [ConseSpace(tower, encoder, *choice) for choice in choices]
-        logits, f = self.logits(self.config.tower), self.features(model)
-        # All targets side by side: one eigendecomposition a fold serves every space.
-        z = torch.cat([space.encode_logits(logits) for space in spaces], dim=1)
-        texts = [space.encode_text([prompt(n) for n in labels]).double() for space in spaces]
-        always, folds = self._fold_fitters(model, z)
-        total = always.copy()
-        for fitter in folds:
-            total.merge(fitter)
-        lam, records = self.translator(model).card["lambda"], []
-        for fold, fitter in enumerate(folds):
-            rows = torch.tensor(np.flatnonzero(fold_of == fold))
-            truth = torch.tensor(number.to_numpy()[rows].astype(int))
-            found = total.without(fitter).solve(lam)(f[rows].double())
-            answers = found.split(self.space.dimensions, dim=1)
-            goals = z[rows].double().split(self.space.dimensions, dim=1)
-            for choice, answer, goal, text in zip(choices, answers, goals, texts):
-                energy = (goal - goal.mean(0)).square().sum()
-                records.append(
-                    {
-                        "choice": choice, "r2": float(1 - (answer - goal).square().sum() / energy),
-                        "top5_translated": _top(answer, text, truth),
-                        "top5_own": _top(goal, text, truth),
-                    }
-                )
-        rows = []
-        for (top, temperature), group in pd.DataFrame(records).groupby("choice", sort=False,
-                                                                       dropna=False):
-            rows.append(
-                {
-                    "space": f"{top} largest logits" if temperature is None
-                    else f"softmax at {temperature:g}",
-                    "used": (top, temperature)
-                    == (self.config.top_classes, self.config.temperature),
-                    "r2": group["r2"].mean(), "low": group["r2"].min(), "high": group["r2"].max(),
-                    "top5_translated": group["top5_translated"].mean(),
-                    "top5_own": group["top5_own"].mean(),
-                    "chance": min(1.0, TOP / len(labels)),
-                }
-            )
-        return pd.DataFrame(rows)
-
-    def energy(self) -> pd.DataFrame:
-        """Where the features of real pictures lie, along each head's singular directions.
-
-        Returns
-        -------
-        pandas.DataFrame
-            model, title, direction (from 1, by falling singular value; those after the rank span
-            the null space), share (mean share of the squared length, 0 to 1), cumulative, both
-            with ``_low`` and ``_high`` (95 %, over subjects) and ``_control`` (features that are
-            spread evenly over all directions).
-        """
-        return self.stored("energy", self._energy, *self.config.everyone)
-
-    def _energy(self) -> pd.DataFrame:
-        rows = torch.tensor((self.pictures["source"] != "clipart").to_numpy())
-        subjects, parts = self.pictures["subject"].to_numpy()[rows.numpy()], []
-        for model in self.config.everyone:
-            right = self.spaces(model).right
-            f = normalize(self.features(model)[rows].double(), dim=1)
-            shares, places = (f @ right.T).square().numpy(), np.arange(1, f.shape[1] + 1)
-            columns = {}
-            for name, values, even in (("share", shares, np.ones(f.shape[1])),
-                                       ("cumulative", shares.cumsum(1), places)):
-                found = cluster_means(
-                    values, subjects, draws=self.config.bootstrap_draws, seed=self.config.seed)
-                columns |= {name: found.estimate, f"{name}_low": found.low,
-                            f"{name}_high": found.high, f"{name}_control": even / f.shape[1]}
-            parts.append(pd.DataFrame(
-                {"model": model, "title": self.classifier(model).title, "direction": places}
-                | columns))
-        return pd.concat(parts, ignore_index=True)
-
-    def plane(self, model: str, first: str, second: str, pictures: Sequence[str]) -> pd.DataFrame:
-        """Pictures in a plane of which the head sees one axis only.
-
-        Returns
-        -------
-        pandas.DataFrame
-            picture, label, ``logit_difference`` (class of `first` minus class of `second`) and
-            ``null_coordinate`` (along the null direction in which these pictures differ most, in
-            units of the feature's length).
-        """
-        rows = self.rows(pictures)
-        f, spaces = self.features(model)[rows], self.spaces(model)
-        table = self.pictures.assign(truth=self.truth(model))[self.is_scored]
-        index = table.drop_duplicates("label").set_index("label")["truth"]
-        for label in (first, second):
-            if index[label] < 0:
-                raise SingError(
-                    f"{label} is no class of {model}, so that no logit of it can be shown; choose "
-                    f"one of {', '.join(index.index[index >= 0][:9])}."
-                )
-        logits = self.classifier(model).logits(f)
-        part = spaces.null(f).double() / f.double().norm(dim=1, keepdim=True)
-        centred = part - part.mean(0)
-        leading = torch.linalg.svd(centred, full_matrices=False).Vh[0]
-        return pd.DataFrame(
-            {
-                "picture": pictures, "label": self.pictures["label"].to_numpy()[rows],
-                "logit_difference": (logits[:, index[first]] - logits[:, index[second]]).numpy(),
-                "null_coordinate": (part @ leading).numpy(),
-            }
-        )
 
     # --- controls and intervals -----------------------------------------------------------------
 
@@ -1553,43 +1343,6 @@ class Study:
                 )
         return pd.DataFrame(records)
 
-    def slide(
-        self, model: str, picture: str, keep: Sequence[float] = tuple(np.linspace(-1, 3, 41))
-    ) -> pd.DataFrame:
-        """Equivalents along a picture's own null part: f - null(f) + keep * null(f).
-
-        Returns
-        -------
-        pandas.DataFrame
-            keep (0 = removed, 1 = the original), image_score, attribute_score (degrees), and
-            logit_change (largest change of any logit), for the null part and for a random part of
-            the same size (``kind``).
-        """
-        number = self.row(picture)
-        f, spaces = self.features(model)[[number]], self.spaces(model)
-        clf, text = self.classifier(model), self.text([self.pictures["label"].iloc[number]])
-        null = spaces.null(f)
-        parts = {
-            "null part": null,
-            "random part of the same size": f - next(self.random_removals(model, f)),
-        }
-        rows = np.full(len(keep), number)
-        z = self.translate(model, f, rows[:1])
-        tables = []
-        for kind, part in parts.items():
-            moved = f + (torch.tensor(keep, dtype=f.dtype)[:, None] - 1) * part
-            z_moved = self.translate(model, moved, rows)
-            tables.append(
-                pd.DataFrame(
-                    {
-                        "kind": kind, "keep": keep, "image_score": image_score(z, z_moved).numpy(),
-                        "attribute_score": attribute_score(z, z_moved, text).numpy(),
-                        "logit_change": (clf.logits(moved) - clf.logits(f)).abs().amax(1).numpy(),
-                    }
-                )
-            )
-        return pd.concat(tables, ignore_index=True)
-
     def states(self, model: str, pictures: Sequence[str]) -> dict[str, torch.Tensor]:
         """Embeddings (n, d) of pictures in four states.
 
@@ -1605,36 +1358,6 @@ class Study:
             "null part removed": self.translate(model, spaces.remove_null(f), rows),
             "random part removed": self.translate(model, control, rows),
         }
-
-    def photo_words(
-        self, model: str, pictures: Sequence[str], states: Sequence[str], k: int = 5
-    ) -> pd.DataFrame:
-        """Angles of pictures to the words that are nearest in any of the states.
-
-        Returns
-        -------
-        pandas.DataFrame
-            picture, name (unique, for people), state, word, angle (degrees), rank of the word in
-            this state (from 1).
-        """
-        text = self.text(self.vocabulary)
-        found = self.states(model, pictures)
-        angles = {state: pairwise_angle(found[state], text) for state in states}
-        ranks = {state: a.argsort(dim=1).argsort(dim=1) + 1 for state, a in angles.items()}
-        records = []
-        for number, (picture, name) in enumerate(zip(pictures, self.names(pictures))):
-            near = torch.stack([ranks[state][number] for state in states]).amin(0)
-            for word in torch.nonzero(near <= k).flatten().tolist():
-                for state in states:
-                    records.append(
-                        {
-                            "picture": picture, "name": name, "state": state,
-                            "word": self.vocabulary[word],
-                            "angle": float(angles[state][number, word]),
-                            "rank": int(ranks[state][number, word]),
-                        }
-                    )
-        return pd.DataFrame(records)
 
     def names(self, pictures: Sequence[str]) -> list[str]:
         """Labels for people, numbered where one comes twice."""
@@ -1708,11 +1431,6 @@ def _there(path: Path) -> Path:
     return path
 
 
-def _top(z: torch.Tensor, text: torch.Tensor, truth: torch.Tensor) -> float:
-    """Share of embeddings whose true text is among the nearest TOP texts."""
-    near = (normalize(z, dim=1) @ text.T).topk(min(TOP, len(text)), dim=1).indices
-    return float((near == truth[:, None]).any(1).double().mean())
-
 
 def _ratio(one: np.ndarray, two: np.ndarray) -> np.ndarray:
     """one / two, and nan where nothing moved at all."""
@@ -1748,9 +1466,3 @@ def _class_excess(score: np.ndarray, control: np.ndarray) -> np.ndarray:
     image, attribute = np.median(score - control.mean(2), axis=1).T
     size = _class_medians(score)[:, 1] - other[:, 1]
     return np.column_stack([other, attribute, size, image])
-
-
-def _fit_means(errors: np.ndarray) -> np.ndarray:
-    """R2, mean cosine and mean angle, (samples, 3); columns squared errors, energies, and both."""
-    squared, energy, cosines, angles = errors.mean(1).T
-    return np.column_stack([1 - squared / energy, cosines, angles])

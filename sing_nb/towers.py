@@ -13,7 +13,7 @@ import pandas as pd
 
 from .study import Study
 
-__all__ = ["pair_table", "same_order", "space_table"]
+__all__ = ["pair_table", "space_table"]
 
 
 def space_table(study: Study) -> pd.DataFrame:
@@ -75,10 +75,3 @@ def _pair_table(study: Study) -> pd.DataFrame:
 def _beside(name: str, interval: dict[str, float]) -> dict[str, float]:
     return {name: interval["value"], f"{name}_low": interval["low"],
             f"{name}_high": interval["high"]}
-
-
-def same_order(table: pd.DataFrame) -> bool:
-    """Whether IS/|AS| puts the classifiers of :func:`space_table` in one order in every space."""
-    ratio = table[(table["quantity"] == "ratio") & (table["kind"] == "null space removed")]
-    places = ratio.pivot_table("value", "title", "joint").rank()
-    return bool(places.nunique(axis=1).eq(1).all())

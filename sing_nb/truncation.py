@@ -7,11 +7,9 @@ same translator, only less that the head sees. Figure 12b's place, offline.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import combinations
 
 import numpy as np
 import pandas as pd
-import scipy
 import torch
 
 from .errors import SingError
@@ -20,11 +18,11 @@ from .metrics import attribute_score, image_score
 from .nullspace import HeadSpaces
 from .perturb import matched_removal
 from .profile import unknown
-from .stats import excess, holm, random_basis
+from .stats import excess, random_basis
 from .study import Study
 
 __all__ = [
-    "paper_sizes", "removal_curves", "removal_differences", "truncated_classes", "truncated_heads",
+    "paper_sizes", "removal_curves", "truncated_heads",
 ]
 
 RANKS = (900, 750, 500, 250, 100)
@@ -131,68 +129,6 @@ def _three_sizes(medians: np.ndarray) -> np.ndarray:
     return np.stack([one, two, one / two], axis=1).mean(2)
 
 
-def truncated_classes(study: Study, steps: int = 20) -> pd.DataFrame:
-    """AS and IS of every class while a head is cut down in even steps, for a slider.
-
-    Parameters
-    ----------
-    study : Study
-    steps : int
-        Ranks, evenly from the largest head's full rank down to the first step.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row a classifier, rank and class: model, title, ``rank`` (a head of a lower rank is
-        shown as it is), label, ``attribute_score`` and ``image_score`` (medians over the class's
-        pictures, degrees), the same with ``_control`` (one random subspace of the same size, the
-        part in it as long as the unseen one; the subspaces of different ranks are nested), and
-        over all pictures ``null_share`` (median share of the feature's squared length that this
-        head does not see) and ``agreement`` (share that keep the full head's class), 0 to 1.
-
-    Raises
-    ------
-    SingError
-        If there is no step.
-    """
-    if steps < 1:
-        raise SingError(f"A slider over ranks needs at least one step; got {steps}.")
-    return study.stored(
-        f"truncated-classes-{steps}", lambda: _by_class(study, steps), *study.config.everyone)
-
-
-def _by_class(study: Study, steps: int) -> pd.DataFrame:
-    top = max(study.spaces(model).rank for model in study.config.everyone)
-    size = max(1, round(top / steps))
-    tables = []
-    for model in study.config.everyone:
-        scored, whole = study.scored(model), study.spaces(model)
-        rows = study.rows(scored["picture"])
-        f, clf = study.features(model)[rows], study.classifier(model)
-        own, text = clf.logits(f).argmax(1), study.text(scored["label"])
-        z = study.translate(model, f, rows)
-        frame = random_basis(f.shape[1], f.shape[1], study.config.seed)
-        for rank in range(top, 0, -size):
-            spaces = whole.truncated(min(rank, whole.rank))
-            removed = spaces.remove_null(f)
-            z_removed, length = study.translate(model, removed, rows), (f - removed).norm(dim=1)
-            other = matched_removal(f, length, frame[:, : spaces.null_dim])
-            z_other = study.translate(model, other, rows)
-            scores = pd.DataFrame({
-                "label": scored["label"].to_numpy(),
-                "attribute_score": attribute_score(z, z_removed, text).numpy(),
-                "image_score": image_score(z, z_removed).numpy(),
-                "attribute_score_control": attribute_score(z, z_other, text).numpy(),
-                "image_score_control": image_score(z, z_other).numpy(),
-            })
-            tables.append(scores.groupby("label").median().reset_index().assign(
-                model=model, title=study.title(model), rank=rank,
-                null_share=float(np.median((length / f.norm(dim=1)).square())),
-                agreement=float((clf.logits(removed).argmax(1) == own).double().mean()),
-            ))
-    return pd.concat(tables, ignore_index=True)
-
-
 # --- curves over the number of directions removed -------------------------------------------------
 
 
@@ -220,30 +156,7 @@ def removal_curves(study: Study) -> pd.DataFrame:
         ratio: of the first two), value, low, high (95 %, over other subjects and other random
         subspaces, :func:`sing_nb.stats.excess`).
     """
-    return _sizes(study).query("second == ''").drop(columns=["second", "p_holm"])
-
-
-def removal_differences(study: Study) -> pd.DataFrame:
-    """What :func:`removal_curves` shows, second classifier minus first, paired by picture.
-
-    Parameters
-    ----------
-    study : Study
-
-    Returns
-    -------
-    pandas.DataFrame
-        first, second (titles of two compared classifiers), by, level, kind, quantity, value, low,
-        high (pointwise), and ``p_holm``: two-sided p-value from a normal distribution as wide as
-        the interval, adjusted by Holm over the levels of one pair, ``by``, kind and quantity.
-    """
-    found = _sizes(study).query("second != ''").rename(columns={"title": "first"})
-    columns = ["first", "second", "by", "level", "kind", "quantity", "value", "low", "high"]
-    return found[[*columns, "p_holm"]].reset_index(drop=True)
-
-
-def _sizes(study: Study) -> pd.DataFrame:
-    return study.stored("removal-sizes", lambda: _curves(study), *study.config.everyone)
+    return study.stored("removal-curves", lambda: _curves(study), *study.config.everyone)
 
 
 def _weakest(study: Study, model: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -281,37 +194,20 @@ def _curves(study: Study) -> pd.DataFrame:
     found = [_removals(study, model, frames[model][0], removed[model]) for model in everyone]
     score, control = (np.stack([one[part] for one in found], axis=at)
                       for part, at in (("score", 1), ("control", 2)))
-    pairs = list(combinations(range(len(study.config.models)), 2))
-
-    def statistic(score: np.ndarray, control: np.ndarray) -> np.ndarray:
-        kinds = _kinds(score, control)  # (samples, kinds, models, measures, sizes)
-        gaps = [kinds[:, :, second] - kinds[:, :, first] for first, second in pairs]
-        return np.concatenate([kinds, *(gap[:, :, None] for gap in gaps)], axis=2)
-
     subjects = study.scored(everyone[0])["subject"]
-    ends = excess(score, control, subjects, statistic, draws=study.config.bootstrap_draws,
+    ends = excess(score, control, subjects, _kinds, draws=study.config.bootstrap_draws,
                   seed=study.config.seed, of_medians=True)
-    titles = [study.title(model) for model in everyone]
     rows = []
     for kind, who, measure, size in np.ndindex(ends.estimate.shape):
-        single = who < len(everyone)
-        first, second = (who, None) if single else pairs[who - len(everyone)]
+        model = everyone[who]
         rows.append({
-            "model": everyone[first], "title": titles[first],
-            "second": "" if single else titles[second], **points[first][size],
-            "feature_share": float(np.median(found[first]["share"][:, size])),
+            "model": model, "title": study.title(model), **points[who][size],
+            "feature_share": float(np.median(found[who]["share"][:, size])),
             "kind": REMOVED[kind], "quantity": MEASURES[measure],
             **{name: float(part[kind, who, measure, size])
                for name, part in zip(("value", "low", "high"), ends)},
         })
-    table = pd.DataFrame(rows)
-    spread = (table["high"] - table["low"]) / (2 * scipy.stats.norm.ppf(0.975))
-    # An interval without width is a difference that no sample changes: there is none, or it is one.
-    z = table["value"].abs() / spread.where(spread > 0)
-    table["p_holm"] = 2 * scipy.stats.norm.sf(z.fillna(0.0))
-    groups = table.groupby(["model", "second", "by", "kind", "quantity"])["p_holm"]
-    table["p_holm"] = groups.transform(lambda p: holm(p.to_numpy()))
-    return table
+    return pd.DataFrame(rows)
 
 
 def _kinds(score: np.ndarray, control: np.ndarray) -> np.ndarray:

@@ -7,13 +7,10 @@ has a ``counterpart``, a chart with answers computed beforehand, for pages witho
 from __future__ import annotations
 
 import contextlib
-import copy
 import html
 import itertools
 import os
 import re
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import altair as alt
@@ -21,14 +18,14 @@ import ipywidgets
 import numpy as np
 import pandas as pd
 
-from . import features, figures, probe
+from . import charts, probe
+from .book.figures import TYPE
+from .book.findings import span
+from .charts import explorers
 from .classes import class_pictures
 from .errors import SingError
-from .gallery import TYPE, power, span
-from .heads import model_names
 from .images import thumbnail
 from .profile import unknown
-from .progress import Stopped
 from .prompts import complete_prompt
 from .study import KINDS, Study
 
@@ -46,7 +43,12 @@ HINTS = {
 }
 MOST_WORDS = 30  # concepts that one string graph can show
 LONGEST = 60  # letters of a concept
-PAUSE = 0.2  # seconds between two reports of work in the background
+#: What is compared: its name and its unit.
+QUANTITIES = {
+    "ratio": ("IS / |AS|", ""),
+    "image_score": ("Image Score", "degrees"),
+    "attribute_score": ("|Attribute Score|", "degrees"),
+}
 
 
 class Explorer(ipywidgets.VBox):
@@ -69,13 +71,10 @@ class Explorer(ipywidgets.VBox):
         self.said.add_class("sing-said")
         self.add_class("sing-explorer")
 
-    def say(
-        self, text: str = "", wrong: bool = False, where: ipywidgets.HTML | None = None
-    ) -> None:
-        """Show a sentence, below the controls or elsewhere; an empty one takes the last away."""
+    def say(self, text: str = "", wrong: bool = False) -> None:
+        """Show a sentence below the controls; an empty one takes the last away."""
         role, mark = ("alert", "⚠ ") if wrong else ("status", "")
-        (where or self.said).value = (
-            f'<p role="{role}">{mark}{html.escape(text)}</p>' if text else "")
+        self.said.value = f'<p role="{role}">{mark}{html.escape(text)}</p>' if text else ""
 
     @contextlib.contextmanager
     def answering(self) -> Iterator[None]:
@@ -276,9 +275,9 @@ class NullSpaceExplorer(Explorer):
             self._trail = probe.trail(*asked, steps=np.linspace(probe.STEPS[0], last, 41).round(3))
             self._drawn, self._kept = drawn, photo  # kept, so that its id stays its own
         if self.chart.chart is None:
-            self.chart.chart = _narrow(figures.null_space_trail(self._trail, push["step"]))
+            self.chart.chart = _narrow(explorers.null_space_trail(self._trail, push["step"]))
         else:
-            values = figures.trail_params(self._trail, push["step"])
+            values = explorers.trail_params(self._trail, push["step"])
             with self.chart.hold_sync():
                 for name, value in values.items():
                     if getattr(self.chart.params, name) != value:
@@ -302,7 +301,7 @@ class NullSpaceExplorer(Explorer):
         table = probe.explored(study, self.model.value, self._first[:6], words)
         names = list(dict.fromkeys([*table["picture"], *itertools.chain(*table["photos"])]))
         shown = study.pictures.iloc[study.rows(names)][["picture", "label"]]
-        return figures.null_space_explorer(
+        return explorers.null_space_explorer(
             table, study.with_thumbnails(shown, side=56), self.direction.value)
 
 
@@ -340,7 +339,11 @@ def _push_table(found: probe.Answer, push: pd.Series, held: pd.Series) -> str:
 
 
 def _logit(change: float) -> str:
-    return f"{change:.2f}" if change >= 0.01 or change == 0 else power(change)
+    if change >= 0.01 or change == 0:
+        return f"{change:.2f}"
+    digit, exponent = f"{change:.0e}".split("e")
+    raised = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"{digit}\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}10{raised}"
 
 
 def _words(table: pd.DataFrame) -> str:
@@ -450,7 +453,7 @@ class ConceptExplorer(Explorer):
             label, model = self.label.value, self.model.value
             concepts = _concepts(self.words.value)
             table = self.study.string_graph(model, label, concepts)
-            chart = figures.string_graph(
+            chart = explorers.string_graph(
                 table.assign(label=label, title=self.study.title(model)))
             chart.width = LIVE_WIDTH  # `properties` would copy it all, which takes 20 ms
             self.chart.chart = chart
@@ -465,7 +468,7 @@ class ConceptExplorer(Explorer):
         spread = order.iloc[np.linspace(0, len(order) - 1, min(8, len(order))).round().astype(int)]
         # The explorer's own choice comes first: a menu begins with its first row.
         models = [self.model.value, *study.config.models]
-        return figures.concept_explorer(pd.concat([
+        return explorers.concept_explorer(pd.concat([
             study.string_graph(model, label).assign(label=label, title=study.title(model))
             for label in dict.fromkeys([first, *spread]) for model in dict.fromkeys(models)
         ], ignore_index=True))
@@ -500,7 +503,7 @@ def _strongest(table: pd.DataFrame, label: str, draws: int) -> str:
     """What moves most in a string graph, and whether random removals do the same."""
     row = table.loc[table["strength"].idxmin()]
     turn = 1 if row["attribute_score"] >= 0 else -1
-    size = _span(_turned(row.rename({"attribute_score": "value"}), turn), digits=2)
+    size = span(_turned(row.rename({"attribute_score": "value"}), turn), digits=2)
     as_much = round((1 - row["beyond"]) * draws)
     compared = (
         f"That is more than under every one of {draws} random removals of the same size."
@@ -523,7 +526,7 @@ def _concept_table(table: pd.DataFrame) -> str:
         other = {"value": row["attribute_score_control"], "low": row["control_low"],
                  "high": row["control_high"]}
         rows.append((row["concept"], f"{row['before']:.1f}°", f"{row['after']:.1f}°",
-                     _span(score, digits=2), _span(other, digits=2)))
+                     span(score, digits=2), span(other, digits=2)))
     return f"<details><summary>numbers</summary>{_table(head, rows)}</details>"
 
 
@@ -531,10 +534,7 @@ def _concept_table(table: pd.DataFrame) -> str:
 
 
 class ModelComparer(Explorer):
-    """Two classifiers side by side, and any other that can be loaded.
-
-    Another classifier is computed in the background, and the rest goes on answering. It can be
-    stopped: pictures that are done stay done, here and after a restart.
+    """Two classifiers of the study side by side.
 
     Parameters
     ----------
@@ -549,39 +549,20 @@ class ModelComparer(Explorer):
         What is compared, and after which removal.
     sentence, numbers : ipywidgets.HTML
     chart : altair.JupyterChart
-    other : ipywidgets.Text
-        A name for ``load_classifier``.
-    add, stop : ipywidgets.Button
-    bar : ipywidgets.IntProgress
-    doing : ipywidgets.HTML
-        What the work in the background does, or how it ended.
-    work : threading.Thread or None
-        That work.
     """
 
     def __init__(self, study: Study, first: str = "", second: str = "") -> None:
         super().__init__(study)
         wrong: list[SingError] = []
         models = study.config.models
+        first = self._known(first, models[0], wrong)
+        second = self._known(second, next((m for m in models if m != first), first), wrong)
         options = [(study.title(name), name) for name in models]
-
-        def menu(what: str, name: str, otherwise: str) -> ipywidgets.Dropdown:
-            try:
-                self._refuse_tower(name)
-            except SingError as error:
-                wrong.append(error)
-                name = ""
-            return ipywidgets.Dropdown(
-                description=what, options=options,
-                value=_known("classifier of this study", name or otherwise, models, wrong))
-
-        self.first = menu("first", first, models[0])
-        rest = [name for name in models if name != self.first.value]
-        self.second = menu("second", second, (rest or models)[0])
+        self.first, self.second = (
+            ipywidgets.Dropdown(description=which, options=options, value=value)
+            for which, value in (("first", first), ("second", second)))
         self.measure = ipywidgets.ToggleButtons(
-            description="measure",
-            options=[(figures.QUANTITIES[name].split(" (")[0], name)
-                     for name in ("ratio", "image_score", "attribute_score")],
+            description="measure", options=[(name, key) for key, (name, _) in QUANTITIES.items()],
             tooltips=["how far pictures move for each degree towards their class",
                       "how far pictures move, degrees",
                       "how far they move towards their class or from it, degrees"])
@@ -591,57 +572,39 @@ class ModelComparer(Explorer):
         self.sentence, self.numbers = ipywidgets.HTML(), ipywidgets.HTML()
         self.numbers.add_class("sing-numbers")
         self.chart = _live_chart()
-        self.other = ipywidgets.Text(
-            description="another", placeholder="a name, such as timm/resnet50.a1_in1k",
-            layout={"width": "24em"})
-        self.add = ipywidgets.Button(
-            description="Add", icon="plus", tooltip="load it and compute its features and tables")
-        self.stop = ipywidgets.Button(
-            description="Stop", icon="stop", disabled=True, tooltip="stop; what is done is kept")
-        self.bar = ipywidgets.IntProgress(description="pictures", layout={"display": "none"})
-        self.doing = ipywidgets.HTML()
-        self.doing.add_class("sing-said")
-        self.work: threading.Thread | None = None
-        self._halt, self._answering = threading.Event(), threading.RLock()
-        self._done, self._told, self._quiet = (0, 0, ""), 0.0, False
         self._differences: dict[tuple[str, ...], dict[str, float]] = {}
-        wrap = {"flex_flow": "row wrap"}
         self.children = [
-            ipywidgets.HBox([self.first, self.second], layout=wrap), self.measure, self.kind,
-            self.said, self.sentence, self.chart, self.numbers,
-            ipywidgets.HBox([self.other, self.add, self.stop], layout=wrap), self.bar, self.doing,
+            ipywidgets.HBox([self.first, self.second], layout={"flex_flow": "row wrap"}),
+            self.measure, self.kind, self.said, self.sentence, self.chart, self.numbers,
         ]
-        self._prepare(self.first.value, self.second.value)
+        # A bootstrap over thousands of controls is slow, and a reader tries every button.
+        for quantity, kind in itertools.product(QUANTITIES if first != second else (), KINDS):
+            self._difference(first, second, quantity, kind)
         self._answer()
         for one in (self.first, self.second, self.measure, self.kind):
             one.observe(self._answer, "value")
-        self.add.on_click(self._start)
-        self.stop.on_click(self._ask_to_stop)
         if wrong:
             self.say(str(wrong[0]), wrong=True)
 
-    def close(self) -> None:
-        """Close the box; work in the background is stopped."""
-        self._halt.set()
-        super().close()
-
-    # --- two classifiers ---
+    def _known(self, name: str, otherwise: str, wrong: list[SingError]) -> str:
+        """A classifier that may be compared; if not, another, and an error in the list."""
+        if name and name == self.study.config.tower:
+            wrong.append(SingError(
+                f"{self.study.title(name)} builds the joint space, and a classifier is never "
+                f"ranked in its own space; choose another one."))
+            return otherwise
+        models = [otherwise, *(m for m in self.study.config.models if m != otherwise)]
+        return _known("classifier of this study", name, models, wrong)
 
     def _answer(self, _: object = None) -> None:
-        if self._quiet:
-            return
-        # From the kernel's thread, or from the background when a classifier joins.
-        with self._answering, self.answering():
+        with self.answering():
             first, second = self.first.value, self.second.value
             quantity, kind = self.measure.value, self.kind.value
             if first == second:
-                raise SingError(
-                    "Both sides show one classifier; choose two"
-                    + (", or add another below." if len(self.first.options) < 2 else ".")
-                )
+                raise SingError("Both sides show one classifier; choose two.")
             table = pd.concat([self.study.model(name) for name in (first, second)])
             difference = self._difference(first, second, quantity, kind)
-            chart = figures.model_ratio(table, quantity)
+            chart = _medians(table, [quantity])
             chart.width = LIVE_WIDTH
             self.chart.chart = chart
             titles = [self.study.title(name) for name in (first, second)]
@@ -653,143 +616,33 @@ class ModelComparer(Explorer):
             self._differences[asked] = self.study.model_difference(*asked)
         return self._differences[asked]
 
-    def _prepare(self, first: str, second: str) -> None:
-        """Compute every difference of a pair: a bootstrap over thousands of controls is slow."""
-        for quantity in figures.QUANTITIES if first != second else ():
-            for kind in KINDS:
-                self._difference(first, second, quantity, kind)
-
-    def _refuse_tower(self, name: str) -> None:
-        if name and name == self.study.config.tower:
-            raise SingError(
-                f"{self.study.classifier(name).title} builds the joint space, and a classifier is "
-                f"never ranked in its own space; choose another one."
-            )
-
-    # --- another one ---
-
-    def _start(self, _: object = None) -> None:
-        try:
-            name = self._wanted()
-        except SingError as error:
-            self.say(str(error), wrong=True, where=self.doing)
-            return
-        self._halt.clear()
-        self._done, self._told = (0, 0, ""), 0.0
-        self.add.disabled, self.stop.disabled = True, False
-        self.bar.layout.display = ""
-        # A daemon: a kernel that is shut down need not wait for it, and shards are written whole.
-        self.work = threading.Thread(target=self._run, args=(name,), daemon=True)
-        self.work.start()
-
-    def _wanted(self) -> str:
-        name = self.other.value.strip()
-        if self.work is not None and self.work.is_alive():
-            raise SingError("One classifier is being computed; stop it, or wait for its end.")
-        if not name:
-            raise SingError(
-                f"No classifier is named; type one, such as {next(iter(model_names()))} or "
-                f"timm/<name>."
-            )
-        self._refuse_tower(name)
-        if name in dict(self.first.options).values():
-            raise SingError(f"{self.study.title(name)} is in the menus; choose it there.")
-        return name
-
-    def _ask_to_stop(self, _: object = None) -> None:
-        self._halt.set()
-        self.stop.disabled = True
-        self.say("Stopping as soon as this step is over ...", where=self.doing)
-
-    def _run(self, name: str) -> None:
-        """The background: everything that the comparison asks of a classifier."""
-        text, wrong = "", False
-        try:
-            self._compute(name)
-            self._join(name)
-            text = f"{self.study.title(name)} is in the menus now."
-        except Stopped:
-            text = self._stopped(name)
-        except SingError as error:
-            text, wrong = str(error), True
-        except Exception as error:
-            text, wrong = _defect(error), True
-            raise
-        finally:
-            self.bar.layout.display = "none"
-            self.add.disabled, self.stop.disabled = False, True
-            self.say(text, wrong, where=self.doing)
-
-    def _compute(self, name: str) -> None:
-        # Results are shared with the study that goes on answering, reports are not.
-        study = copy.copy(self.study)
-        study.progress = self._tell
-        self._tell(0, 0, f"loading {name}")
-        study.spaces(name)  # a head without a null space is refused before its features
-        key = study.feature_key(name)
-        for other in study.config.everyone:
-            if study.feature_key(other) == key:
-                raise SingError(
-                    f"{name} is the same network as {study.title(other)}; name another one."
-                )
-        study.features(name)
-        title = study.title(name)
-        for what, compute in (
-            ("translator", study.translators), ("scores", study.images), ("medians", study.model),
-            ("differences", lambda name: self._prepare(self.first.value, name)),
-        ):
-            self._tell(0, 0, f"{what} of {title}")
-            compute(name)
-
-    def _tell(self, done: int, total: int, what: str) -> None:
-        """Show how far the work is, a few times a second; ends it after Stop."""
-        before, self._done = self._done, (done, total, what)
-        if self._halt.is_set():
-            raise Stopped
-        now = time.monotonic()
-        if now - self._told < PAUSE and done < total and before[2] == what:
-            return
-        self._told = now
-        self.bar.max, self.bar.value = max(total, 1), done
-        again = total and done and before[2] != what
-        self.say(
-            what + (f": {done:,} of {total:,}" if total else " ...")
-            + (" (kept from before)" if again else ""), where=self.doing)
-
-    def _stopped(self, name: str) -> str:
-        done, total, what = self._done
-        text = f"Stopped during “{what}”. What was finished is kept, and Add goes on from there."
-        if what.startswith("features"):
-            kept = done if done == total else done // features.SHARD * features.SHARD
-            text += f" Features of {kept:,} of {total:,} pictures are on disk."
-        return text
-
-    def _join(self, name: str) -> None:
-        options = [*self.first.options, (self.study.title(name), name)]
-        with self._answering:
-            # New options set a menu back to its first entry, which nobody asked for.
-            self._quiet = True
-            chosen = self.first.value
-            self.first.options = self.second.options = options
-            self.first.value, self.second.value = chosen, name
-            self._quiet = False
-        self._answer()
-
-    def counterpart(self) -> alt.VConcatChart:
+    def counterpart(self) -> alt.TopLevelMixin:
         """Linked views of all classifiers; of a single one, its medians."""
         if len(self.study.config.models) < 2:
-            return figures.model_ratio(self.study.models())
+            return _medians(self.study.models(), list(QUANTITIES))
         points = class_pictures(self.study)
         thumbs = points[["picture"]].drop_duplicates()
-        return figures.linked_models(points, self.study.with_thumbnails(thumbs, 44))
+        return explorers.linked_models(points, self.study.with_thumbnails(thumbs, 44))
+
+
+def _medians(table: pd.DataFrame, quantities: Sequence[str]) -> alt.LayerChart:
+    """Medians with their interval beside the control's; of several quantities, a menu chooses."""
+    table = table[table["quantity"].isin(quantities) & table["kind"].isin(KINDS)]
+    table = table.assign(name=table["quantity"].map(lambda key: QUANTITIES[key][0]))
+    name, unit = QUANTITIES[quantities[0]] if len(quantities) == 1 else ("", "")
+    return charts.dots(
+        table, "title", f"{name}{unit and f' ({unit})'}: median, 95 % over subjects".lstrip(": "),
+        charts.colours("kind", charts.KINDS, table), beside="kind",
+        tooltip=charts.tips("title", "kind", "name", "value | median | .2f", *charts.ends(".2f")),
+        choose=[("name", "quantity ")] if len(quantities) > 1 else [], row=64)
 
 
 def _compared(
     titles: Sequence[str], difference: Mapping[str, float], quantity: str, kind: str
 ) -> str:
     """Which of two classifiers has the larger score, if the interval tells."""
-    name = figures.QUANTITIES[quantity].split(" (")[0]
-    unit = "" if quantity == "ratio" else "°"
+    name, unit = QUANTITIES[quantity]
+    unit = unit and "°"
     if kind == KINDS[1]:
         name = f"{name} after a random removal (the control)"
     first, second = titles
@@ -798,13 +651,13 @@ def _compared(
     if difference["low"] <= 0 <= difference["high"]:
         return (
             f"{first} and {second} cannot be told apart by {name}: second minus first is "
-            f"{_span(difference, unit, 2)}, paired, and this 95 % interval holds 0."
+            f"{span(difference, unit, 2)}, paired, and this 95 % interval holds 0."
         )
     turn = 1 if difference["value"] >= 0 else -1
     more, less = (second, first) if turn == 1 else (first, second)
     return (
         f"{name} is clearly larger for {more} than for {less}, by "
-        f"{_span(_turned(difference, turn), unit, 2)}, paired, 95 %."
+        f"{span(_turned(difference, turn), unit, 2)}, paired, 95 %."
     )
 
 
@@ -812,14 +665,15 @@ def _model_table(
     table: pd.DataFrame, titles: Sequence[str], difference: Mapping[str, float], quantity: str,
     kind: str,
 ) -> str:
-    what, unit = figures.QUANTITIES[quantity].split(" (")[0], "" if quantity == "ratio" else "°"
+    what, unit = QUANTITIES[quantity]
+    unit = unit and "°"
     head = ("classifier", what, "control", "translator's held-out error")
     rows = []
     for title in titles:
         own = table[table["title"] == title].set_index(["quantity", "kind"])
-        rows.append((title, *(_span(own.loc[(quantity, name)], unit, 2) for name in KINDS),
-                     _span(own.loc[("translator_error", "held out")])))
-    apart = {kind: _span(difference, unit, 2)}
+        rows.append((title, *(span(own.loc[(quantity, name)], unit, 2) for name in KINDS),
+                     span(own.loc[("translator_error", "held out")])))
+    apart = {kind: span(difference, unit, 2)}
     rows.append(("second − first, paired", *(apart.get(name, "") for name in KINDS), ""))
     return _table(head, rows)
 
@@ -868,10 +722,6 @@ def _live_chart() -> alt.JupyterChart:
         embed_options={"renderer": "svg", "actions": False, "config": config})
     chart.add_class("sing-chart-live")
     return chart
-
-
-def _span(row: Mapping[str, float], unit: str = "°", digits: int = 1) -> str:
-    return span(row, unit, digits).replace("-", "\N{MINUS SIGN}")
 
 
 def _turned(row: Mapping[str, float], turn: int) -> dict[str, float]:

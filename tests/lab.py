@@ -210,7 +210,10 @@ class Notebook:
     def show_cell(self, source: str) -> Locator:
         """Bring the cell whose source has these words into view; gives its element."""
         (index,) = [i for i, cell in enumerate(self.cells()) if source in cell["source"]]
-        # JupyterLab draws only what is near the window.
+        return self.show_at(index)
+
+    def show_at(self, index: int) -> Locator:
+        """Bring a cell into view; JupyterLab draws only what is near the window."""
         self.page.evaluate(SCROLL, index)
         cell = self.page.locator(f".jp-Cell[data-windowed-list-index='{index}']")
         cell.scroll_into_view_if_needed()

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from sklearn.linear_model import Ridge
 
-from sing_nb import asking, figures
+from sing_nb import asking, plants
 from sing_nb.asking import VERDICTS, ask, decided, measured, readout
 from sing_nb.errors import SingError
 from sing_nb.stats import random_basis
@@ -190,6 +190,21 @@ def test_numbers_are_those_of_the_pictures_own_embeddings(answered, smoke):
     assert np.allclose(found[columns], answered.loc[[1], columns])
 
 
+def test_known_factors_are_judged_by_the_rule_of_questions(smoke):
+    table = plants.concept_values(smoke)
+    found = asking.factors(smoke, "lite0")
+    assert found["prompt"].tolist() == list(table.columns[3:])
+    assert (found["verdict"] == decided(found)).all()
+    rows = table["row"].to_numpy(copy=True)
+    own = measured(
+        smoke.features("lite0")[rows].double().numpy(), table[["view: scale"]].to_numpy(),
+        table["subject"], smoke.spaces("lite0").right[:1000].T.numpy(), table["stratum"],
+        controls=0, draws=smoke.config.bootstrap_draws, seed=smoke.config.seed)
+    row = found.set_index("prompt").loc["view: scale"]
+    columns = ["full", "full_low", "hidden", "hidden_low", "hidden_high"]
+    assert np.allclose(row[columns].astype(float), own.loc[0, columns].astype(float))
+
+
 def test_the_tower_is_told_apart(smoke):
     found = ask(smoke, "lite2", "snow")
     assert "built on this very head" in found["why"].item()
@@ -203,13 +218,13 @@ def test_trials_deal_other_halves_each_time(smoke):
     assert found["prompt"].tolist() == ["snow", "fur"] * 8
     one, two = (found[found["split"] == split]["full"].to_numpy() for split in (0, 1))
     assert not np.allclose(one, two)
-    table = asking._table(smoke)
+    table = asking.asked_pictures(smoke)
     assert set(table["stratum"]) == {""}  # no label of five subjects
 
 
 def test_of_many_pictures_whole_subjects_are_left_out(fresh, smoke):
     config = smoke.config.__class__(**{**vars(smoke.config), "plant_pictures": 5})
-    table = asking._table(fresh(config=config))
+    table = asking.asked_pictures(fresh(config=config))
     every = smoke.pictures[smoke.is_scored]["subject"].value_counts()
     counts = table["subject"].value_counts()
     assert counts.to_dict() == every[counts.index].to_dict()
@@ -241,7 +256,7 @@ def test_prompts_that_are_hardly_two_are_told():
     assert found["alike"][2] == pytest.approx(abs(np.corrcoef(one, values[:, 2])[0, 1]))
 
 
-# --- words and a chart --------------------------------------------------------------------------
+# --- words ----------------------------------------------------------------------------------------
 
 
 def numbers(**changed):
@@ -277,20 +292,3 @@ def test_the_summary_has_all_three_answers_and_no_marks_of_its_own():
     assert r"“\[a\](b) &lt;i&gt;” (50 %)" in text
     assert "  - “fog”: Too few." in text
     assert text.count("nothing of what was asked") == 3
-
-
-def test_the_chart_has_a_shape_and_colour_for_each_answer_and_two_lines():
-    table = pd.DataFrame([numbers(prompt=f"word {at}", hidden=at / 60, verdict=VERDICTS[at % 3])
-                          for at in range(60)])
-    spec = figures.concept_verdicts(table).to_dict()  # a table of answers is drawn as such
-    limits, _, _, dots = spec["layer"][:4]
-    assert set(dots["encoding"]["shape"]["scale"]["domain"]) == set(VERDICTS)
-    assert len(set(dots["encoding"]["color"]["scale"]["range"])) == 3
-    data = spec["datasets"]
-    assert [row["x"] for row in data[limits["data"]["name"]]] == [0.1, 0.3]
-    shown = data[dots.get("data", spec.get("data"))["name"]]
-    assert len(shown) == 40
-    assert [row["concept"] for row in shown][18:22] == [
-        "word 41", "word 40", "(21 between)", "word 18"]
-    one = figures.concept_answers(table.head(2).assign(hidden=np.nan)).to_dict()
-    assert "params" not in one

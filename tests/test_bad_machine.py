@@ -14,6 +14,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -23,10 +24,9 @@ import torch
 from torch import nn
 
 import sing_nb.fetch as fetch_module
-from sing_nb import SingError, Study, wrap_classifier
+from sing_nb import SingError, Study, read_found, wrap_classifier
 from sing_nb.__main__ import main
 from sing_nb.fetch import Source, cache_dir, fetch, make_folder, write_atomic
-from sing_nb.gallery import merge_parts
 from sing_nb.joint import TextFiles
 from sing_nb.kept import keep, keep_table, kept, kept_table, opened, read_or_none
 from sing_nb.nullspace import HeadSpaces
@@ -178,17 +178,19 @@ def test_damaged_names_are_looked_up_again(damage, tmp_path, monkeypatch):
 
 
 @each_damage
-def test_a_damaged_note_of_a_chapter_says_which_to_run(damage, tmp_path):
-    note = write_atomic(tmp_path / "parts" / "02_svd.json", json.dumps(
-        {"figures": [], "numbers": {str(i): "x" for i in range(50)}}))
-    merge_parts(tmp_path, ["02_svd"])
+def test_a_damaged_note_of_a_chapter_says_which_to_run(damage, tmp_path, smoke):
+    row = {"item": "equation 1", "paper": "p", "here": "h", "rule": "r",
+           "verdict": "holds here", "claim": False}
+    note = write_atomic(tmp_path / "figures" / "02_svd" / "found.json", json.dumps(
+        [{**row, "item": f"equation {i}"} for i in range(50)]))
+    study = SimpleNamespace(folder=tmp_path, config=smoke.config)
+    assert len(read_found(study)) == 50
     damage(note)
-    content = note.read_text(errors="replace")
     try:
-        json.loads(content)
+        json.loads(note.read_text(errors="replace"))
     except ValueError:
         with pytest.raises(SingError, match="sing chapter --chapter 02_svd"):
-            merge_parts(tmp_path, ["02_svd"])
+            read_found(study)
 
 
 # --- a study whose files were spoiled -----------------------------------------------------------

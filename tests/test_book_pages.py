@@ -32,11 +32,11 @@ from reader import (
     unnamed_inputs,
 )
 
-from sing_nb.page import _toc_files
+from sing_nb.page import toc_files
 
 ROOT = Path(__file__).resolve().parents[1]
 TOC = ROOT / "book" / "_toc.yml"
-PAGES = _toc_files(yaml.safe_load(TOC.read_text())) if TOC.is_file() else []
+PAGES = toc_files(yaml.safe_load(TOC.read_text())) if TOC.is_file() else []
 
 # In CI a missing browser is a failure and no reason to skip.
 pytestmark = pytest.mark.skipif(
@@ -77,6 +77,14 @@ def test_page_is_whole(site, name, size, theme):
             f"{address}/_static/vega-bundle.js"
         }
         assert faint_texts(page) == []
+        thin = page.locator("figcaption .caption-text").evaluate_all(
+            "(all) => all.filter((e) => getComputedStyle(e).fontWeight < 400).length")
+        assert thin == 0, "a caption too thin to read"
+        if size == DESKTOP:
+            cut = page.locator(".sing-scroll").evaluate_all(
+                "(all) => all.filter((e) => e.scrollWidth > e.clientWidth + 1)"
+                ".map((e) => e.innerText.slice(0, 80))")
+            assert cut == [], "a table whose last columns a reader has to scroll to"
         bare = page.locator("article figure:not(:has(figcaption .caption-number))")
         assert bare.count() == 0, "a figure without number and caption"
         without_alt = page.locator("article img:not([alt]), article img[alt='']")

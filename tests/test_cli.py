@@ -134,7 +134,7 @@ def test_whoever_calls_a_command_finds_its_options(path):
         assert options <= known, (name, options - known)
     if path == "book/Snakefile":
         assert {name for name, _ in calls} == {*COMMANDS} - {
-            "report", "ask", "card", "doctor", "plan", "bench"}
+            "report", "ask", "card", "doctor", "plan"}
         for name in {name for name, _ in calls}:  # what {OPTIONS} stands for
             assert {"profile", "settings", "threads"} <= {o.name for o in COMMANDS[name].params}
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -165,6 +166,23 @@ def test_profiles_state_what_is_estimated(name):
         assert 1 / 1.5 < profile.expected[quantity] / found[quantity] < 1.5, quantity
     if profile.expected["gpu_gb"]:
         assert 1 / 1.5 < profile.expected["gpu_gb"] / found["gpu_gb"] < 1.5
+
+
+@pytest.mark.parametrize("name", profile_names())
+def test_the_page_on_running_elsewhere_says_what_the_profiles_say(name):
+    page = (ROOT / "book" / "running_elsewhere.md").read_text(encoding="utf-8")
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines()
+            if re.match(rf"\| `?{name}\b", line)]
+    expected, (what, takes) = load_profile(name).expected, rows
+    if name != "report":
+        named = what[1] if name != "smoke" else "`lite0`, `lite1`"
+        assert name == "imagenet13" or all(
+            f"`{model}`" in named for model in load_profile(name).models)
+    assert float(takes[1]) == expected["hours"]
+    for said, key in zip(takes[2:6], ("memory_gb", "gpu_gb", "disk_gb", "download_gb")):
+        assert (0 if said == "none" else float(said)) == expected[key], key
+    assert takes[6].startswith("not run") == expected["machine"].startswith("not run")
+    assert takes[6].endswith("recorded") == expected["machine"].endswith("(recorded)")
 
 
 def test_the_papers_profile_says_that_it_was_not_run_and_its_hours_on_a_processor():

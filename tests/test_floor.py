@@ -3,7 +3,6 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-import pandas as pd
 import pytest
 import scipy.stats
 import torch
@@ -13,17 +12,12 @@ from sing_nb.errors import SingError
 from sing_nb.floor import (
     HALVES,
     KINDS,
-    OWN,
     PICTURES,
-    RANDOM,
     REDEALT,
-    TOWER,
     _deal,
     agreement_icc,
-    floor_differences,
-    floor_verdicts,
     grouped_icc,
-    reliability,
+    model_reliability,
     translator_spread,
 )
 from sing_nb.stats import cluster_bootstrap, deal
@@ -150,16 +144,16 @@ def test_one_deal_is_no_spread(fresh, smoke):
 
 @pytest.fixture(scope="module")
 def table(computed):
-    return reliability(computed)
+    return model_reliability(computed, "lite0")
 
 
 def test_every_reliability_has_its_interval_and_its_control(table):
-    keys = ["model", "level", "over", "quantity"]
+    keys = ["level", "over", "quantity"]
     assert not table.duplicated([*keys, "kind"]).any()
     assert set(table.groupby(keys)["kind"].agg(frozenset)) == {frozenset(KINDS)}
     assert {(*pair,) for pair in table[["level", "over"]].to_numpy()} == {
         ("picture", REDEALT), ("picture", HALVES), ("class", REDEALT), ("class", HALVES),
-        ("class", PICTURES), ("classifier", REDEALT), ("classifier", HALVES)}
+        ("class", PICTURES)}
     assert ((table["low"] <= table["high"]) & (table["low"] >= 0) & (table["high"] <= 1)).all()
     assert (table["spread"] >= 0).all()
 
@@ -179,7 +173,7 @@ def anova(values):
 def test_the_picture_level_is_the_anova_of_the_spread(table, spread, smoke, kind, ends):
     values = spread.assign(
         excess=spread[f"image_score{ends}"] - spread["image_score_control"])
-    row = table.query("model == 'lite0' and level == 'picture' and kind == @kind and "
+    row = table.query("level == 'picture' and kind == @kind and "
                       "quantity == 'image_score_excess'").set_index("over")
     deals = values.query("part == 'all'").pivot_table("excess", "picture", "deal")
     icc, within = anova(deals.to_numpy())
@@ -200,53 +194,10 @@ def test_a_class_over_its_pictures_is_a_one_way_anova(table, smoke):
     scored = smoke.scored("lite0")
     groups = [own["attribute_score"] for _, own in scored.groupby("label")]
     expected = 1 - 1 / scipy.stats.f_oneway(*groups).statistic
-    row = table.query("model == 'lite0' and over == @PICTURES and kind == @KINDS[0] and "
+    row = table.query("over == @PICTURES and kind == @KINDS[0] and "
                       "quantity == 'attribute_score'")
     assert row["value"].item() == pytest.approx(max(0, expected))
     assert row["objects"].item() == len(groups)
-
-
-# --- the floor ------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def gaps(computed):
-    return floor_differences(computed)
-
-
-def test_no_classifier_is_compared_in_its_own_space(gaps):
-    assert (gaps["model"] != gaps["joint"]).all()
-    assert len(gaps.drop_duplicates(["model", "joint"])) == 6
-    assert set(gaps["floor"]) == {OWN, TOWER, RANDOM}
-    assert ((gaps["low"] <= gaps["value"]) & (gaps["value"] <= gaps["high"])).all()
-    assert (gaps["kind"] == "random control").equals(gaps["floor"] == RANDOM)
-
-
-def test_differences_are_those_of_medians(gaps, smoke):
-    space = {name: smoke.in_space(name) for name in smoke.config.spaces}
-    own = gaps.query("model == 'lite0' and joint == 'lite1'").set_index(["quantity", "floor"])
-    here = space["lite1"].scored("lite0")
-    floors = {OWN: space["lite0"].scored("lite0"), TOWER: space["lite1"].scored("lite1")}
-    for name in ("image_score", "attribute_score"):
-        score = here[name].abs().median()
-        for floor, there in floors.items():
-            assert own.loc[(name, floor), "value"] == pytest.approx(
-                score - there[name].abs().median())
-        drawn = space["lite1"].controls("lite0")
-        drawn = drawn[drawn["picture"].isin(here["picture"])]
-        control = drawn[name].abs().groupby(drawn["draw"]).median().mean()
-        assert own.loc[(name, RANDOM), "value"] == pytest.approx(score - control)
-
-
-def test_all_differences_have_to_be_clear():
-    table = pd.DataFrame({
-        "model": list("aabb"), "title": list("AABB"), "quantity": "image_score",
-        "low": [0.1, 0.2, 0.1, -0.1],
-    })
-    found = floor_verdicts(table).set_index("model")
-    assert found["exceeds"].to_dict() == {"a": True, "b": False}
-    assert found["above"].to_dict() == {"a": 2, "b": 1}
-    assert found["of"].tolist() == [2, 2]
 
 
 # --- one lambda, many refits ----------------------------------------------------------------------

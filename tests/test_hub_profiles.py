@@ -16,7 +16,6 @@ import sing_nb
 from sing_nb import towers
 from sing_nb.errors import SingError
 from sing_nb.neighbours import PAINTED, around, looks, painter
-from sing_nb.overview import wording
 
 
 def unit(v):
@@ -160,16 +159,14 @@ def test_published_translators_take_the_place_of_fitted_ones(mini, tmp_path):
     z = (f @ weight.T + 1).double().numpy()
     moved = (study.spaces(model).remove_null(f) @ weight.T + 1).double().numpy()
     assert np.allclose(table["image_score"], degrees(z, moved), atol=1e-2)
-    report = study.fit_report()
-    assert report["r2"].isna().all()
-    assert report["angle"].notna().all()
+    assert np.isnan(study.translator(model).card["held_out_r2"])
     with pytest.raises(SingError, match="is another space, of 32"):
         changed(mini, **there).translator(model)
 
 
 def test_sentences_are_those_of_this_run(mini):
-    said = wording(mini, one="space", two="pictures")
-    assert "CLIP (small-clip) (32 dimensions)" in said["one"]
-    assert said["two"].startswith("48 photographs of 6 classes from ImageNet-1k")
-    with pytest.raises(SingError, match="did you mean 'pictures'"):
-        wording(mini, one="picturs")
+    assert "small-clip" in mini.space.about
+    assert "ConSE" not in mini.space.about
+    assert mini.space.about != mini.in_space(mini.config.spaces[1]).space.about
+    assert "48 photographs of 6 classes" in mini.about_pictures
+    assert "Tux Paint" not in mini.about_pictures

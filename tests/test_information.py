@@ -9,7 +9,7 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics.pairwise import rbf_kernel
 
 import sing_nb
-from sing_nb import figures, information
+from sing_nb import information
 from sing_nb.controls import chosen_lambdas, frame, kernel_map, principal_first
 from sing_nb.errors import SingError
 from sing_nb.profile import load_profile
@@ -269,7 +269,7 @@ def test_the_kernel_map_needs_different_pictures():
 
 
 def test_errors_of_the_null_part_are_scikit_learns(smoke, plain):
-    table = information._pictures(smoke, "lite0")
+    table = information.picture_table(smoke, "lite0")
     own = table[(table["space"] == "lite2") & (table["version"] == "null")]
     pictures, z = smoke.pictures, smoke.embeddings.double().numpy()
     fold, drawn = pictures["fold"].to_numpy(), (pictures["source"] == "clipart").to_numpy()
@@ -300,40 +300,13 @@ def test_unique_r2_is_the_difference_of_two_r2(smoke):
         assert floor.loc[(row.model, row.joint, row.base), "value"] == pytest.approx(row.value)
 
 
-def test_the_verdict_is_its_rule(smoke):
-    unique = information.unique_table(smoke)
-    verdicts = information.unique_verdicts(smoke)
-    assert list(verdicts["model"].unique()) == smoke.config.models
-    for row in verdicts.itertuples():
-        rows = unique[(unique["model"] == row.model) & (unique["joint"] == "lite2")
-                      & (unique["base"] == row.base)].set_index("kind")
-        kinds = ["null space removed", "excess over control", "excess over floor"]
-        assert row.found == all(rows.loc[kind, "low"] > 0 for kind in kinds)
-
-
 def test_null_removal_of_the_paper_is_that_of_the_study(smoke):
-    found = information._pictures(smoke, "lite0")
+    found = information.picture_table(smoke, "lite0")
     found = found[(found["space"] == "lite2") & (found["version"] == "whole")
                   & (found["draw"] < 0)].set_index("picture")
     expected = smoke.images("lite0").set_index("picture").loc[found.index]
     for score in ("image_score", "attribute_score"):
         np.testing.assert_allclose(found[score], expected[score], atol=2e-3)
-
-
-@pytest.mark.parametrize("what", ["classes", "concepts"])
-def test_groups_carry_intervals_control_and_floor(smoke, what):
-    table = getattr(information, f"unique_{what}")(smoke, "lite0")
-    assert len(table) == 2 * len(smoke.labels if what == "classes" else smoke.concepts)
-    assert (table["low"] <= table["high"]).all()
-    assert not table[["value", "control", "floor"]].isna().any().any()
-    with pytest.raises(SingError, match="Unknown classifier of this study"):
-        information.unique_classes(smoke, "resnet50")
-
-
-def test_the_recommended_version_has_the_least_circular_score(smoke):
-    found = information.recommended(smoke)
-    assert found["version"] == min(found["circular"], key=found["circular"].get)
-    assert found["affine"] in information.AFFINE
 
 
 # --- the book with the repaired translator ------------------------------------------------------
@@ -350,7 +323,7 @@ def test_a_study_can_be_made_with_the_repaired_translator(smoke, repaired):
     fits = repaired.fitted("lite0")
     assert [one.card["kind"] for one in fits] == ["principal-first"] * 3
     assert {one.card["kind"] for one in smoke.fitted("lite0")} == {"ridge"}
-    table = information._pictures(smoke, "lite0")
+    table = information.picture_table(smoke, "lite0")
     own = table[(table["space"] == "lite2") & (table["version"] == "principal-first")
                 & (table["draw"] < 0)].set_index("picture")
     images = repaired.images("lite0").set_index("picture").loc[own.index]
@@ -373,53 +346,3 @@ def test_other_translators_are_unknown():
 def test_settings_of_this_chapter_recompute_no_other(smoke):
     other = dataclasses.replace(smoke.config, information_draws=7, kernel_size=9)
     assert repr(other) == repr(smoke.config)
-
-
-# --- figures ------------------------------------------------------------------------------------
-
-
-def marks(chart, **chosen):
-    """Rows of a chart's data that its menus show, by the names of their fields."""
-    spec = chart.to_dict()
-    names = {one["name"] for one in spec["params"] if "bind" in one}
-    assert names == set(chosen)
-    fields = {"classifier": "title"}
-    (table,) = [rows for rows in spec["datasets"].values() if "value" in rows[0]]
-    return [row for row in table
-            if all(row[fields.get(name, name)] == value for name, value in chosen.items())], spec
-
-
-def menus(chart):
-    return {one["name"]: one["bind"]["options"] for one in chart.to_dict()["params"]
-            if "bind" in one}
-
-
-def test_every_choice_in_a_menu_shows_marks(smoke):
-    home = information.home(smoke)
-    parts, unique = information.information_table(smoke), information.unique_table(smoke)
-    versions = information.version_table(smoke)
-    charts = [
-        figures.information(parts[parts["joint"] == home]),
-        figures.unique_information(unique[unique["joint"] == home], information.READERS),
-        figures.unique_groups(information.unique_groups(smoke), information.READERS),
-        figures.version_scores(versions[(versions["joint"] == home) | versions["circular"]]),
-    ]
-    for chart in charts:
-        options = menus(chart)
-        first = {name: values[0] for name, values in options.items()}
-        for name, values in options.items():
-            shown = [marks(chart, **{**first, name: value})[0] for value in values]
-            assert all(shown)
-            assert len({repr(rows) for rows in shown}) == len(values)  # and other ones
-
-
-def test_without_a_tower_there_is_no_circular_floor(smoke):
-    unique = information.unique_table(smoke)
-    unique = unique[(unique["joint"] == "lite2")
-                    & ~unique["kind"].isin(["circular floor", "excess over floor"])]
-    spec = figures.unique_information(unique, information.READERS).to_dict()
-    (scale,) = {repr(layer["encoding"]["color"]["scale"]) for layer in spec["layer"]
-                if "scale" in layer["encoding"].get("color", {})}
-    assert "floor" not in scale
-    assert figures.GREY in scale
-    assert figures.VERMILION in scale

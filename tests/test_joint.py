@@ -167,8 +167,8 @@ def test_real_photos_lie_near_their_class_names(smoke):
 def test_the_space_says_what_it_stands_for(tower):
     space = ConseSpace(tower, encoder, 3)
     assert (space.name, space.title) == ("conse", "ConSE over tiny")
-    assert "stands in for CLIP" in space.note
-    assert "tiny" in space.note
+    assert "stands in for CLIP" in space.about
+    assert "tiny" in space.about
 
 
 # --- open_clip ----------------------------------------------------------------------------------

@@ -48,8 +48,8 @@ def kill_at_once(process: psutil.Popen) -> None:
 
 def data_of(figures: Path) -> dict[str, bytes]:
     """What figures show, by file name."""
-    found = {path.name: path.read_bytes() for path in figures.glob("*.json")}
-    return {name: data for name, data in found.items() if name.endswith((".data.json", ".vl.json"))}
+    return {path.name: path.read_bytes() for path in figures.glob("*/*.json")
+            if path.name.endswith((".data.json", ".vl.json"))}
 
 
 def test_a_second_run_killed_at_random_moments_shows_the_same_figures(smoke_book, tmp_path):

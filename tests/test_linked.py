@@ -1,4 +1,4 @@
-"""Figures that answer without a kernel in chapters 05 and 06: their tables, and in a browser."""
+"""Linked views that answer without a kernel: their tables, and in a browser."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ import re
 
 import altair as alt
 import numpy as np
-import pandas as pd
 import pytest
 import vl_convert
 from test_book_pages import ROOT
 from test_study import degrees, prompt_of
 
-from sing_nb import classes, figures, truncation
+from sing_nb import classes
+from sing_nb.charts import explorers
 from sing_nb.page import chart_html
-
-CONCEPTS = ["desert", "music", "water"]
 
 
 @pytest.fixture(scope="module")
@@ -28,16 +26,6 @@ def thumbs(smoke, points):
     found = smoke.with_thumbnails(points.drop_duplicates("picture")[["picture"]], side=24)
     assert found["image"].is_unique
     return found
-
-
-@pytest.fixture(scope="module")
-def scores(smoke, fresh):
-    return classes.concept_scores(fresh(config=smoke.config), CONCEPTS)  # and not read from disk
-
-
-@pytest.fixture(scope="module")
-def cloud(smoke):
-    return truncation.truncated_classes(smoke, 4)
 
 
 def random_part(plain, f, seed):
@@ -76,78 +64,24 @@ def test_classes_are_spread_over_their_order_and_pictures_are_shared(smoke):
         assert own["title"].unique().tolist() == [smoke.title(model)]
 
 
-def test_scores_towards_concepts_are_those_of_numpy(scores, plain, smoke):
-    label = smoke.labels[0]
-    rows = np.flatnonzero((plain.table["label"] == label) & smoke.is_scored)
-    f = plain.f[rows]
-    text = smoke.space.encode_text([prompt_of(c) for c in CONCEPTS]).double().numpy()
-
-    def angles(features):
-        return degrees(plain.translate(features, rows)[:, None], text[None])
-
-    moved = angles(f) - angles(f - plain.null(f))
-    control = np.stack([
-        (angles(f) - angles(f - random_part(plain, f, smoke.config.seed + draw))).mean(0)
-        for draw in range(smoke.config.control_draws)])
-    drawn = np.random.default_rng(1).integers(0, len(rows), (4000, len(rows)))
-    low, high = np.quantile(moved[drawn].mean(1), [0.025, 0.975], axis=0)
-    own = scores[(scores["model"] == "lite0") & (scores["label"] == label)].set_index("concept")
-    expected = {
-        "attribute_score": moved.mean(0), "control": control.mean(0),
-        "control_low": control.min(0), "control_high": control.max(0), "low": low, "high": high,
-    }
-    assert own["pictures"].unique().tolist() == [len(rows)]
-    for name, values in expected.items():
-        # Other draws of a bootstrap over three pictures: its quantiles are ties of few values.
-        loose = 5e-3 if name not in ("low", "high") else 0.2 * np.ptp(moved, axis=0).max()
-        assert own.loc[CONCEPTS, name].to_numpy() == pytest.approx(values, abs=loose), name
-
-
-def test_the_chooser_agrees_with_the_string_graph(scores, smoke):
-    label = smoke.labels[-1]
-    graph = smoke.string_graph("lite1", label, CONCEPTS).set_index("concept").loc[CONCEPTS]
-    own = scores[(scores["model"] == "lite1") & (scores["label"] == label)].set_index("concept")
-    pairs = {"attribute_score": "attribute_score", "low": "low", "high": "high",
-             "control": "attribute_score_control", "control_low": "control_low",
-             "control_high": "control_high"}
-    for mine, theirs in pairs.items():
-        assert own.loc[CONCEPTS, mine].to_numpy() == pytest.approx(
-            graph[theirs].to_numpy(), abs=5e-3), mine
-
-
-def test_a_class_of_one_picture_has_no_interval(fresh, smoke):
-    table = smoke.scored("lite0")
-    once = table.drop_duplicates("label")
-    found = classes.concept_scores(fresh(scored=lambda model, draw=None: once), CONCEPTS)
-    assert found["low"].isna().all()
-    assert found["high"].isna().all()
-    assert found["attribute_score"].notna().all()
-    spec = figures.concept_classes(found, once[["label"]].assign(image="data:,")).to_dict()
-    packed = next(rows for rows in spec["datasets"].values() if "low" in rows[0])
-    assert set(packed[0]["low"]) == {None}
-
-
 # --- in a browser -------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory, points, thumbs, scores, cloud):
-    """A page with the three charts, and a browser that shows it."""
+def page(tmp_path_factory, points, thumbs):
+    """A page with the chart, and a browser that shows it."""
     tools = pytest.importorskip("browser")
     if not tools.find_chromium():
         pytest.skip("no Chromium: apt-get install chromium, or set SING_CHROMIUM")
     folder = tmp_path_factory.mktemp("linked")
-    images = pd.DataFrame({"label": scores["label"].unique(), "image": thumbs["image"].iloc[0]})
     with alt.data_transformers.enable("default", max_rows=None):
-        charts = "".join(chart_html({**chart.to_dict(), "description": "A chart of the test."})
-                         for chart in (figures.linked_models(points, thumbs),
-                                       figures.truncated_classes(cloud),
-                                       figures.concept_classes(scores, images, shown=3)))
+        spec = explorers.linked_models(points, thumbs).to_dict()
+    chart = chart_html({**spec, "description": "A chart of the test."})
     bundle = f'(function(){{"use strict";{vl_convert.javascript_bundle()}}})();'
     (folder / "bundle.js").write_text(bundle, encoding="utf-8")
     script = (ROOT / "book/_static/sing-charts.js").read_text(encoding="utf-8")
     (folder / "index.html").write_text(
-        f'<!doctype html><html data-theme="light"><meta charset="utf-8"><body>{charts}'
+        f'<!doctype html><html data-theme="light"><meta charset="utf-8"><body>{chart}'
         f'<script src="bundle.js"></script><script>{script}</script></body></html>',
         encoding="utf-8")
     with (tools.serve(folder) as address, tools.open_browser() as browser,
@@ -167,10 +101,9 @@ def opened(page):
     return page
 
 
-def settle(page, chart=0):
-    page.evaluate("async (i) => { const view = document.querySelectorAll("
-                  "'div.sing-chart')[i].view; await view.runAsync(); await view.runAsync(); }",
-                  chart)
+def settle(page):
+    page.evaluate("async () => { const view = document.querySelector('div.sing-chart').view; "
+                  "await view.runAsync(); await view.runAsync(); }")
 
 
 def photos(page, thumbs):
@@ -183,9 +116,9 @@ def photos(page, thumbs):
     return [names[image] for *_, image in sorted(found)]
 
 
-def texts(page, chart=0):
-    """All texts of a chart that are marks."""
-    return page.locator("div.sing-chart").nth(chart).locator(
+def texts(page):
+    """All texts of the chart that are marks."""
+    return page.locator("div.sing-chart").locator(
         "svg .mark-text.role-mark text").all_text_contents()
 
 
@@ -212,16 +145,16 @@ def check(page, points, thumbs, title, test=None):
     return own
 
 
-def control(page, name, chart=0):
-    bind = page.locator("div.sing-chart").nth(chart).locator(".vega-bind").filter(has_text=name)
+def control(page, name):
+    bind = page.locator("div.sing-chart").locator(".vega-bind").filter(has_text=name)
     return bind.locator("input, select").first
 
 
-def slide(page, name, value, chart=0):
-    control(page, name, chart).evaluate("""(el, value) => { el.value = value;
+def slide(page, name, value):
+    control(page, name).evaluate("""(el, value) => { el.value = value;
       el.dispatchEvent(new Event("input", {bubbles: true}));
       el.dispatchEvent(new Event("change", {bubbles: true})); }""", str(value))
-    settle(page, chart)
+    settle(page)
 
 
 def test_something_is_shown_before_anybody_touches_it(opened, points, thumbs, smoke):
@@ -311,49 +244,3 @@ def test_an_empty_choice_is_said(opened, points, smoke):
     assert own.loc[own["label"] == low, "image_score"].max() < top
     slide(opened, "Image Score at least", top)
     assert "0 chosen: choose a class, a lower score" in "".join(texts(opened))
-
-
-def test_the_rank_moves_the_cloud_and_its_numbers(opened, cloud, smoke):
-    title = smoke.title("lite1")
-    control(opened, "classifier", 1).select_option(label=title)
-    for rank in (1000, 250):
-        slide(opened, "rank", rank, 1)
-        own = cloud[(cloud["title"] == title) & (cloud["rank"] == rank)]
-        said = " ".join(texts(opened, 1))
-        assert f"{own['agreement'].iloc[0]:.1%} keep" in said
-        assert f"{own['null_share'].iloc[0]:.0%} of" in said
-        assert (f"IS {own['image_score'].median():.1f}° (control "
-                f"{own['image_score_control'].median():.1f}°)") in said
-        shown = opened.evaluate("""() => [...document.querySelectorAll("div.sing-chart")[1]
-          .querySelectorAll(".mark-symbol.role-mark path")].map((el) => el.__data__.datum)
-          .filter((d) => d.label).map((d) => [d.kind, d.label, d.a, d.i])""")
-        table = pd.DataFrame(shown, columns=["kind", "label", "a", "i"])
-        for kind, end in (("null space removed", ""), ("random control", "_control")):
-            found = table[table["kind"] == kind].set_index("label").loc[own["label"]]
-            assert found["a"].to_numpy() == pytest.approx(own[f"attribute_score{end}"], abs=6e-3)
-            assert found["i"].to_numpy() == pytest.approx(own[f"image_score{end}"], abs=6e-2)
-
-
-def test_a_concept_and_a_classifier_are_chosen(opened, scores, smoke):
-    for model, concept in (("lite0", "water"), ("lite1", "music")):
-        control(opened, "concept", 2).select_option(label=concept)
-        control(opened, "classifier", 2).select_option(label=smoke.title(model))
-        settle(opened, 2)
-        own = scores[(scores["model"] == model) & (scores["concept"] == concept)]
-        # Rounded as in the chart, where neighbours of a place may tie.
-        own = own.assign(s=own["attribute_score"].round(2)).set_index("label")
-        order = np.sort(own["s"])
-        chart = opened.locator("div.sing-chart").nth(2)
-        names = chart.locator(".role-axis-label text").evaluate_all(
-            "(all) => all.map((el) => [el.getBoundingClientRect().top, el.textContent])")
-        names = [name for _, name in sorted(names) if name in own.index]
-        assert own.loc[names, "s"].tolist() == [*order[:3], *order[-3:]]
-        shown = opened.evaluate("""() => [...document.querySelectorAll("div.sing-chart")[2]
-          .querySelectorAll(".mark-symbol.role-mark path")].map((el) => el.__data__.datum)
-          .map((d) => [d.label, d.s, d.c, d.n])""")
-        found = pd.DataFrame(shown, columns=["label", "s", "c", "n"]).set_index("label")
-        assert sorted(found.index) == sorted(names)
-        own = own.loc[found.index]
-        assert found["s"].tolist() == own["s"].tolist()
-        assert found["c"].to_numpy() == pytest.approx(own["control"], abs=6e-3)
-        assert found["n"].unique().tolist() == [3]

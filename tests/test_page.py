@@ -19,21 +19,12 @@ from sing_nb.page import chart_html, stage_book
 ROOT = Path(__file__).resolve().parents[1]
 
 TOC = "format: jb-book\nroot: intro\nchapters:\n  - file: 01_charts\n"
-INTRO = """# A tiny book
+SAID = """Lite0 moves by **9.2 degrees**, see [the bars](01_charts.ipynb); $W f = 0$.
 
-Lite0 moves by {{ lite0_is }} degrees, see {numref}`fig-best` and {cite}`sing`; $W f = 0$ and
-
-$$ f = f_{\\parallel} + f_{\\perp}, \\qquad \\mathbb{R}^m $$
-
-```{sing-chart} scatter
-:name: fig-best
-A saved chart, with $x$ in its *caption*.
-```
-
-```{bibliography}
-```
+| | |
+| :-- | :-- |
+| **The question** | Does $f$ move? |
 """
-BIB = "@article{sing, title={Make it SING}, author={Doe, Ann}, year={2026}, journal={A Journal}}\n"
 ALT_SLIDER = 'Bars of "angle" < 40 degrees: </script> longer for a later class.'
 
 
@@ -93,72 +84,68 @@ def facet_chart() -> alt.FacetChart:
     )
 
 
-def bundle(chart: alt.TopLevelMixin) -> dict:
-    """Return what a chapter's cell displays for a chart."""
-    spec = chart.to_dict()
-    return {
-        "application/vnd.vegalite.v6+json": spec,
-        "application/vnd.vegalite.v5+json": spec,
+def shown(chart: alt.TopLevelMixin, name: str, caption: str, live: bool = False) -> list:
+    """What `sing.show` leaves in a notebook: the chart, and its caption for JupyterLab."""
+    spec, told = chart.to_dict(), {"caption": caption, "name": name}
+    data = {
+        "application/vnd.vegalite.v6+json": spec, "application/vnd.vegalite.v5+json": spec,
         "text/plain": "a chart",
     }
+    if live:
+        data["application/vnd.jupyter.widget-view+json"] = {
+            "model_id": "2f", "version_major": 2, "version_minor": 0}
+        told["live"] = True
+    output = nbformat.v4.new_output
+    return [
+        output("display_data", data, metadata={"application/vnd.vegalite.v6+json": told}),
+        output("display_data", {"text/markdown": f"*{caption}*"},
+               metadata={"text/markdown": {"caption": True}}),
+    ]
 
 
-def code_cell(source: str, data: dict | None = None, **metadata) -> nbformat.NotebookNode:
+def code_cell(source: str, outputs: list = (), **metadata) -> nbformat.NotebookNode:
     """Return a cell that has been run."""
-    outputs = [nbformat.v4.new_output("display_data", data)] if data else []
-    return nbformat.v4.new_code_cell(source, metadata=metadata, outputs=outputs, execution_count=1)
+    return nbformat.v4.new_code_cell(
+        source, metadata=metadata, outputs=list(outputs), execution_count=1)
 
 
-def make_live(cell: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Turn a cell's chart into one that is a widget where there is a kernel."""
-    (output,) = cell.outputs
-    view = {"model_id": "2f", "version_major": 2, "version_minor": 0}
-    output.data["application/vnd.jupyter.widget-view+json"] = view
-    output.metadata = {"application/vnd.vegalite.v6+json": {"live": True}}
-    return cell
+def output(mime: str, text: str) -> list:
+    """Return what a cell displays in one form."""
+    return [nbformat.v4.new_output("display_data", {mime: text, "text/plain": "text"})]
 
 
-def figure(caption: str, name: str) -> dict:
-    """Return the cell metadata of a numbered figure."""
-    return {"mystnb": {"figure": {"caption": caption, "name": name}}}
+def write_notebook(path: Path, cells: list) -> None:
+    """Write a notebook that has been run."""
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={
+        "kernelspec": {"name": "python3", "display_name": "Python 3"},
+        "language_info": {"name": "python", "pygments_lexer": "ipython3"},
+    }), path)
 
 
 def write_book(folder: Path) -> dict[str, Path]:
     """Write the sources of a two-page book; returns the arguments of `stage_book`."""
-    root, executed, figures = folder / "root", folder / "executed", folder / "figures"
-    for path in (root / "book", executed, figures):
+    root, executed = folder / "root", folder / "executed"
+    for path in (root / "book", executed):
         path.mkdir(parents=True)
     shutil.copy2(ROOT / "_config.yml", root)
     shutil.copytree(ROOT / "book" / "_static", root / "book" / "_static")
     (root / "book" / "_toc.yml").write_text(TOC)
-    (root / "book" / "intro.md").write_text(INTRO)
-    (root / "book" / "references.bib").write_text(BIB)
-    (figures / "numbers.json").write_text(json.dumps({"lite0_is": "9.2"}))
-    (figures / "scatter.vl.json").write_text(json.dumps(wide_chart().to_dict()))
     table = pd.DataFrame({f"column {i}": [0.123456, 1.5, 2.25] for i in range(14)})
-    notebook = nbformat.v4.new_notebook(
-        cells=[
-            nbformat.v4.new_markdown_cell("# Charts\n\nSee {numref}`fig-slider`."),
-            code_cell("seed: int = 3", tags=["parameters"]),
-            code_cell("seed = 4", tags=["injected-parameters"]),
-            code_cell("one()", bundle(slider_chart()), **figure("Bars, cut.", "fig-slider")),
-            make_live(
-                code_cell("two()", bundle(facet_chart()), **figure("Three lines.", "fig-facet"))
-            ),
-            code_cell("table", {"text/html": table.to_html(), "text/plain": "table"}),
-        ],
-        metadata={
-            "kernelspec": {"name": "python3", "display_name": "Python 3"},
-            "language_info": {"name": "python", "pygments_lexer": "ipython3"},
-        },
-    )
-    nbformat.write(notebook, executed / "01_charts.ipynb")
-    return {
-        "executed_dir": executed,
-        "figures_dir": figures,
-        "out_dir": folder / "stage",
-        "root": root,
-    }
+    text = nbformat.v4.new_markdown_cell
+    write_notebook(executed / "intro.ipynb", [
+        text("# A tiny book\n\n$$ f = f_{\\parallel} + f_{\\perp}, \\qquad \\mathbb{R}^m $$"),
+        code_cell("said", output("text/markdown", SAID)),
+        code_cell("show", shown(wide_chart(), "fig-best", "A chart, with $x$ in its *caption*.")),
+    ])
+    write_notebook(executed / "01_charts.ipynb", [
+        text("# Charts\n\nBack to the [introduction](intro.ipynb)."),
+        code_cell("seed: int = 3", tags=["parameters"]),
+        code_cell("seed = 4", tags=["injected-parameters"]),
+        code_cell("one()", shown(slider_chart(), "fig-slider", "Bars, cut.")),
+        code_cell("two()", shown(facet_chart(), "fig-facet", "Three lines.", live=True)),
+        code_cell("table", output("text/html", table.to_html())),
+    ])
+    return {"executed_dir": executed, "out_dir": folder / "stage", "root": root}
 
 
 def build(stage: Path) -> subprocess.CompletedProcess[str]:
@@ -190,8 +177,8 @@ def test_chart_html_survives_any_text():
     assert "&quot;angle&quot; &lt; 40" in text
 
 
-def test_stage_book_folds_parameters_and_names_the_figures(tmp_path):
-    """The staged folder holds the pages, the folded cells and the absolute figures folder."""
+def test_stage_book_folds_parameters(tmp_path):
+    """The staged folder holds the pages, with the parameter cells folded."""
     stage = stage_book(**write_book(tmp_path))
     cells = nbformat.read(stage / "01_charts.ipynb", as_version=4).cells
     assert [c.metadata.get("tags", []) for c in cells[1:4]] == [
@@ -199,13 +186,7 @@ def test_stage_book_folds_parameters_and_names_the_figures(tmp_path):
         ["injected-parameters", "hide-input"],
         [],
     ]
-    assert str(tmp_path / "figures") in (stage / "_config.yml").read_text()
-    assert {p.name for p in stage.iterdir()} >= {
-        "intro.md",
-        "references.bib",
-        "_toc.yml",
-        "_static",
-    }
+    assert {p.name for p in stage.iterdir()} >= {"intro.ipynb", "_toc.yml", "_static"}
 
 
 def test_stage_book_names_the_chapter_that_was_not_run(tmp_path):
@@ -224,21 +205,28 @@ def test_stage_book_names_the_chapter_that_was_not_run(tmp_path):
 
 
 def test_build_fails_on_what_is_missing(tmp_path):
-    """No alt text, no saved chart and no number: each is a warning, so the build fails."""
+    """No alt text, or a link to a page that is not there: each is a warning, so the build fails."""
     book = write_book(tmp_path)
-    (book["figures_dir"] / "numbers.json").unlink()
-    (book["figures_dir"] / "scatter.vl.json").unlink()
     path = book["executed_dir"] / "01_charts.ipynb"
     notebook = nbformat.read(path, as_version=4)
     del notebook.cells[3].outputs[0].data["application/vnd.vegalite.v6+json"]["description"]
+    notebook.cells[0].source += " And [nothing](07_nothing.ipynb)."
     nbformat.write(notebook, path)
     done = build(stage_book(**book))
     said = done.stdout + done.stderr
     assert done.returncode != 0
-    assert "'lite0_is' is undefined" in said
-    assert "no saved chart" in said
-    assert "make book" in said
+    assert "07_nothing" in said
     assert "a chart has no alt text" in said
+
+
+def test_a_notebook_reads_whole_by_plain_nbconvert(tmp_path):
+    """Without our extension there are the picture, its caption and the sentences."""
+    book = write_book(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", "nbconvert", "--to", "html", "--stdout",
+         str(book["executed_dir"] / "intro.ipynb")], capture_output=True, text=True, check=True)
+    assert "9.2 degrees</strong>" in done.stdout
+    assert "in its <em>caption</em>" in done.stdout or "caption" in done.stdout
 
 
 # --- in a browser ---------------------------------------------------------------------------------
@@ -272,7 +260,10 @@ def test_pages_are_small_and_name_no_vega_host(tiny_book):
     assert "THEBE_JS_URL" not in page
     assert "kernelName" not in page
     assert "vega-bundle.js" not in (tiny_book / "search.html").read_text()
-    assert "9.2 degrees" in (tiny_book / "intro.html").read_text()
+    intro = (tiny_book / "intro.html").read_text()
+    assert "<strong>9.2 degrees</strong>" in intro
+    assert 'href="01_charts.html"' in intro
+    assert intro.count("in its <em>caption</em>") == 1  # in the figure, and not once more below it
     assert "Parameters this page was made with" in page
 
 
@@ -280,9 +271,9 @@ def test_a_live_figure_is_its_chart_with_a_line_that_says_where_it_is_live(tiny_
     """The page keeps the chart and loads nothing for the widget; other figures have no line."""
     page = (tiny_book / "01_charts.html").read_text()
     assert page.count('class="sing-live"') == 1
-    figure = page.split('id="fig-facet"')[1].split("</figure>")[0]
+    figure = page.split('id="fig-facet"')[1].split("cell docutils")[0]
     assert figure.index('class="sing-chart"') < figure.index('class="sing-live"')
-    assert "make lab" in figure.split('class="sing-live"')[1].split("<figcaption")[0]
+    assert "make lab" in figure.split('class="sing-live"')[1]
     assert "jupyter.widget" not in page
     assert "require.js" not in page
 
@@ -302,7 +293,7 @@ def test_page_is_whole(site, name, size, theme):
             ["Fig. 1"] if name == "intro" else ["Fig. 2", "Fig. 3"]
         )
         if name == "intro":
-            assert page.locator("mjx-container").count() == 3
+            assert page.locator("mjx-container").count() == 4
         else:
             assert report.charts[0]["alt"] == ALT_SLIDER
         for plot in page.locator(".sing-plot").all():

@@ -11,7 +11,6 @@ from sing_nb.errors import SingError
 from sing_nb.nullspace import HeadSpaces
 from sing_nb.perturb import (
     directions,
-    logit_distance,
     matched_perturbations,
     matched_removal,
     move,
@@ -497,8 +496,3 @@ def test_random_directions_favour_no_direction():
     np.testing.assert_allclose(unit.T @ unit / len(f), np.eye(M) / M, atol=0.012)
 
 
-def test_logit_distance_by_hand():
-    before = torch.tensor([[1.0, 2.0, 3.0], [0.0, 0.0, 0.0]])
-    after = torch.tensor([[1.0, 5.0, -1.0], [0.0, 0.0, 0.0]])
-    assert logit_distance(before, after).tolist() == [5.0, 0.0]
-    assert logit_distance(after, before).tolist() == [5.0, 0.0]

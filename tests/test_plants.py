@@ -239,25 +239,12 @@ def test_an_area_is_the_share_of_pairs_in_the_right_order(smoke, runs):
     first = np.mean([part["hidden"].idxmax() == part.index[part["concept"] == name[2]][0]
                      and (part["hidden"] == part["hidden"].max()).sum() == 1 for name, part in one])
     assert table.loc[("planted", "hidden", "first"), "value"] == pytest.approx(first)
-    curves = plants.roc_curves(smoke)
-    assert curves.groupby(["score", "kind"])["value"].is_monotonic_increasing.all()
-    assert (curves["low"] <= curves["high"]).all()
 
 
-def test_alarms_power_and_verdicts_have_intervals_and_controls(smoke):
-    alarms = plants.false_alarms(smoke)
-    assert set(alarms["kind"]) == set(plants.KINDS)
-    assert (alarms["high"] > 0).all()  # no alarm among a few is no proof
+def test_power_has_intervals_and_controls(smoke):
     power = plants.power_table(smoke)
     assert set(power["axis"]) == {"subjects", "pictures", "directions"}
     assert power[["value", "low", "high", "control"]].notna().all(axis=None)
-    table = plants.concept_verdicts(smoke, "lite0")
-    limit = table["threshold"].iloc[0]
-    for _, row in table.iterrows():
-        clear = row["full_low"] >= plants.READABLE
-        said = ("ignores it" if row["hidden_low"] > limit else "keeps it"
-                if row["hidden_high"] < limit else "cannot be told")
-        assert row["verdict"] == (said if clear else "cannot be told")
 
 
 def test_a_share_is_of_what_is_readable():

@@ -8,15 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from bs4 import BeautifulSoup
 from miniatures import class_picture
 from torch import nn
 
 import sing_nb
 from sing_nb import portrait
-from sing_nb.asking import THRESHOLD, THRESHOLD_HIGH
 from sing_nb.errors import SingError
-from sing_nb.figures import class_losses, concept_answers, model_excess, spectrum
-from sing_nb.floor import REDEALT
 from sing_nb.study import KINDS
 
 NULL, CONTROL = KINDS
@@ -129,7 +127,8 @@ def test_scores_are_those_of_the_study_and_differences_are_paired(study, tables,
         wanted = scores["own", "image_score", kind] - scores["other", "image_score", kind]
         assert gap.loc[("image_score", kind), "value"] == pytest.approx(wanted, abs=1e-6)
     photos = tables["photos"]
-    assert photos["image_score"].tolist() == pytest.approx(np.sort(turned)[::-1][:10], rel=1e-3)
+    assert photos["image_score"].tolist() == pytest.approx(
+        np.sort(turned)[::-1][: portrait.PHOTOS], rel=1e-3)
 
 
 def test_classes_are_ranked_by_what_exceeds_the_control(study, tables):
@@ -156,18 +155,6 @@ def test_one_classifier_alone_has_no_difference(study):
 
 
 # --- words ----------------------------------------------------------------------------------------
-
-
-def test_known_factors_are_judged_by_the_rule_of_questions(study):
-    found = portrait.factors(study, "own").set_index("prompt")
-    assert {"pixels: lightness", "pixels: colourfulness"} <= set(found.index)
-    lightness = found.loc["pixels: lightness"]
-    assert lightness["full"] > 0.5
-    assert lightness["hidden_low"] <= lightness["hidden"] <= lightness["hidden_high"]
-    assert (found["threshold"] == THRESHOLD).all()
-    told = found[found["verdict"] == "ignores it"]
-    assert (told["hidden_low"] > THRESHOLD).all()
-    assert (found.loc[found["verdict"] == "keeps it", "hidden_high"] < THRESHOLD_HIGH).all()
 
 
 def bullets(text):
@@ -263,21 +250,23 @@ def test_sheets_hold_every_number_as_text(study, tables):
     assert list(head.columns) == ["own", "other"]
     assert head.loc["null space", "own"] == "44 directions"
     assert head.loc["named right", "other"] == "not known: no label is the name of a class"
-    assert len(portrait.score_sheet(tables)) == 8
-    assert len(portrait.class_sheet(tables)) == 4
-    assert len(portrait.class_sheet(tables, most=1)) == 2  # both ends
     assert set(portrait.concept_sheet(tables, "asked").index) == {"red", "blue"}
-    assert portrait.information_sheet(tables).iloc[:, 0].str.contains("to").all()
-    floor = portrait.floor_sheet(tables)
-    again = tables["floor"].query(
-        f"level == 'picture' and quantity == 'image_score' and over == {REDEALT!r}")
-    own = again.set_index("kind").loc[NULL]
-    assert floor.loc["IS of a picture", REDEALT].startswith(f"{own['value']:.2f} (")
-    assert floor.loc["IS of a picture", "noise"] == f"±{own['spread']:.1f}°"
     page = portrait.photo_sheet(study, tables)
-    assert page.count("<img ") == 10
+    assert page.count("<img ") == portrait.PHOTOS
     assert "<b>" not in page
     assert "data:image" in page
+
+
+def test_a_table_in_markdown_is_a_table_whatever_stands_in_it():
+    from nbconvert.filters import markdown2html
+
+    sheet = pd.DataFrame({"a|b": ["*x* | `y`", 1.5], "<b>": ["[l](u)\nz", "$m$"]},
+                         index=pd.Index(["_r_", "s"], name="kind"))
+    found = BeautifulSoup(markdown2html(portrait.in_markdown(sheet)), "html.parser")
+    rows = [[cell.get_text() for cell in row.find_all(["th", "td"])]
+            for row in found.find_all("tr")]
+    assert rows == [["kind", "a|b", "<b>"], ["_r_", "*x* | `y`", "[l](u) z"], ["s", "1.5", "$m$"]]
+    assert {one.name for one in found.find_all()} <= {"table", "thead", "tbody", "tr", "th", "td"}
 
 
 def test_how_to_read_names_the_classifier_and_the_stand_in(study):
@@ -285,21 +274,6 @@ def test_how_to_read_names_the_classifier_and_the_stand_in(study):
     assert "ConSE" in text
     assert "stand-in" in text
     assert "own gives a class" in text
-
-
-def test_charts_take_the_tables_of_two_classes_and_of_thousands(tables):
-    many = pd.concat([tables["classes"]] * 500, ignore_index=True)
-    many = many.assign(label=many.index.map("class {}".format), rank=many.index + 1)
-    for table, shown in ((tables["classes"].head(2), 2), (many, 40)):
-        chart = class_losses(table).to_dict()
-        assert chart["height"] == 21 * shown
-        names = {row["label"] for rows in chart["datasets"].values() for row in rows
-                 if "label" in row}
-        assert len(names) == shown
-    for name in ("concepts", "factors", "asked"):
-        concept_answers(tables[name]).to_dict()
-    model_excess(tables["scores"]).to_dict()
-    spectrum(tables["spectrum"], tables["head"]).to_dict()
 
 
 def test_a_classifier_cannot_stand_beside_itself(study):

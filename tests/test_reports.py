@@ -111,7 +111,7 @@ def test_the_folder_holds_what_it_should(made, home):
     assert {name for name in there if name.startswith("tables/")} == {
         f"tables/{name}.{ending}" for name in made.tables for ending in ("csv", "parquet")}
     figures = {name.partition(".")[0] for name in there if name.startswith("figures/")}
-    assert len(figures) >= 4
+    assert figures == {"figures/own-factors", "figures/own-concepts"}
     assert {name for name in there if name.startswith("figures/")} == {
         f"{name}.{ending}" for name in figures for ending in ("svg", "vl.json", "data.json")}
     assert made.card["files"] == {k: v for k, v in there.items() if k != "card.json"}
@@ -125,6 +125,20 @@ def test_the_first_screen_comes_first_and_is_the_summary(made, soup):
         words = re.sub(r"[*_`\\-]", "", line).split()[:6]
         assert " ".join(words) in re.sub(r"[*_`\\-]", "", first), line
     assert [one.get_text() for one in soup.find_all("h1")] == ["What build (mine.py) ignores"]
+
+
+def test_the_page_is_sections_of_the_chapter_and_its_notebook_holds_no_others(made, soup):
+    listed = [one for one in room.SECTIONS if one != "Beside another head"]
+    assert [one.get_text() for one in soup.find_all("h2")] == [*listed, "How this report was made"]
+    text = (made.folder / "report.ipynb").read_text(encoding="utf-8")
+    assert "## What it ignores" in text
+    assert "## One command" not in text
+    assert "sing.box(" not in text
+
+
+def test_a_section_that_the_chapter_lost_is_told(tmp_path):
+    with pytest.raises(SingError, match="has no section 'Nothing'"):
+        room._sections(room.CHAPTER, ["What it ignores", "Nothing"], tmp_path / "x.ipynb")
 
 
 def test_the_page_says_how_it_was_made(made, soup, home):
@@ -172,7 +186,7 @@ def test_the_page_opens_from_disk_and_asks_for_nothing(browser, made, size, them
         assert [url for url in asked if not url.startswith("data:")] == [made.page.as_uri()]
         # The library lies in the page, so that none is loaded.
         assert [problem for problem in found.problems() if "loads Vega 0" not in problem] == []
-        assert len(found.charts) >= 4
+        assert len(found.charts) == 2
         for number in range(len(found.charts)):
             box = tab.locator(".sing-chart svg").nth(number).bounding_box()
             assert box["width"] > 250

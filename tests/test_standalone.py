@@ -13,29 +13,34 @@ from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from sing_nb import SingError
-from sing_nb.gallery import _bundle
+from sing_nb.book.figures import VEGALITE, bundle
 from sing_nb.standalone import charts, page
 
 SMALL_PHONE = (360, 780)
 
 
-def shown(data, kind="display_data", **metadata):
+def shown(data, kind="display_data", about=None):
     """A code cell with one output, and something on the error stream."""
-    cell = new_code_cell("secret = 1", metadata=metadata)
+    cell = new_code_cell("secret = 1")
     cell.outputs = [
-        new_output("stream", name="stderr", text="a bar of progress"), new_output(kind, data=data),
+        new_output("stream", name="stderr", text="a bar of progress"),
+        new_output(kind, data=data, metadata=about or {}),
     ]
     return cell
 
 
-def figure(caption="Bars of *three* heights.", name="fig-bars", **metadata):
+def figure(caption="Bars of *three* heights.", name="fig-bars"):
+    """What sing.show gives: a chart, and its caption once more for JupyterLab."""
     table = pd.DataFrame({"word": ["snow", "</script>", "sea"], "angle": [3.0, 5.0, 4.0]})
     chart = alt.Chart(table, width="container").mark_bar().encode(
         alt.X("angle", title="angle (degrees)"), alt.Y("word"))
     spec = chart.to_dict() | {"description": "Three bars for three words."}
-    data = {**_bundle(spec), "text/plain": "three-bars: Three bars for three words."}
-    about = {"mystnb": {"figure": {"caption": caption, "name": name}}} if caption else {}
-    return shown(data, **about, **metadata)
+    data = {**bundle(spec), "text/plain": "three-bars: Three bars for three words."}
+    cell = shown(data, about={VEGALITE: {"caption": caption, "name": name}} if caption else None)
+    cell.outputs.append(new_output(
+        "display_data", data={"text/markdown": f"*{caption}*"},
+        metadata={"text/markdown": {"caption": True}}))
+    return cell
 
 
 def written(path, *cells):
@@ -49,7 +54,6 @@ def notebook(tmp_path_factory):
     return written(
         tmp_path_factory.mktemp("notebook"),
         new_markdown_cell("# Title of the chapter\n\nThe first words."),
-        new_markdown_cell("For {numref}`fig-a` see {{ key }}.", metadata={"tags": ["book-only"]}),
         new_code_cell("profile: str = 'offline'", metadata={"tags": ["parameters"]}),
         new_code_cell("profile = 'smoke'", metadata={"tags": ["injected-parameters"]}),
         new_markdown_cell("## Scores\n\nIn code `{ref}` stands as it is.\n\n```\n{{ key }}\n```"),
@@ -58,7 +62,6 @@ def notebook(tmp_path_factory):
         figure("And *again*.", "fig-again"),
         shown({"text/html": wide.to_html(), "text/plain": "wide"}, "execute_result"),
         shown({"text/plain": "3 < 4"}, "execute_result"),
-        figure("Hidden.", "fig-hidden", tags=["remove-cell"]),
     )
 
 
@@ -88,8 +91,8 @@ def test_it_has_one_title_which_is_plain_text(text):
     assert "The first words." in text
 
 
-def test_code_and_cells_of_the_book_are_left_out(text):
-    for gone in ("secret", "profile", "numref", "Hidden.", "a bar of progress"):
+def test_code_is_left_out(text):
+    for gone in ("secret", "profile", "a bar of progress"):
         assert gone not in text.partition("</style>")[2].partition("<body>")[2]
     assert "By hand." in text
 
@@ -115,6 +118,7 @@ def test_figures_are_numbered_and_have_captions(text):
     assert re.findall(r'caption-number">([^<]+)<', body) == ["Figure 1. ", "Figure 2. "]
     assert '<span class="caption-text">Bars of <em>three</em> heights.</span>' in body
     assert body.count('aria-label="Three bars for three words."') == 2
+    assert body.count("heights.") == 1  # JupyterLab's caption is not shown a second time
 
 
 def test_without_scripts_a_picture_stands_for_the_chart(text):
@@ -130,6 +134,7 @@ def test_charts_are_found_by_their_names(notebook):
 
 
 @pytest.mark.parametrize(("words", "what"), [
+    ("See [controls](09_controls.ipynb).", "link to a chapter"),
     ("See {ref}`there`.", "role"), ("Of {glue:text}`n` classes.", "role"),
     ("There are {{ count }}.", "number"), ("(here)=\n## Heading", "target"),
     ("```{note}\nText.\n```", "directive"), (":::{tip}\nText.\n:::", "directive"),

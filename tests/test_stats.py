@@ -12,7 +12,6 @@ from sing_nb.stats import (
     cluster_bootstrap,
     cluster_means,
     deal,
-    ellipse,
     excess,
     excess_test,
     group_test,
@@ -352,31 +351,6 @@ def test_intervals_follow_from_the_seed():
 def test_values_without_clusters_are_refused(values, clusters):
     with pytest.raises(SingError, match="one cluster a value"):
         cluster_bootstrap(values, clusters)
-
-
-@pytest.mark.parametrize("level", [0.5, 0.95])
-def test_every_vertex_has_the_mahalanobis_distance_of_the_level(level):
-    rng = np.random.default_rng(8)
-    points = rng.standard_normal((200, 2)) @ [[2, 1], [0, 0.3]] + [5, -1]
-    outline = ellipse(points, level)
-    away = outline - points.mean(0)
-    inverse = np.linalg.inv(np.cov(points.T))
-    distance = np.sqrt(np.einsum("ni,ij,nj->n", away, inverse, away))
-    # For two dimensions chi2.ppf(level) = -2 log(1 - level).
-    np.testing.assert_allclose(distance, np.sqrt(-2 * np.log(1 - level)))
-    np.testing.assert_allclose(outline[0], outline[-1], atol=1e-12)
-
-
-def test_points_on_a_line_still_have_an_outline():
-    outline = ellipse([[0, 0], [1, 1], [2, 2]])
-    assert np.isfinite(outline).all()
-    np.testing.assert_allclose(outline[:, 0], outline[:, 1], atol=1e-6)
-
-
-@pytest.mark.parametrize("points", [np.zeros((2, 2)), np.zeros((5, 3)), np.zeros(4)])
-def test_an_ellipse_needs_three_points_in_the_plane(points):
-    with pytest.raises(SingError, match="at least 3 points"):
-        ellipse(points)
 
 
 def test_rank_correlation_is_scipys():

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from conftest import ends
 
-from sing_nb.towers import pair_table, same_order, space_table
+from sing_nb.towers import pair_table, space_table
 
 ALL = ["lite0", "lite1", "lite2"]
 
@@ -102,48 +102,3 @@ def test_intervals_are_paired_over_subjects(pairs, smoke):
         found.append(ratios[1] - ratios[0])
     row = pairs[(pairs["joint"] == "lite0") & pairs["neutral"]].iloc[0]
     assert (row["low"], row["high"]) == pytest.approx(tuple(np.quantile(found, ends(len(names)))))
-
-
-# --- the order of classifiers -------------------------------------------------------------------
-
-
-def planted(ratios):
-    """A table of spaces from {tower: {model: IS/|AS|}}, with rows that must not be looked at."""
-    rows = []
-    for tower, models in ratios.items():
-        for title, ratio in models.items():
-            row = {"joint": tower, "title": title, "kind": "null space removed"}
-            other = -9 * ratio if tower == "x" else 9 * ratio  # in another order
-            rows += [
-                row | {"quantity": "ratio", "value": ratio},
-                row | {"quantity": "ratio", "value": other, "kind": "random control"},
-                row | {"quantity": "image_score", "value": other},
-            ]
-    return pd.DataFrame(rows)
-
-
-@pytest.mark.parametrize(
-    ("ratios", "same"),
-    [
-        ({"x": {"a": 1, "b": 2, "c": 3}, "y": {"a": 10, "b": 11, "c": 99}}, True),
-        ({"x": {"a": 1, "b": 2, "c": 3}, "y": {"a": 1, "b": 3, "c": 2}}, False),
-        ({"x": {"a": 1, "b": 2, "c": 3}, "y": {"a": 3, "b": 2, "c": 1}}, False),
-        # A tie is no order: with it the two spaces do not say the same.
-        ({"x": {"a": 1, "b": 2, "c": 3}, "y": {"a": 1, "b": 2, "c": 2}}, False),
-        ({"x": {"a": 1, "b": 2, "c": 2}, "y": {"a": 5, "b": 7, "c": 7}}, True),
-        ({"x": {"a": 1, "b": 2, "c": 3}, "y": {"a": 1, "b": 2, "c": 3},
-          "z": {"a": 2, "b": 1, "c": 3}}, False),
-    ],
-)
-def test_the_order_is_the_same_only_if_every_space_agrees(ratios, same):
-    table = planted(ratios)
-    assert same_order(table) is same
-    assert same_order(table.sample(frac=1, random_state=0)) is same
-
-
-def test_the_order_on_real_spaces_is_that_of_the_sorted_ratios(spaces):
-    ratios = spaces[(spaces["quantity"] == "ratio") & (spaces["kind"] == "null space removed")]
-    orders = {
-        tuple(group.sort_values("value")["model"]) for _, group in ratios.groupby("joint")
-    }
-    assert same_order(spaces) == (len(orders) == 1)

@@ -4,24 +4,19 @@ import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
-import scipy.stats
 import torch
 from conftest import ends
 
 from sing_nb.errors import SingError
 from sing_nb.heads import model_names
 from sing_nb.nullspace import HeadSpaces
-from sing_nb.stats import holm
 from sing_nb.truncation import (
     ENERGIES,
     REMOVED,
     SHARES,
     paper_sizes,
     removal_curves,
-    removal_differences,
-    truncated_classes,
     truncated_heads,
 )
 
@@ -205,52 +200,6 @@ def test_accuracy_goes_by_what_is_right_for_the_classifier(fresh, smoke):
     assert full.unique() == pytest.approx([1 - 1 / (len(rows) - 1)])
 
 
-# --- a slider over ranks --------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def steps(fresh):
-    return truncated_classes(fresh(), 4)
-
-
-def test_the_slider_goes_down_evenly_from_the_full_head(steps, smoke):
-    assert steps["rank"].unique().tolist() == [1000, 750, 500, 250]
-    labels = set(smoke.scored("lite0")["label"])
-    for _, one in steps.groupby("rank"):
-        assert len(one) == len(labels)
-        assert set(one["label"]) == labels
-
-
-@pytest.mark.parametrize("rank", [1000, 250])
-def test_every_class_has_the_medians_of_its_pictures(steps, plain, smoke, rank):
-    hand = ByHand(plain, smoke, rank)
-    null = hand.f @ hand.basis @ hand.basis.T
-    frame = np.linalg.qr(np.random.default_rng(smoke.config.seed).standard_normal((1280, 1280)))[0]
-    part = (hand.f @ frame[:, : 1280 - rank]) @ frame[:, : 1280 - rank].T
-    length = np.linalg.norm(null, axis=1) / np.linalg.norm(part, axis=1)
-    own = steps[steps["rank"] == rank].set_index("label")
-    labels = plain.table["label"].to_numpy()[hand.rows]
-    before = degrees(hand.z, hand.text)
-    for end, moved in (("", hand.f - null), ("_control", hand.f - part * length[:, None])):
-        z = plain.translate(moved, hand.rows)
-        towards, turned = before - degrees(z, hand.text), degrees(hand.z, z)
-        for label in own.index:
-            found, mine = own.loc[label], labels == label
-            assert found[f"attribute_score{end}"] == pytest.approx(
-                np.median(towards[mine]), abs=5e-3)
-            assert found[f"image_score{end}"] == pytest.approx(np.median(turned[mine]), abs=5e-3)
-    winner = (hand.f @ hand.weight.T + plain.bias).argmax(1)
-    assert own["agreement"].unique() == pytest.approx(
-        [np.mean(winner == plain.logits(hand.f).argmax(1))])
-    share = (null**2).sum(1) / (hand.f**2).sum(1)
-    assert own["null_share"].unique() == pytest.approx([np.median(share)], rel=1e-4)
-
-
-def test_a_slider_without_a_step_is_refused(fresh):
-    with pytest.raises(SingError, match="at least one step; got 0"):
-        truncated_classes(fresh(), 0)
-
-
 # --- curves over the number of directions removed -------------------------------------------------
 
 
@@ -339,22 +288,6 @@ def test_an_energy_is_met_from_below(curves, plain):
     own = own.drop_duplicates("level")
     assert (held[own["removed"] - 1] <= own["level"]).all()
     assert (held[own["removed"]] > own["level"]).all()
-
-
-def test_differences_are_paired_and_adjusted(curves, sized, smoke):
-    found = removal_differences(sized)
-    first, second = (smoke.title(name) for name in smoke.config.models)
-    assert found[["first", "second"]].drop_duplicates().to_numpy().tolist() == [[first, second]]
-    keys = ["by", "level", "kind", "quantity"]
-    one, two = (curves[curves["title"] == name].set_index(keys)["value"]
-                for name in (first, second))
-    assert found["value"].to_numpy() == pytest.approx((two - one).loc[
-        pd.MultiIndex.from_frame(found[keys])].to_numpy())
-    row = found[(found["by"] == "count") & (found["kind"] == REMOVED[0])
-                & (found["quantity"] == "ratio")]
-    spread = (row["high"] - row["low"]) / 2 / 1.959964
-    expected = holm(2 * scipy.stats.norm.sf(row["value"].abs() / spread))
-    assert row["p_holm"].to_numpy() == pytest.approx(expected, rel=1e-4)
 
 
 # --- if only the size of the null space differed --------------------------------------------------

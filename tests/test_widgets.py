@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sing_nb import probe, widgets
-from sing_nb.gallery import Gallery
+from sing_nb.book.figures import show
 
 MODEL = "lite0"
 
@@ -291,9 +291,10 @@ def test_the_counterpart_holds_the_answers(smoke, counterpart):
     assert np.allclose(grid, sorted({row["step"] for row in rows}))
 
 
-def test_the_counterpart_is_drawn(smoke, counterpart, tmp_path):
-    Gallery(tmp_path, "chapter").show(
-        counterpart, "counterpart", "A photo pushed step by step, with its scores.")
+def test_the_counterpart_is_drawn(smoke, counterpart, tmp_path, monkeypatch):
+    monkeypatch.setenv("SING_PAGE", str(tmp_path))
+    show(counterpart, "counterpart", caption="A photo is pushed step by step.",
+         alt="A photo pushed step by step, with its scores.")
     svg = (tmp_path / "counterpart.svg").read_text()
     drawn = re.findall(r"<text[^>]*>([^<]*)</text>", svg)
     photo = probe.known(smoke, MODEL, "badger")

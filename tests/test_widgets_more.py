@@ -2,14 +2,13 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 
 import numpy as np
 import pandas as pd
 import pytest
 
 import sing_nb
-from sing_nb import features, figures, widgets
+from sing_nb import widgets
 from sing_nb.widgets import ConceptExplorer, ModelComparer
 
 WORDS = ["sand", "fish", "birthday cake", "snow"]
@@ -239,121 +238,9 @@ def test_wrong_names_to_begin_with_are_said(smoke, first, second, words):
     assert made.sentence.value
 
 
-@pytest.mark.parametrize(("name", "words"), [
-    ("  ", "No classifier is named; type one"),
-    ("lite1", "is in the menus; choose it there"),
-    ("lite2", "is never ranked in its own space"),
-    ("<b>lite9</b>", "Unknown classifier &#x27;&lt;b&gt;lite9&lt;/b&gt;&#x27;"),
-    ("timm/tf_efficientnet_lite9.x", "tf_efficientnet_lite9"),
-])
-def test_a_wrong_classifier_is_said(comparer, name, words):
-    comparer.other.value = name
-    comparer.add.click()
-    if comparer.work:
-        comparer.work.join(300)
-    assert words in comparer.doing.value
-    assert 'role="alert"' in comparer.doing.value
-    assert not comparer.add.disabled
-    assert comparer.stop.disabled
-
-
-def test_a_network_by_another_name_is_said(comparer, smoke):
-    from sing_nb.heads import name_parts
-
-    source, ident, weights = name_parts("lite0")
-    file = sing_nb.heads.load_classifier("lite0")
-    assert file.title == smoke.title("lite0")
-    comparer.other.value = f"{source}/{ident}:{weights}"
-    comparer.add.click()
-    comparer.work.join(300)
-    assert "is the same network as EfficientNet-Lite0" in comparer.doing.value
-
-
 def test_the_page_gets_linked_views(comparer):
     chart = comparer.counterpart().to_dict()
     assert {"vconcat", "params"} <= set(chart)
-
-
-# --- long work ----------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def alone(mini_paper, tmp_path, monkeypatch):
-    """Makes a study of one small classifier in an empty build folder; its name, and another's."""
-    monkeypatch.setenv("SING_BUILD", str(tmp_path))
-    monkeypatch.setattr(features, "SHARD", 16)
-    monkeypatch.setattr(widgets, "PAUSE", 0)  # every step is reported
-    kept, other = mini_paper["models"]
-    return lambda **more: (
-        sing_nb.Study("paper", progress=False, **{**mini_paper, "models": [kept], **more}), other)
-
-
-def shards(study, other):
-    """Files of the features of the classifier that joins, with their time of change."""
-    found = [path for path in study.folder.glob("features/*/*.safetensors")
-             if sing_nb.fetch.slug(other) in path.parent.name]
-    return {path.name: path.stat().st_mtime_ns for path in sorted(found)}
-
-
-def test_work_is_stopped_halfway_and_taken_up_again(alone):
-    study, other = alone()
-    comparer = ModelComparer(study)
-    assert "add another below" in comparer.said.value
-    halfway, go_on = threading.Event(), threading.Event()
-
-    def wait(change):
-        if comparer._done[2].startswith("features of small-resnet") and change.new >= 32:
-            halfway.set()
-            assert go_on.wait(300)
-
-    comparer.bar.observe(wait, "value")
-    comparer.other.value = other
-    comparer.add.click()
-    assert halfway.wait(300)
-    # While it works, the rest answers, and a second one is refused.
-    assert (comparer.add.disabled, comparer.stop.disabled) == (True, False)
-    assert comparer.bar.max == len(study.pictures)
-    explorer = ConceptExplorer(study, "", "", WORDS)
-    assert explorer.sentence.value
-    comparer.add.click()
-    assert "is being computed" in comparer.doing.value
-    comparer.stop.click()
-    go_on.set()
-    comparer.work.join(300)
-    assert not comparer.work.is_alive()
-    assert f"Features of 48 of {len(study.pictures)} pictures are on disk" in said(comparer.doing)
-    assert len(comparer.first.options) == 1
-    first = shards(study, other)
-    assert list(first) == [f"000{n}.safetensors" for n in range(3)]
-    comparer.close()
-
-    # After a restart of the kernel: a study that knows nothing but the folder.
-    study, _ = alone()
-    comparer, told = ModelComparer(study), []
-    comparer.doing.observe(lambda change: told.append(said(comparer.doing)), "value")
-    comparer.other.value = f" {other} "
-    comparer.add.click()
-    comparer.work.join(300)
-    assert any("48 of" in text and "kept from before" in text for text in told)
-    assert "is in the menus now" in said(comparer.doing)
-    again = shards(study, other)
-    assert {name: again[name] for name in first} == first
-    assert len(again) == -(-len(study.pictures) // 16)
-    assert (comparer.add.disabled, comparer.stop.disabled) == (False, True)
-
-    # It joins the menus, and its numbers are those of a study that had it from the start.
-    assert comparer.second.value == other
-    assert comparer.second.options[-1] == (study.title(other), other)
-    assert comparer.first.value == study.config.models[0]
-    assert comparer.said.value == ""
-    assert study.title(other) in said(comparer.numbers)
-    both, _ = alone(models=[study.config.models[0], other])
-    expected = both.models().query("model == @other").reset_index(drop=True)
-    pd.testing.assert_frame_equal(study.model(other), expected)
-    comparer.measure.value = "image_score"
-    value = expected.query("quantity == 'image_score' and kind == 'random control'")["value"].item()
-    assert f"{value:.2f}" in said(comparer.numbers)
-    assert figures.QUANTITIES["image_score"] in json.dumps(comparer.chart.spec)
 
 
 def test_explorers_work_without_a_tower(mini):

@@ -1,0 +1,1 @@
+"""What a chapter shows and finds, on the page and in JupyterLab alike."""

@@ -1,0 +1,168 @@
+"""What this run says of the paper's claims: decided in a chapter, gathered by the last pages."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from ..errors import SingError
+from ..fetch import write_atomic
+from .figures import page_folder
+
+if TYPE_CHECKING:
+    from IPython.display import Markdown
+
+    from ..study import Study
+
+__all__ = ["VERDICTS", "box", "found", "read_found", "span"]
+
+#: What a rule may say -> the verdict's words and mark.
+VERDICTS = {
+    True: ("holds here", "✓"),
+    False: ("does not hold here", "≠"),
+    None: ("cannot be told here", "?"),
+}
+KEYS = ["item", "paper", "here", "rule", "verdict", "claim"]
+FILE = "found.json"
+
+
+def found(
+    item: str, here: str, *, holds: bool | None, paper: str, rule: str, claim: bool = False
+) -> Markdown:
+    """Say what this run found about one item of the paper, and keep it for the last pages.
+
+    Parameters
+    ----------
+    item : str
+        What the paper calls it: ``equation 3``, ``figure 12a``, ``table 1``; or, for a claim in
+        the text, its place and a word: ``section 3.5, rich invariances``. One verdict per item.
+    here : str
+        What this run says, in Markdown, with its numbers and intervals.
+    holds : bool or None
+        Whether the rule is met; None where this run cannot tell.
+    paper : str
+        What the paper says, in our words.
+    rule : str
+        When it holds, when it does not.
+    claim : bool
+        Whether the introduction lists it among the paper's claims.
+
+    Returns
+    -------
+    IPython.display.Markdown
+        The finding as the page shows it.
+
+    Raises
+    ------
+    SingError
+        For an item that this chapter has found already.
+
+    Examples
+    --------
+    >>> low, high = 0.3, 0.9
+    >>> said = sing.found(
+    ...     "figure 3", f"The difference is 0.6 ({low} to {high}).",
+    ...     holds=True if low > 0 else False if high < 0 else None,
+    ...     paper="The first classifier leaks less.", rule="The interval lies above zero.")
+    >>> print(said.data.splitlines()[0])
+    > **✓ Figure 3: holds here.** The difference is 0.6 (0.3 to 0.9).
+    """
+    from IPython.display import Markdown
+
+    holds = None if holds is None else bool(holds)
+    verdict, mark = VERDICTS[holds]
+    row = dict(zip(KEYS, (item, paper, here, rule, verdict, bool(claim))))
+    if (folder := page_folder()) is not None:
+        path = folder / FILE
+        rows = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+        if any(one["item"] == item for one in rows):
+            raise SingError(f"{item!r} was found already in this chapter; one item, one verdict.")
+        write_atomic(path, json.dumps([*rows, row], indent=1, ensure_ascii=False))
+    return Markdown(
+        f"> **{mark} {item[0].upper()}{item[1:]}: {verdict}.** {here}\n>\n"
+        f"> *The paper:* {paper} *The rule:* {rule}"
+    )
+
+
+def read_found(study: Study) -> pd.DataFrame:
+    """All that the chapters of the last ``make book`` found, in the book's order.
+
+    Parameters
+    ----------
+    study : Study
+        Whose profile's book is read.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per item: ``item``, ``paper``, ``here``, ``rule``, ``verdict``, ``claim``,
+        ``chapter`` (the notebook's name without its ending) and ``mark``.
+
+    Raises
+    ------
+    SingError
+        If no chapter has run, or two chapters judge one item.
+    """
+    rows = []
+    for path in sorted(Path(study.folder, "figures").glob(f"[0-9]*/{FILE}")):
+        try:
+            part = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise SingError(
+                f"{path}, what chapter {path.parent.name} found, is damaged ({error}). Run the "
+                f"chapter again: sing chapter --chapter {path.parent.name}, same profile."
+            ) from error
+        rows += [{**row, "chapter": path.parent.name} for row in part]
+    if not rows:
+        raise SingError(
+            f"Nothing was found yet for the profile {study.config.name!r}: this page gathers what "
+            "the chapters say. Run them first: make book PROFILE=" + study.config.name
+        )
+    table = pd.DataFrame(rows)
+    twice = table[table["item"].duplicated(keep=False)]
+    if len(twice):
+        raise SingError(
+            "One item, one verdict; judged twice: "
+            + ", ".join(f"{row['item']} ({row['chapter']})" for _, row in twice.iterrows())
+        )
+    marks = dict(VERDICTS.values())
+    return table.assign(mark=table["verdict"].map(marks))
+
+
+def box(question: str, number: str, control: str, verdict: str) -> Markdown:
+    """The box at the head of a chapter: its question, number, control and verdict, as a table."""
+    from IPython.display import Markdown
+
+    rows = (("The question", question), ("The number", number), ("Its control", control),
+            ("What we say", verdict))
+    # A bar, as in |AS|, would end its cell.
+    cells = [(name, re.sub(r"(?<!\\)\|", r"\\|", " ".join(text.split()))) for name, text in rows]
+    lines = [f"| **{name}** | {text} |" for name, text in cells]
+    return Markdown("\n".join(["| | |", "| :-- | :-- |", *lines]))
+
+
+def span(row: Mapping[str, float], unit: str = "°", digits: int = 1) -> str:
+    """An estimate with its 95 % interval as text: ``9.2° (8.7 to 9.9)``, or what is missing of it.
+
+    Parameters
+    ----------
+    row : mapping
+        With ``value``, ``low`` and ``high``.
+    unit : str
+        Written after the estimate.
+    digits : int
+        Decimals.
+    """
+    if not math.isfinite(row["value"]):
+        return "not measured"
+    numbers = [f"{row[key]:.{digits}f}" for key in ("value", "low", "high")]
+    value, low, high = (number.replace("-", "\N{MINUS SIGN}") for number in numbers)
+    if not (math.isfinite(row["low"]) and math.isfinite(row["high"])):
+        return f"{value}{unit} (no interval)"
+    return f"{value}{unit} ({low} to {high})"

@@ -1,0 +1,124 @@
+"""The marks and the explorers that charts are made of."""
+
+from __future__ import annotations
+
+import re
+
+import altair as alt
+import numpy as np
+import pandas as pd
+import pytest
+import vl_convert
+
+from sing_nb import charts, widgets
+from sing_nb.book.figures import bundle
+from sing_nb.charts import explorers
+
+TABLE = pd.DataFrame({
+    "title": ["A", "A", "B", "B"] * 2, "kind": [*charts.KINDS] * 4,
+    "measure": ["IS"] * 4 + ["AS"] * 4, "value": np.arange(8.0), "low": np.arange(8.0) - 0.5,
+    "high": np.arange(8.0) + 0.75,
+})
+
+
+def dots(table=TABLE, **options):
+    return charts.dots(
+        table, "title", "degrees", charts.colours("kind", charts.KINDS, table), beside="kind",
+        tooltip=charts.tips("title", "value | median (°) | .1f", *charts.ends(".1f")), **options)
+
+
+def rows(spec):
+    return max(spec["datasets"].values(), key=len)
+
+
+def test_dots_draw_the_interval_that_they_are_given():
+    spec = dots(zero=0).to_dict()
+    line, rule, point = spec["layer"]
+    assert line["mark"]["strokeDash"]
+    assert [rule["encoding"][end]["field"] for end in ("x", "x2")] == ["low", "high"]
+    assert point["encoding"]["x"]["field"] == "value"
+    assert rule["encoding"]["x"]["title"] == "degrees"
+    drawn = pd.DataFrame(rows(spec))[["value", "low", "high"]]
+    pd.testing.assert_frame_equal(drawn, TABLE[["value", "low", "high"]])
+    assert spec["height"] == 2 * 40
+
+
+def test_a_menu_chooses_what_dots_show_and_only_where_there_is_a_choice():
+    spec = dots(choose=[("measure", "measure ")]).to_dict()
+    (param,) = spec["params"]
+    assert param["bind"]["options"] == ["IS", "AS"]
+    assert param["value"] == "IS"
+    assert f"datum.measure == {param['name']}" in str(spec["layer"][0]["transform"])
+    one = dots(TABLE[:4], choose=[("measure", "measure ")]).to_dict()
+    assert "bind" not in one["params"][0]
+    assert one["params"][0]["value"] == "IS"
+
+
+def test_a_menu_opens_where_it_is_told_to():
+    which = charts.menu("which", ["a", "b"], "which ", value="b")
+    (param,) = alt.Chart(TABLE).mark_point().add_params(which).to_dict()["params"]
+    assert (param["value"], param["bind"]["options"]) == ("b", ["a", "b"])
+
+
+def test_the_null_space_is_vermilion_and_a_control_is_grey():
+    scale = charts.colours("kind", charts.KINDS, TABLE).to_dict()["scale"]
+    assert dict(zip(scale["domain"], scale["range"])) == {
+        "null space removed": charts.NULL, "random control": charts.CONTROL}
+    few = charts.colours("kind", charts.KINDS, TABLE[TABLE["kind"] == "random control"]).to_dict()
+    assert few["scale"]["domain"] == ["random control"]
+
+
+def test_a_tower_is_grey_and_classifiers_differ():
+    table = pd.DataFrame({"title": ["A", "T (tower)", "B", "A"]})
+    scale = charts.model_colours(table).to_dict()["scale"]
+    colour = dict(zip(scale["domain"], scale["range"]))
+    assert list(colour) == ["A", "T (tower)", "B"]
+    assert colour["T (tower)"] == charts.CONTROL
+    assert len(set(colour.values())) == 3
+
+
+def test_tooltips_are_read_from_a_line_each():
+    found = [one.to_dict() for one in charts.tips("title", "value | AS (°) | +.2f", "n:Q | count")]
+    assert found == [
+        {"field": "title", "type": "nominal"},
+        {"field": "value", "type": "quantitative", "title": "AS (°)", "format": "+.2f"},
+        {"field": "n", "type": "quantitative", "title": "count"},
+    ]
+
+
+# --- explorers ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def counterpart(smoke):
+    return widgets.NullSpaceExplorer(smoke, photos=["badger", "photo-00"]).counterpart()
+
+
+def texts(chart):
+    """All texts that a chart writes, as wide as on a page."""
+    with alt.data_transformers.enable("default", max_rows=None):
+        spec = bundle({**chart.to_dict(), "description": "-"})["application/vnd.vegalite.v5+json"]
+    svg = vl_convert.vegalite_to_svg(spec)
+    return re.findall(r">([^<>]+)<", svg)
+
+
+def test_no_label_of_the_photo_explorer_is_cut(counterpart):
+    assert not [text for text in texts(counterpart) if text.endswith("…")]
+
+
+def test_no_label_of_the_violins_is_cut(smoke):
+    scored = smoke.scored("lite0")
+    names = {label: f"{label} of the great white north"[:28].strip() for label in smoke.labels}
+    table = scored.assign(label=scored["label"].map(names))
+    written = texts(explorers.class_violins({"A": table}))
+    assert set(names.values()) <= set(written)
+
+
+def test_violins_are_sorted_by_their_medians(smoke):
+    table = smoke.scored("lite0")
+    spec = explorers.class_violins({"A": table, "B": smoke.scored("lite1")}).to_dict()
+    middles = next(t for t in spec["datasets"].values() if t and "m" in t[0])
+    own = [row for row in middles if row["t"] == 0]
+    wanted = table.groupby("label")["attribute_score"].median().sort_values()
+    assert [row["label"] for row in sorted(own, key=lambda row: row["p"])] == list(wanted.index)
+    assert [row["m"] for row in own] == pytest.approx(wanted.tolist(), abs=1e-3)
