@@ -17,21 +17,18 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import scipy
 import torch
-from torch.nn.functional import cosine_similarity, normalize
+from torch.nn.functional import cosine_similarity
 from tqdm.auto import tqdm
 
 from .errors import SingError
 from .fetch import slug, write_atomic
 from .kept import keep, keep_table, kept_table, opened, read_or_none
 from .metrics import angle
-from .neighbours import looks
 from .networks import (
     BATCH,
     DROPOUT,
     LEARNING_RATE,
-    LOSSES,
     WEIGHT_DECAY,
     as_module,
     build,
@@ -45,9 +42,8 @@ from .tracking import tracked
 from .translator import RidgeFitter
 
 __all__ = [
-    "LOSS_TITLES", "NONLINEAR", "TITLES", "Run", "Split", "agreement", "architecture_table",
-    "beats_ridge", "cosines", "curves", "find", "lean", "loss_check", "loss_differences",
-    "paired_differences", "readings", "run", "run_folder", "runs", "split",
+    "LOSS_TITLES", "NONLINEAR", "TITLES", "Run", "Split", "architecture_table", "beats_ridge",
+    "find", "paired_differences", "run", "run_folder", "runs", "split",
 ]
 
 TABLES = ("curve", "pictures")  # of a run, in the order of Run
@@ -287,63 +283,6 @@ def _names(card: dict) -> dict:
     }
 
 
-def curves(found: Sequence[Run]) -> pd.DataFrame:
-    """Training curves of all runs: architecture, loss, their titles, fold, best, and the curve."""
-    parts = []
-    for one in found:
-        best = {fold["fold"]: fold["best"] for fold in one.card["folds"]}
-        table = one.curve.assign(**_names(one.card))
-        parts.append(table.assign(best=table["epoch"] == table["fold"].map(best)))
-    return pd.concat(parts, ignore_index=True)
-
-
-def cosines(found: Sequence[Run]) -> pd.DataFrame:
-    """Cosine of every tested picture, one row a picture, translator and loss.
-
-    Returns
-    -------
-    pandas.DataFrame
-        loss_title, title, cosine; ridge and the constant, which have no choice of loss, stand
-        beside every loss.
-    """
-    ridge, parts = _by(found, "ridge", "mse"), []
-    for loss in dict.fromkeys(one.card["loss"] for one in found):
-        chosen = [ridge, *(one for one in found if one.card["loss"] == loss and one is not ridge)]
-        hills = {TITLES[one.card["architecture"]]: one.pictures["cosine"] for one in chosen}
-        hills[CONSTANT] = ridge.pictures["constant_cosine"]
-        parts += [
-            pd.DataFrame({"loss_title": LOSS_TITLES[loss], "title": title, "cosine": values})
-            for title, values in hills.items()
-        ]
-    return pd.concat(parts, ignore_index=True)
-
-
-def loss_check(study: Study, found: Sequence[Run]) -> pd.DataFrame:
-    """Equations (14) and (15) on every run's held-out translations: torch against NumPy.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row a run: architecture, loss, and for ``mse`` and ``cosine`` the difference between
-        the loss that was trained on and NumPy's in float64, as a share of the latter.
-    """
-    records = []
-    for one in found:
-        rows = study.rows(one.pictures["picture"])
-        z, e = one.embeddings, study.embeddings[rows]
-        a, b = z.numpy().astype(float), e.numpy().astype(float)
-        lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-        by_hand = {
-            "mse": np.mean(np.sum((a - b) ** 2, axis=1)),
-            "cosine": np.mean(1 - np.sum(a * b, axis=1) / lengths),
-        }
-        records.append(_names(one.card) | {
-            name: abs(float(LOSSES[name](z, e)) - value) / value
-            for name, value in by_hand.items()
-        })
-    return pd.DataFrame(records)
-
-
 def _r2(v: np.ndarray) -> float:
     """1 - residual over energy, of columns squared_error and target_energy."""
     return 1 - v[:, 0].sum() / v[:, 1].sum()
@@ -455,150 +394,8 @@ def beats_ridge(differences: pd.DataFrame) -> pd.DataFrame:
     return differences[differences["architecture"].isin(NONLINEAR) & differences["better"]]
 
 
-def loss_differences(study: Study, found: Sequence[Run]) -> pd.DataFrame:
-    """What minimising the cosine loss alone does instead of MSE alone, on held-out pictures.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row an architecture and measure (squared_error, cosine): title, ``value`` (mean paired
-        difference, cosine-trained minus MSE-trained), ``low`` and ``high`` (95 %, over subjects),
-        and ``mse_trained``, ``cosine_trained`` (the two means).
-    """
-    records = []
-    for architecture in dict.fromkeys(one.card["architecture"] for one in found):
-        if architecture == "ridge":
-            continue
-        by_mse, by_cosine = (_by(found, architecture, loss) for loss in ("mse", "cosine"))
-        for measure in ("squared_error", "cosine"):
-            record = _difference(study, by_cosine.pictures, by_mse.pictures, measure, 1)
-            records.append(
-                {"architecture": architecture, "title": TITLES[architecture]}
-                | {key: record[key] for key in ("measure", "value", "low", "high")}
-                | {
-                    "mse_trained": by_mse.pictures[measure].mean(),
-                    "cosine_trained": by_cosine.pictures[measure].mean(),
-                }
-            )
-    return pd.DataFrame(records)
-
-
-def lean(study: Study, found: Sequence[Run]) -> pd.DataFrame:
-    """Do the cosines pile up at the high end? Skewness of their distribution, figure 8.
-
-    Only runs that minimise the MSE are asked.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row an architecture: title, ``median`` (cosine), ``value`` (skewness; below 0 = a tail
-        towards low values, most of the mass at high ones) with ``low`` and ``high`` (95 %, over
-        subjects).
-    """
-    records = []
-    for one in found:
-        if one.card["loss"] == "mse":
-            records.append(
-                _names(one.card) | {"median": one.pictures["cosine"].median()}
-                | study.interval(one.pictures["cosine"], one.pictures["subject"], scipy.stats.skew)
-            )
-    return pd.DataFrame(records)
-
-
 def _by(found: Sequence[Run], architecture: str, loss: str) -> Run:
     return next(
         one for one in found
         if (one.card["architecture"], one.card["loss"]) == (architecture, loss)
     )
-
-
-def agreement(study: Study, found: Sequence[Run]) -> pd.DataFrame:
-    """Do other translators say the same of a picture as ridge does? Figure 11, in numbers.
-
-    Only runs that minimise the MSE are asked.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row an architecture: title, ``angle`` (mean angle between its translation and ridge's,
-        degrees) with ``angle_low`` and ``angle_high``, ``error`` (its own mean angle to the
-        picture's embedding), ``same`` (share of pictures whose nearest picture of another subject
-        is the same as by ridge) with its interval, and ``chance``: the same share if each picture
-        drew its nearest from ridge's list.
-    """
-    baseline = _by(found, "ridge", "mse")
-    near, subject = _nearest(study, baseline), baseline.pictures["subject"]
-    share = near.value_counts(normalize=True)
-    records = []
-    for one in found:
-        if one.card["loss"] != "mse" or one is baseline:
-            continue
-        gap = angle(one.embeddings, baseline.embeddings).numpy()
-        same = (_nearest(study, one) == near).to_numpy(dtype=float)
-        records.append(
-            _names(one.card) | _three("angle", study.interval(gap, subject))
-            | {"error": one.pictures["angle"].mean()}
-            | _three("same", study.interval(same, subject))
-            | {"chance": float(share.pow(2).sum())}
-        )
-    return pd.DataFrame(records)
-
-
-def _nearest(study: Study, one: Run) -> pd.Series:
-    """Name of the picture of another subject, clip art apart, nearest to each translation."""
-    table = study.pictures[study.pictures["source"] != "clipart"]
-    near = normalize(one.embeddings, dim=1) @ normalize(study.embeddings[table.index], dim=1).T
-    own = one.pictures["subject"].to_numpy()[:, None] == table["subject"].to_numpy()[None]
-    best = near.masked_fill(torch.tensor(own), -2).argmax(1)
-    return pd.Series(table["picture"].to_numpy()[best])
-
-
-def readings(
-    study: Study, found: Sequence[Run], labels: Sequence[str], k: int = 3, least: int = 3,
-    most: int = 6,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Held-out photos as every architecture reads them: nearest pictures, and nearest words.
-
-    Runs that minimise the MSE are asked. Labels that no fold tests are left out, and others that
-    are tested fill up the list.
-
-    Parameters
-    ----------
-    study : Study
-    found : sequence of Run
-    labels : sequence of str
-        Subjects to read.
-    k : int
-        Pictures and words for each.
-    least, most : int
-        How many photos.
-
-    Returns
-    -------
-    pictures : pandas.DataFrame
-        name (label of the photo), state (``own embedding`` or an architecture's title), place
-        (``photo`` for the photo itself, otherwise as in :func:`~sing_nb.neighbours.looks`),
-        picture, label, angle (degrees).
-    words : pandas.DataFrame
-        name, state, rank, word, angle.
-    """
-    asked = [one for one in found if one.card["loss"] == "mse"]
-    table = asked[0].pictures.drop_duplicates("label").set_index("label", drop=False)
-    tested = [label for label in labels if label in table.index]
-    others = [label for label in table.index if label not in tested]
-    pictures, words = [], []
-    for label in [*tested[:most], *others[: max(0, least - len(tested))]]:
-        picture, subject = table.loc[label, ["picture", "subject"]]
-        states = {"own embedding": study.embeddings[[study.row(picture)]]} | {
-            TITLES[one.card["architecture"]]:
-                one.embeddings[np.flatnonzero(one.pictures["picture"] == picture)]
-            for one in asked
-        }
-        z = torch.cat(list(states.values()))
-        itself = pd.DataFrame([{"row": 0, "place": "photo", "picture": picture, "label": label}])
-        near = looks(study, z, k, exclude=subject)
-        said = study.words(z, k)
-        for part, parts in ((pd.concat([itself, near]), pictures), (said, words)):
-            part["state"] = np.array(list(states))[part.pop("row").to_numpy(dtype=int)]
-            parts.append(part.assign(name=label))
-    return pd.concat(pictures, ignore_index=True), pd.concat(words, ignore_index=True)

@@ -1,6 +1,6 @@
 """Steering inside the null space, and what a degree looks like there.
 
-Equations (10) to (13), (18) and (19), figures 6 and 10, table 1. Functions take a
+Figures 6 and 10, table 1; chapter 08 shows the equations. Functions take a
 :class:`~sing_nb.study.Study`; one table, :func:`pushes`, is what the others read.
 """
 
@@ -13,12 +13,12 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from torch.nn.functional import cosine_similarity, normalize
+from torch.nn.functional import normalize
 
 from .heads import Classifier
-from .metrics import angle, attribute_score, attribute_scores, image_score, match_length
+from .metrics import angle, attribute_score, attribute_scores, image_score
 from .neighbours import looks
-from .perturb import directions, move, null_direction, step_for_angle, turning_step
+from .perturb import null_direction, turning_step
 from .study import Study
 from .translator import Translator
 
@@ -27,11 +27,9 @@ __all__ = [
     "READINGS",
     "TOWARDS",
     "changes",
-    "checks",
     "contrasts",
     "ladder_photos",
     "nearest_label",
-    "prompt_photos",
     "pushed_everywhere",
     "pushes",
     "scores",
@@ -440,31 +438,6 @@ def yardsticks(study: Study, model: str) -> pd.DataFrame:
 # --- photos -------------------------------------------------------------------------------------
 
 
-def prompt_photos(
-    study: Study, model: str, pictures: Sequence[str], prompts: Sequence[str], target_is: float,
-    k: int = 3,
-) -> pd.DataFrame:
-    """Photos nearest to pictures that are pushed towards prompts, and to one random push.
-
-    Returns
-    -------
-    pandas.DataFrame
-        As :func:`ladder_photos`; ``state`` is the prompt's own words, ``not pushed`` or
-        ``random``.
-    """
-    found = _near(study, model, pictures, prompts, [target_is], k)
-    # Where nothing is pushed, or not towards a prompt, all prompts give the same.
-    start, random = found["target"] == 0, found["kind"] == RANDOM
-    once = (found["prompt"] == prompts[0]) & (start ^ random)
-    found["state"] = np.select(
-        [start, random], ["not pushed", "random"],
-        found["prompt"].str.replace(r"^an image of an? ", "", regex=True),
-    )
-    found.loc[random, "attribute_score"] = np.nan
-    found = found[once | ~(start | random)]
-    return found.iloc[(found["state"] == "random").argsort(kind="stable")].reset_index(drop=True)
-
-
 def ladder_photos(
     study: Study, model: str, pictures: Sequence[str], prompt: str, angles: Sequence[float],
     k: int = 3,
@@ -481,19 +454,11 @@ def ladder_photos(
         degrees), picture and label (of the neighbour, never of the own subject), angle (degrees;
         nan for the picture itself and for a painted one).
     """
-    found = _near(study, model, pictures, [prompt], angles, k)
-    return found.assign(state=found["target"].map("IS {:g}°".format))
-
-
-def _near(
-    study: Study, model: str, pictures: Sequence[str], prompts: Sequence[str],
-    angles: Sequence[float], k: int,
-) -> pd.DataFrame:
     angles = sorted({0.0, *angles})
     tables = []
     for picture in pictures:
         own = study.pictures.iloc[study.row(picture)]
-        scored, z = _pushes(study, model, [picture], prompts, angles, 1)
+        scored, z = _pushes(study, model, [picture], [prompt], angles, 1)
         near = looks(study, z, k, exclude=own["subject"])
         itself = pd.DataFrame({"row": range(len(z)), "place": "photo", "angle": np.nan})
         near = pd.concat([itself.assign(picture=own["picture"], label=own["label"]),
@@ -501,65 +466,5 @@ def _near(
         scored = scored.drop(columns=["picture", "label", "photo"])
         table = near.merge(scored, left_on="row", right_index=True).assign(name=own["label"])
         tables.append(table[(table["place"] != "photo") | (table["target"] == 0)])
-    return pd.concat(tables, ignore_index=True).drop(columns="row")
-
-
-# --- equations ----------------------------------------------------------------------------------
-
-
-def checks(
-    study: Study, model: str, pictures: Sequence[str], prompt: str, target_is: float
-) -> pd.DataFrame:
-    """What equations (10) to (13), (18) and (19) claim, computed a second way in this run.
-
-    Returns
-    -------
-    pandas.DataFrame
-        equation, claim, residual (the largest over pictures), bound, unit; the claim holds where
-        the residual lies below the bound. The push is to `target_is`, or to nine tenths of the
-        smallest angle out of reach where that is less.
-    """
-    rows = study.rows(pictures)
-    f, spaces = study.features(model)[rows].double(), study.spaces(model)
-    text = study.space.encode_text([prompt])[0].double()
-    weight = study.classifier(model).head.weight
-    fitted = study.translator(model)
-    variable = f.clone().requires_grad_()
-    cosine = cosine_similarity(fitted(variable), text, dim=-1)
-    (gradient,) = torch.autograd.grad(cosine.sum(), variable)
-    direction = null_direction(f, fitted, text, spaces)
-    reach = float(step_for_angle(f, direction, fitted, target_is)[1].min())
-    target = min(target_is, 0.9 * reach)
-    found = move(f, direction, fitted, text, target_is=target)
-    z, z_tilde = fitted(f), fitted(found.features)
-    matched = match_length(z_tilde, z)
-    a, b = z.numpy(), z_tilde.numpy()
-    length = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    by_arccos = np.degrees(np.arccos((a * b).sum(1) / length))
-    moved = found.features - f - found.step[:, None] * direction
-    drift = angle(matched, text) - angle(z_tilde, text)
-    records = [
-        ("10", "s is the cosine of the angle to the prompt",
-         cosine.detach() - torch.cos(torch.deg2rad(angle(fitted(f), text))), 1e-9, ""),
-        ("11", "the closed form is autograd's gradient, relative to its length",
-         (directions(f, fitted, text) - gradient).norm(dim=1) / gradient.norm(dim=1), 1e-6, ""),
-        ("12", "the direction has length 1", direction.norm(dim=1) - 1, 1e-9, ""),
-        ("12", "the head does not see it, relative to its largest singular value",
-         (direction @ weight.double().T).norm(dim=1) / spaces.singular_values[0], 1e-6, ""),
-        ("13", "the push is the step times the direction", moved.norm(dim=1), 1e-6, ""),
-        ("13", f"the push turns T(f) by {target:g}°, by NumPy's arccos",
-         torch.tensor(by_arccos) - target, 1e-3, "°"),
-        ("18", "the angle is NumPy's arccos", angle(z, z_tilde) - torch.tensor(by_arccos),
-         1e-6, "°"),
-        ("19", "the length is that of T(f), relatively",
-         matched.norm(dim=1) / z.norm(dim=1) - 1, 1e-6, ""),
-        ("19", "no angle changes, neither to T(f) nor to the prompt",
-         torch.cat([angle(z, matched) - angle(z, z_tilde), drift]), 1e-6, "°"),
-    ]
-    return pd.DataFrame(
-        [
-            {"equation": equation, "claim": claim, "residual": float(residual.abs().max()),
-             "bound": bound, "unit": unit}
-            for equation, claim, residual, bound, unit in records
-        ]
-    )
+    found = pd.concat(tables, ignore_index=True).drop(columns="row")
+    return found.assign(state=found["target"].map("IS {:g}°".format))

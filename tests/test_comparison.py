@@ -211,18 +211,6 @@ def test_all_runs_are_gathered_in_the_order_of_the_grid(study):
     assert cells == study.config.sweep
     assert cells[0] == ("ridge", "mse")
     assert len(cells) == 5
-    curves = comparison.curves(found)
-    assert set(curves.loc[curves["best"], "fold"]) == {0, 1}
-    sizes = comparison.cosines(found).groupby(["loss_title", "title"]).size()
-    assert set(sizes) == {len(found[0].pictures)}
-    assert len(sizes) == 2 * 4
-    near, words = comparison.readings(study, found, ["nothing like it"], k=2, least=2)
-    assert near["name"].nunique() == words["name"].nunique() == 2
-    own = near[near["place"] == "photo"].set_index("name")["picture"]
-    others = near[near["place"] != "photo"]
-    subject = study.pictures.set_index("picture")["subject"]
-    assert not (others["picture"].map(subject) == others["name"].map(own).map(subject)).any()
-    assert comparison.loss_check(study, found)[["mse", "cosine"]].max().max() < 1e-5
 
 
 # --- tables, on planted runs --------------------------------------------------------------------
@@ -330,56 +318,6 @@ def test_pairs_are_found_by_picture_and_not_by_place():
     shuffled = comparison.paired_differences(STUB, [ridge, mixed])
     columns = ["value", "low", "high"]
     np.testing.assert_allclose(shuffled[columns], straight[columns], atol=2e-3)
-
-
-def test_the_losses_are_compared_within_an_architecture():
-    found = [planted("ridge", "mse"), planted("mlp3", "mse", 0.0, seed=2),
-             planted("mlp3", "cosine", 0.1, seed=3)]
-    table = comparison.loss_differences(STUB, found).set_index("measure")
-    gap = found[2].pictures["cosine"] - found[1].pictures["cosine"]
-    assert table.loc["cosine", "value"] == pytest.approx(gap.mean())
-    assert table.loc["squared_error", "value"] == pytest.approx(-2 * gap.mean())
-    assert table.loc["cosine", "low"] > 0 > table.loc["squared_error", "high"]
-    assert table.loc["cosine", "cosine_trained"] == pytest.approx(
-        found[2].pictures["cosine"].mean())
-
-
-def test_skewness_tells_where_the_mass_lies():
-    left = planted("ridge", "mse")
-    values = 0.95 - np.random.default_rng(0).exponential(0.1, SUBJECTS * VIEWS)
-    left.pictures["cosine"] = values
-    right = planted("mlp3", "mse")
-    right.pictures["cosine"] = 1 - values
-    table = comparison.lean(STUB, [left, right, planted("mlp4", "cosine")])
-    assert table["architecture"].tolist() == ["ridge", "mlp3"]
-    centred = values - values.mean()
-    skew = (centred**3).mean() / (centred**2).mean() ** 1.5
-    np.testing.assert_allclose(table["value"], [skew, -skew])
-    assert table["high"].iloc[0] < 0 < table["low"].iloc[1]
-    assert table["median"].iloc[0] == pytest.approx(np.median(values))
-
-
-def test_agreement_with_ridge(study):
-    ridge, twin = run(study, "ridge", "mse"), run(study, "linear", "mse")
-    same = twin._replace(embeddings=3 * ridge.embeddings)  # only directions count
-    turned = twin._replace(card=twin.card | {"architecture": "mlp3"},
-                           embeddings=-ridge.embeddings)
-    table = comparison.agreement(study, [ridge, same, turned])
-    assert table["same"].iloc[0] == 1
-    np.testing.assert_allclose(table["angle"], [0, 180], atol=1e-3)
-    # By hand, for the opposite direction: the nearest picture is the farthest from ridge's.
-    pictures = study.pictures
-    seen = pictures[pictures["source"] != "clipart"]
-    e = study.embeddings[seen.index].numpy()
-    agree, winners = [], []
-    for z, (_, row) in zip(ridge.embeddings.numpy(), ridge.pictures.iterrows()):
-        other = (seen["subject"] != row["subject"]).to_numpy()
-        order = np.flatnonzero(other)[np.argsort(e[other] @ z)]
-        agree.append(order[0] == order[-1])
-        winners.append(order[-1])
-    assert table["same"].iloc[1] == np.mean(agree)
-    share = np.bincount(winners) / len(winners)
-    assert table["chance"].iloc[0] == pytest.approx((share**2).sum())
 
 
 # --- the command line ---------------------------------------------------------------------------

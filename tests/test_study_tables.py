@@ -32,11 +32,7 @@ EXEMPT = {
     "neighbours.around": "pictures nearest to given embeddings",
     "neighbours.looks": "pictures nearest to given embeddings",
     "study.Study.nearest": "pictures nearest to given embeddings",
-    "steering.checks": "equations computed twice: residuals with their bounds",
-    "comparison.loss_check": "the losses computed twice",
     "comparison.paired_differences": "differences from ridge, which is the control",
-    "comparison.loss_differences": "differences from the MSE-trained translator, the control",
-    "comparison.lean": "shape of the cosines' distribution of each translator, which has intervals",
     "asking.trials": "single trials with known answers, which trial_table summarises",
     "plants.plant_runs": "single planted runs, which score_table summarises",
     "plants.plant_power": "single planted runs, which power_table summarises",
@@ -50,9 +46,6 @@ FIGURES_EXEMPT = {
     "lambda-path": "the folds themselves are shown; R2 = 0 is a constant's",
     "linked-models": "one dot a picture, each beside its own control",
     "slide": "one picture along its own null part, beside a random part",
-    "steering-path": "one picture, step by step",
-    "training-curves": "single training runs, epoch by epoch",
-    "training-cosines": "single training runs, epoch by epoch",
     "paired-differences": "differences from ridge, which is the control",
 }
 
