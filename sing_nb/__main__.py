@@ -349,7 +349,7 @@ MINE = (
     click.option("--images", type=_file, metavar="DIR",
                  help="Pictures in folders by class; the default photos if absent."),
     click.option("--class-names", type=_file, metavar="FILE",
-                 help="Names of the logits, one a line, in their order."),
+                 help="Names of the logits, one per line, in their order."),
 )
 STUDIED = (
     _profile("report", "A file in data/profiles: joint space, views, draws."),

@@ -284,7 +284,7 @@ def measured(
     features : numpy.ndarray
         (n, m).
     values : numpy.ndarray
-        (n, t), one column a concept; their scale does not matter.
+        (n, t), one column per concept; their scale does not matter.
     subjects : sequence
         (n,), the subject of each row.
     basis : numpy.ndarray
@@ -298,7 +298,7 @@ def measured(
     Returns
     -------
     pandas.DataFrame
-        One row a concept: full, full_low, full_high, hidden, hidden_low, hidden_high and
+        One row per concept: full, full_low, full_high, hidden, hidden_low, hidden_high and
         hidden_control as in :func:`ask`, pictures, subjects. nan for concepts that do not vary, and
         of fewer than 4 subjects.
     """

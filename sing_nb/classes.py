@@ -43,7 +43,7 @@ def class_pictures(study: Study, most: int = 20, each: int = 12) -> pd.DataFrame
     Returns
     -------
     pandas.DataFrame
-        One row a classifier and picture, classes in that order: model, title, label, picture,
+        One row per classifier and picture, classes in that order: model, title, label, picture,
         ``attribute_score``, ``image_score``, the same with ``_control`` (one random part of the
         same size removed) and ``translator_error``, degrees.
     """
@@ -100,7 +100,7 @@ def concept_excess(
     Returns
     -------
     pandas.DataFrame
-        One row a classifier and concept: model, title, concept, ``subjects``, ``draws``,
+        One row per classifier and concept: model, title, concept, ``subjects``, ``draws``,
         ``value`` (AS, degrees, mean over subjects of their pictures' means) with ``low`` and
         ``high`` (95 %, cluster bootstrap over subjects), ``control`` (mean over random removals),
         ``excess`` (their difference) with ``excess_low`` and ``excess_high`` (95 %, over subjects

@@ -76,7 +76,7 @@ class Run(NamedTuple):
         and ``folds``: for each tested fold its best epoch, epochs run, whether it stopped early
         (rather than being cut off), lambda (ridge), and how many pictures and subjects it saw.
     curve : pandas.DataFrame
-        ``networks.Trained.curve`` with ``fold``; for ridge, one row a fold at its lambda.
+        ``networks.Trained.curve`` with ``fold``; for ridge, one row per fold at its lambda.
     pictures : pandas.DataFrame
         One row a tested picture: picture, subject, label, fold, squared_error, target_energy
         (squared distance of its embedding to the fold's mean), cosine and angle (degrees) between

@@ -421,7 +421,7 @@ def discriminant_directions(
                 w = first - done @ np.linalg.solve(basis.T @ done, basis.T @ first)
                 w = w - basis @ (basis.T @ w)  # rounding
             whole[:, step] = w / np.linalg.norm(w)
-        # One solve for all concepts: a triangle is read once, not once a concept.
+        # One solve for all concepts: a triangle is read once, not once per concept.
         solved[:, :, step] = cho_solve(factor, found[:, :, step].T).T
     return found
 

@@ -382,7 +382,7 @@ def network_costs(profile: Profile) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row a network: name, ``role`` (classifier, joint space or renderer), ``parameters``,
+        One row per network: name, ``role`` (classifier, joint space or renderer), ``parameters``,
         ``macs`` (multiply-adds of a picture; of a whole drawing for a renderer), ``text_macs`` (of
         a text, for a space), ``side`` (pixels it reads or draws), ``width`` (m or d), ``classes``
         (c, 0 for spaces), ``activations`` (most numbers a layer returns, for a picture), ``bytes``
@@ -711,7 +711,7 @@ def measure(
         Columns ``quantity`` (hours, memory_gb, disk_gb), ``expected`` (the profile's), ``measured``
         (extrapolated), ``uncertainty`` (half the difference of the two halves) and ``ratio``.
         ``hours`` takes chapters and analyses from :func:`estimate`; drawings are not run.
-        ``attrs["networks"]`` has one row a network: pictures_per_second, its uncertainty,
+        ``attrs["networks"]`` has one row per network: pictures_per_second, its uncertainty,
         ``bound`` (whether starting hid the difference), start_seconds, seconds (of all pictures),
         bytes_per_picture, macs_per_second.
 

@@ -423,7 +423,7 @@ class KeptClassifier(Classifier):
         What it was called where it came from (:func:`keep_classifier`).
     known : dict
         Feature keys that are known without the network: by the ``content_key`` of the pictures'
-        names, one a line.
+        names, one per line.
     """
 
     def __init__(

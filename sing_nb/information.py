@@ -59,7 +59,7 @@ def picture_table(study: Study, model: str) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row a picture, space, version (a key of VERSIONS) and draw (-1: the null space, from 0:
+        One row per picture, space, version (a key of VERSIONS) and draw (-1: null space; from 0:
         a random subspace in its place): ``squared_error`` and ``energy`` of the held-out
         translation, ``rank`` of the picture's label, and where a version has them
         ``image_score`` and ``attribute_score`` of its removal, degrees; with the picture's

@@ -245,7 +245,7 @@ class ConseSpace:
     def about(self) -> str:
         """What this space is, for readers."""
         return (
-            f"The word space of this run is ConSE (Norouzi et al., 2014), which stands in for CLIP, "
+            f"The word space of this run is ConSE (Norouzi et al., 2014). It stands in for CLIP, "
             f"whose weights lie on a model hub: {self.tower.title} looks at a picture, and its "
             f"class probabilities speak through sentence embeddings of the class names. It knows "
             f"{len(self._classes):,} classes and no more. Angles here cannot be compared with "

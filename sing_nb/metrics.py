@@ -109,7 +109,7 @@ def attribute_score(z: torch.Tensor, z_tilde: torch.Tensor, text: torch.Tensor) 
     z, z_tilde : torch.Tensor
         (n, d), translated feature and translated equivalent.
     text : torch.Tensor
-        (d,), (n, d), or (n, p, d) for p prompts a picture; then z and z_tilde are (n, 1, d). For
+        (d,), (n, d), or (n, p, d) for p prompts per picture; then z and z_tilde are (n, 1, d). For
         p prompts that all pictures share see :func:`attribute_scores`.
 
     Returns

@@ -75,14 +75,14 @@ def looks(
 def around(
     study: Study, pictures: Sequence[str], embeddings: dict[str, torch.Tensor], k: int = 4
 ) -> pd.DataFrame:
-    """What pictures look like in several states: nearest photos, one a subject, never their own.
+    """What pictures look like in several states: nearest photos, one per subject, never their own.
 
     Parameters
     ----------
     study : Study
     pictures : sequence of str
     embeddings : dict of torch.Tensor
-        For each state (n, d), a row a picture.
+        For each state (n, d), a row per picture.
     k : int
         Neighbours for each.
 

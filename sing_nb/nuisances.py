@@ -203,7 +203,7 @@ def variance_shares(
     Parameters
     ----------
     values : numpy.ndarray
-        (n, m), one row a picture; the variance is the sum over the m columns.
+        (n, m), one row per picture; the variance is the sum over the m columns.
     factors : dict of numpy.ndarray
         (n, k) each, as :func:`design` makes them; none is possible.
     blocks : numpy.ndarray
@@ -301,7 +301,7 @@ def shares(study: Study) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row a classifier, quantity, kind, factor and effect: model, title, role. ``quantity``
+        One row per classifier, quantity, kind, factor and effect: model, title, role. ``quantity``
         is ``features``, ``image_score``, ``image_score_excess`` (over the mean control of the
         picture) or ``joint_embedding`` (of the pictures themselves, the same for all classifiers:
         model is empty). ``kind`` is ``null space``, ``principal space``, ``random control`` (mean

@@ -46,7 +46,7 @@ def word_changes(
     Returns
     -------
     pandas.DataFrame
-        One row a picture, word and removal: picture, name, word, ``kind`` (null part removed or
+        One row per picture, word and removal: picture, name, word, ``kind`` (null part removed or
         random part removed), ``draw`` (-1, or the number of the random subspace), ``before``
         (angle, degrees) and ``attribute_score`` (degrees: positive = gained, the equivalent lies
         nearer to the word).
@@ -79,7 +79,7 @@ def word_changes(
 
 
 def photo_cards(study: Study, model: str, pictures: Sequence[str]) -> pd.DataFrame:
-    """One row a picture: what it is, what the classifier says, and how its equivalent differs.
+    """One row per picture: what it is, what the classifier says, and how its equivalent differs.
 
     Returns
     -------

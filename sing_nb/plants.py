@@ -70,8 +70,8 @@ def concept_values(study: Study) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row a picture: row (of ``study.pictures``), subject, ``stratum`` (group that halves and
-        folds are balanced over), and one column a concept, ``<kind>: <name>`` with the kinds
+        One row per picture: row (of ``study.pictures``), subject, ``stratum`` (what halves and
+        folds are balanced over), and one column per concept, ``<kind>: <name>`` with the kinds
         ``background``, ``view``, ``pixels`` and ``group``: 0 or 1, or a number whose unit does not
         matter. Of more pictures than the profile's ``plant_pictures``, twice, subjects drawn by
         the seed are kept.
@@ -221,7 +221,7 @@ class _Asked:
         targets = np.hstack([half.values, self.joint])
         self._probe([GroupedProbe(part, targets, half.folds, lam)
                      for part in (gram, gram - own @ own.T, gram - other @ other.T)])
-        # Translators of this half alone (and of what no subject is in), one a fold.
+        # Translators of this half alone (and of what no subject is in), one per fold.
         folds = {fold: study.fitter(model, half.rows[half.folds == fold])
                  for fold in np.unique(half.folds)}
         self.maps = {}

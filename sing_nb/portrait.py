@@ -115,8 +115,8 @@ def tables(
         - ``factors``: the same columns but ``why``, of what is known of the pictures themselves:
           what is measured from their pixels, larger groups or labels, and of stamps the background
           and the view (:func:`sing_nb.plants.concept_values`). No joint space is involved.
-        - ``photos``: the most affected, one a subject: picture, name, predicted, probability (0 to
-          1), image_score, attribute_score, both with ``_control``, translator_error, null_share,
+        - ``photos``: the most affected, one per subject: picture, name, predicted, probability (0
+          to 1), image_score, attribute_score, both with ``_control``, translator_error, null_share,
           ``lost`` and ``gained`` (words with degrees, and those of a random removal).
         - ``floor``: as :func:`sing_nb.floor.model_reliability`.
         - ``information``: as :func:`sing_nb.information.unique_of`.
@@ -576,7 +576,7 @@ def in_markdown(sheet: pd.DataFrame) -> str:
 
 
 def head_sheet(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """The found head in words: one column a classifier."""
+    """The found head in words: one column per classifier."""
     columns = {}
     for _, row in tables["head"].iterrows():
         accuracy = _text(row, "%", at="accuracy")

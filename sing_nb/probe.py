@@ -381,7 +381,7 @@ def explored(
     Returns
     -------
     pandas.DataFrame
-        One row a photo, direction and step: the columns of :attr:`Answer.scores`, ``picture``,
+        One row per photo, direction and step: the columns of :attr:`Answer.scores`, ``picture``,
         ``name`` (unique, for people), ``towards`` (prompt of the Attribute Scores),
         ``translator_error`` (degrees), and lists of the nearest ``words`` with ``word_angles``
         and the nearest ``photos`` with ``labels`` and ``photo_angles``.

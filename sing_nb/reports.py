@@ -95,7 +95,7 @@ def own_study(
     images : path, optional
         Folder of class folders; the profile's pictures if absent.
     class_names : sequence of str or path, optional
-        Names of the logits in their order, or a text file with one a line.
+        Names of the logits in their order, or a text file with one per line.
     transform : callable, optional
         Picture (PIL) to tensor (3, h, w), instead of the model's own.
     beside : str, torch.nn.Module or Classifier, optional

@@ -203,7 +203,7 @@ def pushes(
     Returns
     -------
     pandas.DataFrame
-        One row a push: model, title, picture, label, prompt, ``kind`` (:data:`TOWARDS` or
+        One row per push: model, title, picture, label, prompt, ``kind`` (:data:`TOWARDS` or
         :data:`RANDOM`), draw, target (degrees); step (in lengths of the feature), image_score,
         attribute_score towards the prompt and own_score towards the picture's own label (degrees,
         positive = closer; nan where the target is out of reach), limit (degrees that no step

@@ -559,7 +559,7 @@ class Study:
 
     @cached_property
     def subjects(self) -> pd.DataFrame:
-        """One row a subject that is scored: subject, label, class_index, fold."""
+        """One row per subject that is scored: subject, label, class_index, fold."""
         found = self.pictures[self.is_scored]
         columns = ["subject", "label", "class_index", "fold"]
         return found[columns].drop_duplicates("subject").reset_index(drop=True)
@@ -877,7 +877,7 @@ class Study:
         return table
 
     def controls(self, model: str) -> pd.DataFrame:
-        """Scores after removing random parts of the same size, one row a picture and draw.
+        """Scores after removing random parts of the same size, one row per picture and draw.
 
         A size, such as ``|AS|``, must be taken draw by draw: the mean over draws is smaller.
 
@@ -915,7 +915,7 @@ class Study:
             list(pictures)].to_numpy()
 
     def models(self) -> pd.DataFrame:
-        """One row a classifier: medians of AS and IS with intervals, controls and excess.
+        """One row per classifier: medians of AS and IS with intervals, controls and excess.
 
         Only pictures of :meth:`scored` count. The tower, if there is one, is the last row and is
         marked in ``role``: it is measured in the space built from itself.
@@ -1068,7 +1068,7 @@ class Study:
         return table.assign(**{f"{name}_control": one[name] for name in one.columns.drop("draw")})
 
     def classes(self, model: str) -> pd.DataFrame:
-        """One row a class: median AS, ``|AS|`` and IS over its views, with controls and excess.
+        """One row per class: median AS, ``|AS|`` and IS over its views, with controls and excess.
 
         Returns
         -------
@@ -1302,7 +1302,7 @@ class Study:
     def nearest(
         self, z: torch.Tensor, k: int = 4, exclude: str | None = None
     ) -> pd.DataFrame:
-        """Pictures nearest to each embedding in the joint space, one a subject.
+        """Pictures nearest to each embedding in the joint space, one per subject.
 
         Parameters
         ----------

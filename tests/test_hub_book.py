@@ -46,7 +46,7 @@ def test_a_chapter_runs_on_hub_classes_without_noise(book, chapter):
     assert notebook["metadata"]["papermill"]["parameters"]["profile"] == "paper"
     code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     assert all(cell["execution_count"] for cell in code)
-    assert [o for cell in code for o in cell["outputs"] if o["output_type"] == "stream"] == []
+    assert [o for cell in code for o in cell["outputs"] if o.get("name") == "stderr"] == []
 
 
 def told(book, chapter):

@@ -98,7 +98,7 @@ def test_a_figure_brings_its_caption_for_pages_and_for_notebooks(shown):
     show(bars())
     (bundle, told), (below, mark) = shown
     assert told == {VEGALITE: {"caption": CAPTION, "name": "fig-bars"}}
-    assert below == {"text/markdown": f"*{CAPTION}*"}
+    assert below == {"text/markdown": f"**Figure.** {CAPTION}"}
     assert mark == {"text/markdown": {"caption": True}}  # the page leaves this one out
     assert bundle["text/plain"] == f"bars: {ALT}"
     assert bundle["image/png"].startswith("iVBOR")  # a PNG's first bytes in base64

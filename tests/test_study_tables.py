@@ -41,8 +41,6 @@ EXEMPT = {
 }
 FIGURES_EXEMPT = {
     "spectrum": "singular values of the weights: nothing is sampled",
-    "own-spectrum": "the same of chapter 11",
-    "null-sizes": "sizes of null spaces: nothing is sampled",
     "lambda-path": "the folds themselves are shown; R2 = 0 is a constant's",
     "linked-models": "one dot a picture, each beside its own control",
     "slide": "one picture along its own null part, beside a random part",

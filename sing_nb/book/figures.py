@@ -85,7 +85,7 @@ def show(
     display(shown, raw=True, metadata={VEGALITE: told})
     # The page has the caption below the figure already, and leaves this one out.
     told = {"text/markdown": {"caption": True}}
-    display({"text/markdown": f"*{caption}*"}, raw=True, metadata=told)
+    display({"text/markdown": f"**Figure.** {caption}"}, raw=True, metadata=told)
 
 
 def page_folder() -> Path | None:

@@ -313,7 +313,7 @@ def _string_menus(table: pd.DataFrame) -> list[alt.Parameter]:
 
 
 def _strings(table: pd.DataFrame, order: str, also: str | None = None) -> list[alt.Chart]:
-    """Layers of a string graph for the choice of :func:`_string_menus`, a row a concept."""
+    """Layers of a string graph for the choice of :func:`_string_menus`, a row per concept."""
     kept = table.assign(
         # Where the arrow would end at either end of its interval, and under the controls.
         near=table["before"] - table["high"], far=table["before"] - table["low"],
