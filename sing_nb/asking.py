@@ -444,7 +444,7 @@ def _why(row: dict, verdict: str, words: str) -> str:
         text = (f"Of what the features tell of it (R² {row['full']:.2f}), {_percent(hidden)} does "
                 f"not reach the logits ({_percent(low)} to {_percent(high)}).")
         if control >= low:
-            text += (f" A random view as narrow as this head's would lose {_percent(control)}, "
+            text += (f" Random views as narrow as this head lose on average {_percent(control)}, "
                      f"too: it reads few directions, and this concept is not singled out.")
         elif not np.isnan(control):
             text += f" A random view of the same size would lose {_percent(max(control, 0))}."
@@ -454,7 +454,7 @@ def _why(row: dict, verdict: str, words: str) -> str:
                 f"to the head" + (", nothing that could be measured." if hidden < 0.005
                                   else f", measured {_percent(hidden)}."))
         if control > THRESHOLD_HIGH:
-            text += (f" A random view as narrow as this head's would lose {_percent(control)}: "
+            text += (f" Random views as narrow as this head lose on average {_percent(control)}: "
                      f"this head reads what it needs for it.")
     if row["far"] > FAR:
         text += (f" No picture comes near the words “{_short(words)}”: to each of them at least "

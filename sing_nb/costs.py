@@ -84,8 +84,8 @@ OFFLINE_WORK = 9 * 6830 * 1280
 # What is neither features nor drawings, by rule: shares of the seconds of a recorded offline run.
 RECORDED = {
     "fetch": 0.02, "translator": 0.03, "tables": 0.02, "space": 0.06, "controls": 0.16,
-    "plants": 0.08, "example": 0.10, "comparisons": 0.05, "sweep": 0.20, "chapter": 0.27,
-    "render": 0.01,
+    "plants": 0.08, "example": 0.10, "comparisons": 0.05, "sweep": 0.20, "chapter": 0.26,
+    "last": 0.01, "render": 0.01,
 }
 
 PROCESS = 1.0 * GB  # torch, timm, transformers and what they load, measured: 0.9 GB
@@ -625,7 +625,8 @@ def plan(profile: Profile, *, machine: str | None = None) -> pd.DataFrame:
     others = spaces - 1
     counts = {
         "translator": models, "tables": models, "space": others, "controls": models, "plants": 1,
-        "example": 1, "comparisons": 1, "sweep": len(p.sweep), "chapter": chapters, "render": 1,
+        "example": 1, "comparisons": 1, "sweep": len(p.sweep), "chapter": chapters, "last": 2,
+        "render": 1,
     }
     for stage, jobs in counts.items():
         if jobs:
@@ -653,7 +654,7 @@ def plan_report(profile: Profile, *, machine: str | None = None) -> str:
     groups = (
         ("fetch",), ("features_part", "features", "embeddings_part", "embeddings"),
         ("statistics",), ("translator",), ("tables", "space", "plants", "controls", "sweep"),
-        ("example",), ("comparisons",), ("chapter",), ("render",),
+        ("example",), ("comparisons",), ("chapter",), ("last",), ("render",),
     )
     chain = sum(max(longest.get(stage, 0.0) for stage in group) for group in groups)
     shown = table.assign(

@@ -468,7 +468,7 @@ def comparison(
         f"Without the null part a picture turns {_text(null, sign='+')} further for {names[0]} "
         f"than for {names[1]}; without a random part of the same size, "
         f"{_text(control, sign='+')}. "
-        + ("The larger null space explains that alone." if control["value"] >= null["value"] > 0
+        + ("A larger null space alone would do as much." if control["value"] >= null["value"] > 0
            else ""))
     wide = _every(tables).pivot_table(
         ["verdict", "hidden", "hidden_low", "hidden_high", "hidden_control"], "prompt", "model",

@@ -118,7 +118,7 @@ def test_a_figure_moves_within_three_clicks(notebook):
 
 
 def test_a_readers_own_chart_is_drawn_without_the_internet(notebook):
-    assert notebook.colours(notebook.show_cell("alt.Chart(")) > 3
+    assert notebook.colours(notebook.show_cell('"reader"')) > 3
 
 
 # --- the explorer ---------------------------------------------------------------------------------

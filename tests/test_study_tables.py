@@ -41,6 +41,9 @@ EXEMPT = {
 }
 FIGURES_EXEMPT = {
     "spectrum": "singular values of the weights: nothing is sampled",
+    "method": "one photo at a time, an example of the steps",
+    "translator-words": "one photo at a time and the words nearest to it",
+    "class-ranks": "places of classes; their correlation has its interval in the text",
     "lambda-path": "the folds themselves are shown; R2 = 0 is a constant's",
     "linked-models": "one dot a picture, each beside its own control",
     "slide": "one picture along its own null part, beside a random part",

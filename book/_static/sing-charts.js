@@ -483,7 +483,7 @@
     const choices = el.restored || choicesOf(el);
     delete el.restored;
     // Axes and legends are as wide as their texts, so draw, measure what is too much, draw again.
-    for (let turn = 0; turn < 5; turn += 1) {
+    for (let turn = 0; turn < 8; turn += 1) {
       const { width, cut } = await embed(el, arrange(el.spec, at, choices), values);
       if (cut && at.legendColumns > 1) {
         at.legendColumns = 1;
