@@ -130,12 +130,17 @@ SCROLL = """async (index) => {
 IDLE = """() => window.jupyterapp?.shell?.currentWidget?.sessionContext
   ?.session?.kernel?.status === 'idle'"""
 #: What callbacks of widgets raise or print belongs to no cell: JupyterLab hides it in its log.
+#: It asks a kernel for its widgets at once; before a cell has made one, the kernel logs that it
+#: knows no such comm.
 LISTEN = """() => {
   window.aside = [];
+  let widgets = false;
   jupyterapp.shell.currentWidget.sessionContext.iopubMessage.connect((_, message) => {
     const {name, text, ename, evalue} = message.content;
+    if (message.header.msg_type === "comm_open") widgets = true;
+    const early = !widgets && text?.startsWith("No such comm");
     if (message.header.msg_type === "error") window.aside.push(`${ename}: ${evalue}`);
-    if (message.header.msg_type === "stream" && name === "stderr") window.aside.push(text);
+    if (message.header.msg_type === "stream" && name === "stderr" && !early) window.aside.push(text);
   });
 }"""
 #: A chart of JupyterLab's own is a canvas: drawn is what has more than one colour.
