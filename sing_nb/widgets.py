@@ -18,16 +18,17 @@ import ipywidgets
 import numpy as np
 import pandas as pd
 
-from . import charts, probe
+from . import charts
 from .book.figures import TYPE
 from .book.findings import span
 from .charts import explorers
-from .classes import class_pictures
 from .errors import SingError
-from .images import thumbnail
-from .profile import unknown
-from .prompts import complete_prompt
-from .study import KINDS, Study
+from .models.prompts import complete_prompt
+from .pictures.images import thumbnail
+from .study import pushes
+from .study.classes import class_pictures
+from .study.profile import unknown
+from .study.study import KINDS, Study
 
 __all__ = ["ConceptExplorer", "Explorer", "ModelComparer", "NullSpaceExplorer"]
 
@@ -153,9 +154,9 @@ class NullSpaceExplorer(Explorer):
             value=_known("classifier of this study", model, models, wrong))
         self.direction = ipywidgets.ToggleButtons(
             description="push", style={"button_width": "auto"},
-            options=[(title, kind) for kind, title in probe.DIRECTIONS.items()],
-            tooltips=[HINTS[kind] for kind in probe.DIRECTIONS],
-            value=_known("direction", direction, list(probe.DIRECTIONS), wrong))
+            options=[(title, kind) for kind, title in pushes.DIRECTIONS.items()],
+            tooltips=[HINTS[kind] for kind in pushes.DIRECTIONS],
+            value=_known("direction", direction, list(pushes.DIRECTIONS), wrong))
         self.prompt = ipywidgets.Text(
             description="prompt", value=prompt, continuous_update=False,
             placeholder="jellyfish, or: an image of a birthday cake", layout=text)
@@ -167,8 +168,8 @@ class NullSpaceExplorer(Explorer):
             options=[("by a step", "step"), ("to an Image Score", "target")],
             tooltips=["In lengths of the photo's null part", "In degrees; the step follows"])
         self.step = ipywidgets.FloatSlider(
-            description="step (lengths of the null part)", value=1, min=probe.STEPS[0],
-            max=probe.STEPS[1], step=0.05, style=wide, layout=slider)
+            description="step (lengths of the null part)", value=1, min=pushes.STEPS[0],
+            max=pushes.STEPS[1], step=0.05, style=wide, layout=slider)
         self.target = ipywidgets.FloatSlider(
             description="Image Score (degrees)", value=20, min=0, max=120, step=1,
             readout_format=".0f", style=wide, layout=slider)
@@ -215,7 +216,7 @@ class NullSpaceExplorer(Explorer):
         with self.answering():
             file = self.upload.value[-1]
             mine, name = bytes(file["content"]), file["name"]
-            seen = probe.uploaded(self.study, self.model.value, mine, name)
+            seen = pushes.uploaded(self.study, self.model.value, mine, name)
             self._mine, self._seen = (mine, name), ((self.model.value, OWN, mine), seen)
             with self._silently():
                 self.photo.options = [(f"your picture: {name}", OWN), *self._menu()]
@@ -248,7 +249,7 @@ class NullSpaceExplorer(Explorer):
         with self.answering():
             self._show()
 
-    def _look(self) -> probe.Photo:
+    def _look(self) -> pushes.Photo:
         """The photo, as the chosen classifier sees it."""
         key = (self.model.value, self.photo.value, self._mine[0])
         if self._seen is None or self._seen[0] != key:
@@ -256,8 +257,8 @@ class NullSpaceExplorer(Explorer):
             if self._seen is None or self._seen[0][0] != model:
                 self.say(f"Reading what {self.study.title(model)} says of the pictures …")
             self._seen = key, (
-                probe.uploaded(self.study, model, mine, self._mine[1]) if name == OWN
-                else probe.known(self.study, model, name))
+                pushes.uploaded(self.study, model, mine, self._mine[1]) if name == OWN
+                else pushes.known(self.study, model, name))
         return self._seen[1]
 
     def _show(self) -> None:
@@ -267,12 +268,13 @@ class NullSpaceExplorer(Explorer):
                  self.prompt.value if kind == "prompt" else "", self.towards.value)
         by_step = self.mode.value == "step"
         far = {"step": self.step.value} if by_step else {"target": self.target.value}
-        found = probe.answer(*asked, **far)
+        found = pushes.answer(*asked, **far)
         push, held = (row for _, row in found.scores.iterrows())
-        last = max(probe.STEPS[1], float(np.ceil(1.2 * push["step"])))
+        last = max(pushes.STEPS[1], float(np.ceil(1.2 * push["step"])))
         drawn = (id(photo), *asked[3:], last)
         if drawn != self._drawn:
-            self._trail = probe.trail(*asked, steps=np.linspace(probe.STEPS[0], last, 41).round(3))
+            steps = np.linspace(pushes.STEPS[0], last, 41).round(3)
+            self._trail = pushes.trail(*asked, steps=steps)
             self._drawn, self._kept = drawn, photo  # kept, so that its id stays its own
         if self.chart.chart is None:
             self.chart.chart = _narrow(explorers.null_space_trail(self._trail, push["step"]))
@@ -298,7 +300,7 @@ class NullSpaceExplorer(Explorer):
         study, words = self.study, "an image of a jellyfish"
         with contextlib.suppress(SingError):  # a prompt that cannot be used was said in the box
             words = complete_prompt(self.prompt.value)
-        table = probe.explored(study, self.model.value, self._first[:6], words)
+        table = pushes.explored(study, self.model.value, self._first[:6], words)
         names = list(dict.fromkeys([*table["picture"], *itertools.chain(*table["photos"])]))
         shown = study.pictures.iloc[study.rows(names)][["picture", "label"]]
         return explorers.null_space_explorer(
@@ -316,7 +318,7 @@ def _pictures(study: Study, names: Sequence[str], wrong: list[SingError]) -> lis
     return list(dict.fromkeys(found)) or study.examples(study.known([], at_least=6)[:6])
 
 
-def _push_table(found: probe.Answer, push: pd.Series, held: pd.Series) -> str:
+def _push_table(found: pushes.Answer, push: pd.Series, held: pd.Series) -> str:
     """Scores of a push, beside what it is held against."""
 
     def row(text: str, column: str, form: Callable[[float], str] = "{:+.1f}°".format) -> list[str]:

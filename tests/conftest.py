@@ -109,12 +109,12 @@ class Fresh:
 
     def interval(self, *arguments, **options):
         # With the draws of this config and not of the study behind it.
-        from sing_nb.study import Study
+        from sing_nb.study.study import Study
 
         return Study.interval(self, *arguments, **options)
 
     def excess(self, *arguments, **options):
-        from sing_nb.study import Study
+        from sing_nb.study.study import Study
 
         return Study.excess(self, *arguments, **options)
 
@@ -192,7 +192,7 @@ def mini(mini_paper, mini_build):
 @pytest.fixture(scope="session")
 def smoke_book():
     """Folder of the rendered smoke book, built as a reader would build it."""
-    from sing_nb.profile import build_dir
+    from sing_nb.study.profile import build_dir
 
     # `make test` hands its own flags and variables down; this build must not inherit them.
     handed_down = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "PROFILE", "SET")

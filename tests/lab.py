@@ -140,7 +140,8 @@ LISTEN = """() => {
     if (message.header.msg_type === "comm_open") widgets = true;
     const early = !widgets && text?.startsWith("No such comm");
     if (message.header.msg_type === "error") window.aside.push(`${ename}: ${evalue}`);
-    if (message.header.msg_type === "stream" && name === "stderr" && !early) window.aside.push(text);
+    const printed = message.header.msg_type === "stream" && name === "stderr";
+    if (printed && !early) window.aside.push(text);
   });
 }"""
 #: A chart of JupyterLab's own is a canvas: drawn is what has more than one colour.

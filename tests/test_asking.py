@@ -7,10 +7,11 @@ import pandas as pd
 import pytest
 from sklearn.linear_model import Ridge
 
-from sing_nb import asking, plants
-from sing_nb.asking import VERDICTS, ask, decided, measured, readout
+from sing_nb.checks import plants
+from sing_nb.checks.intervals import random_basis
 from sing_nb.errors import SingError
-from sing_nb.stats import random_basis
+from sing_nb.reports import asking
+from sing_nb.reports.asking import VERDICTS, ask, decided, measured, readout
 
 IGNORES, KEEPS, UNSURE = VERDICTS
 

@@ -23,16 +23,16 @@ import safetensors.torch
 import torch
 from torch import nn
 
-import sing_nb.fetch as fetch_module
+import sing_nb.pictures.fetch as fetch_module
 from sing_nb import SingError, Study, read_found, wrap_classifier
-from sing_nb.__main__ import main
-from sing_nb.fetch import Source, cache_dir, fetch, make_folder, write_atomic
-from sing_nb.joint import TextFiles
-from sing_nb.kept import keep, keep_table, kept, kept_table, opened, read_or_none
-from sing_nb.nullspace import HeadSpaces
-from sing_nb.profile import build_dir
-from sing_nb.prompts import class_aliases
-from sing_nb.translator import RidgeFitter, Translator
+from sing_nb.cli import main
+from sing_nb.method.nullspace import HeadSpaces
+from sing_nb.method.translator import RidgeFitter, Translator
+from sing_nb.models.joint import TextFiles
+from sing_nb.models.prompts import class_aliases
+from sing_nb.pictures.cache import keep, keep_table, kept, kept_table, opened, read_or_none
+from sing_nb.pictures.fetch import Source, cache_dir, fetch, make_folder, write_atomic
+from sing_nb.study.profile import build_dir
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -102,7 +102,7 @@ def test_older_tensors_are_taken_where_that_is_asked_for(tmp_path):
     with pytest.raises(SingError, match="checksum differs"):
         opened(path, older=True)
     # As kept by older code, in two entries.
-    from sing_nb.kept import checksum
+    from sing_nb.pictures.cache import checksum
 
     said = {"about": '"x"', "sha256": checksum({"a": torch.ones(2)}, '"x"')}
     safetensors.torch.save_file({"a": torch.ones(2)}, path, said)
@@ -469,7 +469,7 @@ def test_a_file_that_the_disk_does_not_take_leaves_the_old_one(tmp_path):
         import os, resource
         from pathlib import Path
         from sing_nb import SingError
-        from sing_nb.fetch import write_atomic
+        from sing_nb.pictures.fetch import write_atomic
         path = write_atomic(Path({str(tmp_path)!r}) / "one.bin", b"old")
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
         try:
@@ -506,9 +506,9 @@ def test_a_full_disk_and_one_that_is_read_only(tmp_path):
         from pathlib import Path
         import pandas as pd, torch
         from sing_nb import SingError
-        from sing_nb.kept import keep, keep_table, kept, kept_table
-        from sing_nb.nullspace import HeadSpaces
-        from sing_nb.__main__ import main
+        from sing_nb.pictures.cache import keep, keep_table, kept, kept_table
+        from sing_nb.method.nullspace import HeadSpaces
+        from sing_nb.cli import main
 
         def say(act):
             try:
@@ -570,9 +570,9 @@ def test_too_many_open_files_and_too_little_memory(tmp_path):
         from pathlib import Path
         import torch
         from sing_nb import SingError
-        from sing_nb.kept import keep, kept
-        from sing_nb.__main__ import _said
-        from sing_nb.translator import RidgeFitter
+        from sing_nb.pictures.cache import keep, kept
+        from sing_nb.cli import _said
+        from sing_nb.method.translator import RidgeFitter
         path = keep(Path({str(tmp_path)!r}) / "one.safetensors", {{"a": torch.ones(9)}})
         held = []
         resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
@@ -606,10 +606,10 @@ def test_two_runs_at_once_leave_what_one_leaves(tmp_path, photos):
         from pathlib import Path
         import numpy as np, pandas as pd, torch
         from torch import nn
-        from sing_nb.features import compute_features
-        from sing_nb.kept import keep_table
-        from sing_nb.heads import wrap_classifier
-        from sing_nb.translator import RidgeFitter
+        from sing_nb.pictures.features import compute_features
+        from sing_nb.pictures.cache import keep_table
+        from sing_nb.models.classifier import wrap_classifier
+        from sing_nb.method.translator import RidgeFitter
 
         def to_tensor(picture):
             pixels = np.asarray(picture.resize((8, 8)), dtype=np.float32).copy()

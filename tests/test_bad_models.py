@@ -18,17 +18,17 @@ import safetensors.torch
 import torch
 from torch import nn
 
-import sing_nb.profile as profile_module
+import sing_nb.study.profile as profile_module
 from sing_nb import SingError, Study, load_classifier, wrap_classifier
-from sing_nb.__main__ import main
-from sing_nb.chapters import chapter_files, resolve
-from sing_nb.joint import load_joint_space
-from sing_nb.metrics import angle, attribute_score
-from sing_nb.nullspace import HeadSpaces
-from sing_nb.perturb import matched_removal
-from sing_nb.profile import load_profile
-from sing_nb.stats import cluster_bootstrap, random_basis
-from sing_nb.translator import RidgeFitter, Translator, grouped_cv
+from sing_nb.book.chapters import chapter_files, resolve
+from sing_nb.checks.intervals import cluster_bootstrap, random_basis
+from sing_nb.cli import main
+from sing_nb.method.metrics import angle, attribute_score
+from sing_nb.method.nullspace import HeadSpaces
+from sing_nb.method.steer import matched_removal
+from sing_nb.method.translator import RidgeFitter, Translator, grouped_cv
+from sing_nb.models.joint import load_joint_space
+from sing_nb.study.profile import load_profile
 
 
 def drawn(*shape, seed=0):
@@ -425,7 +425,7 @@ def test_a_label_that_two_logits_share_is_no_truth(study_of):
 
 
 def test_features_that_a_study_is_given_must_be_of_its_pictures(study_of):
-    from sing_nb.features import FeatureSet
+    from sing_nb.pictures.features import FeatureSet
 
     study = study_of(Small())
     other = wrap_classifier(Small(), to_tensor, name="other")
@@ -557,7 +557,7 @@ def test_unknown_names_suggest_the_nearest(ask, nearest):
 
 
 def main_book():
-    from sing_nb.__main__ import BOOK
+    from sing_nb.cli import BOOK
 
     return BOOK
 

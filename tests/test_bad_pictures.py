@@ -22,16 +22,16 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 
-from sing_nb.__main__ import main
+from sing_nb.cli import main
 from sing_nb.errors import SingError, printable
-from sing_nb.features import Running, _Files, compute_features
-from sing_nb.fetch import cache_dir
-from sing_nb.folders import folder_pictures, source_pictures, source_ready
-from sing_nb.heads import wrap_classifier
-from sing_nb.images import decoded, open_picture, picture_sha, read_picture, thumbnail
-from sing_nb.labels import expanded, read_mapping
-from sing_nb.probe import uploaded
-from sing_nb.study import Study
+from sing_nb.models.classifier import wrap_classifier
+from sing_nb.pictures.features import Running, _Files, compute_features
+from sing_nb.pictures.fetch import cache_dir
+from sing_nb.pictures.folders import folder_pictures, source_pictures, source_ready
+from sing_nb.pictures.images import decoded, open_picture, picture_sha, read_picture, thumbnail
+from sing_nb.pictures.labels import expanded, read_mapping
+from sing_nb.study.pushes import uploaded
+from sing_nb.study.study import Study
 
 # Pillow's own, of damaged EXIF and TIFF.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")

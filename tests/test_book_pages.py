@@ -32,7 +32,7 @@ from reader import (
     unnamed_inputs,
 )
 
-from sing_nb.page import toc_files
+from sing_nb.book.page import toc_files
 
 ROOT = Path(__file__).resolve().parents[1]
 TOC = ROOT / "book" / "_toc.yml"

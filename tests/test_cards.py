@@ -16,11 +16,11 @@ import safetensors.torch
 import torch
 
 import sing_nb
-from sing_nb import cards
 from sing_nb.errors import SingError
-from sing_nb.kept import checksum, keep
-from sing_nb.nullspace import HeadSpaces
-from sing_nb.translator import RidgeFitter, Translator
+from sing_nb.method.nullspace import HeadSpaces
+from sing_nb.method.translator import RidgeFitter, Translator
+from sing_nb.pictures import cards
+from sing_nb.pictures.cache import checksum, keep
 
 CARD = {"model": "own", "note": "naïve 日本 \ud800", "list": [1, 2.5, None, True, {"deep": "x"}]}
 

@@ -6,9 +6,9 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from sing_nb.chapters import chapter_files, chapter_parameters, resolve, run_chapter
+from sing_nb.book.chapters import chapter_files, chapter_parameters, resolve, run_chapter
 from sing_nb.errors import SingError
-from sing_nb.study import Study
+from sing_nb.study.study import Study
 
 PARAMETERS = """\
 profile: str = "offline"  # a file in data/profiles

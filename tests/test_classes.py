@@ -6,12 +6,12 @@ import pytest
 import scipy.stats
 from test_study import ByHand, degrees, prompt_of
 
-from sing_nb import classes
 from sing_nb.charts import explorers
+from sing_nb.checks.intervals import holm
 from sing_nb.errors import SingError
-from sing_nb.metrics import angle
-from sing_nb.prompts import class_aliases, imagenet_names
-from sing_nb.stats import holm
+from sing_nb.method.metrics import angle
+from sing_nb.models.prompts import class_aliases, imagenet_names
+from sing_nb.study import classes
 
 
 @pytest.fixture(scope="module")

@@ -21,10 +21,10 @@ import pandas as pd
 import pytest
 import yaml
 
-import sing_nb.__main__ as cli
-from sing_nb.costs import MACHINES
+import sing_nb.cli as cli
+from sing_nb.book.costs import MACHINES
 from sing_nb.errors import SingError
-from sing_nb.profile import load_profile, profile_names
+from sing_nb.study.profile import load_profile, profile_names
 
 ROOT = Path(__file__).resolve().parents[1]
 HERE = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -149,7 +149,7 @@ def test_the_version(capsys):
 def test_nothing_heavy_is_loaded_before_a_command_needs_it():
     heavy = ("torch", "numpy", "pandas", "yaml", "tqdm", "rich", "papermill", "timm", "asyncio")
     done = subprocess.run(
-        [sys.executable, "-c", "import sys, sing_nb.__main__ as cli; cli.main(['report', '-h']); "
+        [sys.executable, "-c", "import sys, sing_nb.cli as cli; cli.main(['report', '-h']); "
          f"print([name for name in {heavy} if name in sys.modules])"],
         capture_output=True, text=True, env=HERE,
     )
@@ -288,7 +288,7 @@ def test_a_command_says_its_own_exit_code(command):
 
 def test_only_what_was_not_read_is_no_error():
     # The pipe's reader is gone before anything is written.
-    shell = f"{shlex.quote(sys.executable)} -m sing_nb %s | true; echo ${{PIPESTATUS[0]}}"
+    shell = f"{shlex.quote(sys.executable)} -m sing_nb.cli %s | true; echo ${{PIPESTATUS[0]}}"
     for words in ("--help", "check --profile smoke --help"):
         done = subprocess.run(["bash", "-c", shell % words], capture_output=True, text=True,
                               env=HERE)
@@ -350,7 +350,7 @@ def test_quiet_reaches_studies_and_ends_with_the_command(command, monkeypatch):
 
 def test_what_a_terminal_cannot_show_is_no_error():
     done = subprocess.run(
-        [sys.executable, "-c", "import sing_nb.__main__ as cli\n"
+        [sys.executable, "-c", "import sing_nb.cli as cli\n"
          "cli._command('tried', cli.STAGES, examples=[])(lambda: print('雪 \\U0001f600'))\n"
          "raise SystemExit(cli.main(['tried']))"],
         capture_output=True, text=True, env={**HERE, "PYTHONIOENCODING": "ascii"},
@@ -359,7 +359,7 @@ def test_what_a_terminal_cannot_show_is_no_error():
 
 
 def test_json_of_a_plan_is_the_plan(capsys):
-    from sing_nb import costs
+    from sing_nb.book import costs
 
     words = ["plan", "--profile", "smoke", "--machine", "cpu"]
     assert cli.main([*words, "--json"]) == 0
@@ -400,7 +400,7 @@ def test_answers_are_a_table_for_people(capsys):
 
 
 def test_an_answer_of_a_real_study_on_both_streams(smoke, capsys):
-    from sing_nb import asking
+    from sing_nb.reports import asking
 
     words = ["ask", "--model", "lite0", "--profile", "smoke", "snow", "a hand"]
     assert cli.main([*words, "--json", "--quiet"]) == 0
@@ -459,7 +459,7 @@ def on_a_terminal(code):
 
 
 SHOW = (
-    "import pandas as pd, sing_nb.__main__ as cli\n"
+    "import pandas as pd, sing_nb.cli as cli\n"
     "cli._print_table(pd.DataFrame({'asked': ['a [bold]hand[/bold]'], 'the head': ['keeps it']}))\n"
     "cli._print_markdown('# What it ignores\\n\\n- **1,268** of 1,280 [directions](x.html)')\n"
 )

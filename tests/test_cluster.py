@@ -16,10 +16,11 @@ import yaml
 from slurm import slurm, why_not
 
 import sing_nb
-from sing_nb import costs, features
-from sing_nb.__main__ import main
-from sing_nb.profile import load_profile
-from sing_nb.translator import RidgeFitter
+from sing_nb.book import costs
+from sing_nb.cli import main
+from sing_nb.method.translator import RidgeFitter
+from sing_nb.pictures import features
+from sing_nb.study.profile import load_profile
 
 ROOT = Path(__file__).resolve().parents[1]
 HANDED_DOWN = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "PROFILE", "SET")

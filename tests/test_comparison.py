@@ -13,11 +13,12 @@ import torch
 from conftest import ends
 from sklearn.linear_model import Ridge
 
-import sing_nb.__main__ as cli
-import sing_nb.chapters
-from sing_nb import Study, comparison
-from sing_nb.comparison import Run, find, run, run_folder, runs, split
+import sing_nb.book.chapters
+import sing_nb.cli as cli
+from sing_nb import Study
 from sing_nb.errors import SingError
+from sing_nb.study import comparison
+from sing_nb.study.comparison import Run, find, run, run_folder, runs, split
 
 
 @pytest.fixture(scope="module")
@@ -345,7 +346,7 @@ def test_the_grid_runs_what_is_missing_and_no_more(monkeypatch, tmp_path, capsys
     monkeypatch.setenv("SING_BUILD", str(tmp_path))
     monkeypatch.setattr(comparison, "find", lambda study, *cell: cell in done or None)
     monkeypatch.setattr(
-        sing_nb.chapters, "run_chapter",
+        sing_nb.book.chapters, "run_chapter",
         lambda *args, name, **kwargs: called.append((name, args[1], args[4])),
     )
     assert cli.main(["sweep", "--profile", "smoke", "--set", "wandb_mode=offline"]) == 0
@@ -372,7 +373,7 @@ def test_the_grid_runs_what_is_missing_and_no_more(monkeypatch, tmp_path, capsys
 )
 def test_wrong_sweeps_are_refused_before_anything_runs(options, message, capsys, monkeypatch):
     monkeypatch.setattr(
-        sing_nb.chapters, "run_chapter", lambda *a, **k: pytest.fail("something ran"))
+        sing_nb.book.chapters, "run_chapter", lambda *a, **k: pytest.fail("something ran"))
     options = [o if "=[" not in o else o.replace(", ", ",") for o in options]
     assert cli.main(["sweep", "--profile", "smoke", *options]) == 1
     assert message in capsys.readouterr().err

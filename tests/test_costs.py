@@ -10,8 +10,8 @@ import safetensors.torch
 import timm
 import torch
 
-from sing_nb import costs
-from sing_nb.costs import (
+from sing_nb.book import costs
+from sing_nb.book.costs import (
     build_network,
     estimate,
     feature_bytes,
@@ -21,7 +21,7 @@ from sing_nb.costs import (
     picture_count,
 )
 from sing_nb.errors import SingError
-from sing_nb.profile import load_profile, profile_names
+from sing_nb.study.profile import load_profile, profile_names
 
 ROOT = Path(__file__).resolve().parents[1]
 

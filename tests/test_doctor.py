@@ -6,11 +6,12 @@ import os
 
 import pytest
 
-from sing_nb import doctor, hub
-from sing_nb.__main__ import main
-from sing_nb.doctor import can_run, diagnose, diagnosis_table, profile_table, report
+from sing_nb.book import doctor
+from sing_nb.book.doctor import can_run, diagnose, diagnosis_table, profile_table, report
+from sing_nb.cli import main
 from sing_nb.errors import SingError
-from sing_nb.profile import load_profile, profile_names
+from sing_nb.models import hub
+from sing_nb.study.profile import load_profile, profile_names
 
 
 @pytest.fixture

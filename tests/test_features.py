@@ -17,11 +17,11 @@ from PIL import Image
 from torch import nn
 from torchvision import transforms
 
-import sing_nb.features as module
+import sing_nb.pictures.features as module
 from sing_nb.errors import SingError
-from sing_nb.features import Running, compute_features, feature_key, part_rows, run_device
-from sing_nb.heads import wrap_classifier
-from sing_nb.images import photos
+from sing_nb.models.classifier import wrap_classifier
+from sing_nb.pictures.features import Running, compute_features, feature_key, part_rows, run_device
+from sing_nb.pictures.images import photos
 
 
 def transform(side=16):
@@ -381,7 +381,7 @@ import torch
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import test_features
-import sing_nb.features as features
+import sing_nb.pictures.features as features
 
 def slow(picture, turn=test_features.transform()):
     time.sleep(0.1)

@@ -9,9 +9,17 @@ from pathlib import Path
 import pytest
 from browser import serve
 
-import sing_nb.fetch as module
+import sing_nb.pictures.fetch as module
 from sing_nb.errors import SingError
-from sing_nb.fetch import Source, _download, _unpack, _wrong, fetch, read_manifest, write_atomic
+from sing_nb.pictures.fetch import (
+    Source,
+    _download,
+    _unpack,
+    _wrong,
+    fetch,
+    read_manifest,
+    write_atomic,
+)
 
 needs_dpkg = pytest.mark.skipif(
     not shutil.which("dpkg-deb"), reason="no dpkg-deb: not a Debian or Ubuntu machine"

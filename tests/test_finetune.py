@@ -13,8 +13,8 @@ from torch import nn
 
 import sing_nb
 from sing_nb.errors import SingError
-from sing_nb.features import FeatureSet
-from sing_nb.finetune import (
+from sing_nb.pictures.features import FeatureSet
+from sing_nb.reports.finetune import (
     coarse_groups,
     fit_head,
     group_sizes,

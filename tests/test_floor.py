@@ -8,8 +8,8 @@ import scipy.stats
 import torch
 from sklearn.linear_model import Ridge
 
-from sing_nb.errors import SingError
-from sing_nb.floor import (
+from sing_nb.checks.intervals import cluster_bootstrap, deal
+from sing_nb.checks.reliability import (
     HALVES,
     KINDS,
     PICTURES,
@@ -20,8 +20,8 @@ from sing_nb.floor import (
     model_reliability,
     translator_spread,
 )
-from sing_nb.stats import cluster_bootstrap, deal
-from sing_nb.translator import RidgeFitter
+from sing_nb.errors import SingError
+from sing_nb.method.translator import RidgeFitter
 
 #: Six targets and four judges, the example of Shrout and Fleiss (1979), table 2.
 JUDGES = np.array([

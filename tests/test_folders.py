@@ -16,11 +16,12 @@ import pytest
 from miniatures import class_picture, imagenet_folder
 from PIL import Image
 
-import sing_nb.folders
-import sing_nb.images
+import sing_nb.pictures.folders
+import sing_nb.pictures.images
 from sing_nb.errors import SingError
-from sing_nb.fetch import cache_dir
-from sing_nb.folders import (
+from sing_nb.models.prompts import imagenet_names
+from sing_nb.pictures.fetch import cache_dir
+from sing_nb.pictures.folders import (
     folder_pictures,
     hub_pictures,
     imagenet_pictures,
@@ -28,8 +29,7 @@ from sing_nb.folders import (
     source_pictures,
     source_ready,
 )
-from sing_nb.images import picture_file, render_view
-from sing_nb.prompts import imagenet_names
+from sing_nb.pictures.images import picture_file, render_view
 
 CLASSES = (0, 217, 482, 566)
 
@@ -83,7 +83,7 @@ def test_imagenet_has_every_picture_with_the_name_and_index_of_its_class(imagene
 
 
 def test_its_columns_are_those_of_other_sources(imagenet):
-    rows = re.findall(r"^(``.+?``) ", sing_nb.images.__doc__, re.MULTILINE)
+    rows = re.findall(r"^(``.+?``) ", sing_nb.pictures.images.__doc__, re.MULTILINE)
     assert list(load(imagenet).columns) == re.findall(r"\w+", " ".join(rows))
 
 
@@ -175,8 +175,8 @@ def test_subsets_are_stratified_and_nested_and_follow_from_the_seed(imagenet, mo
     assert load(imagenet, per_class=2)["label"].value_counts().tolist() == [2, 2, 2, 2]
     assert set(load(imagenet, total=14, seed=4)["picture"]) != set(larger["picture"])
     # The order in which a file system lists its files means nothing.
-    entries = sing_nb.folders._entries
-    monkeypatch.setattr(sing_nb.folders, "_entries", lambda *a: entries(*a)[::-1])
+    entries = sing_nb.pictures.folders._entries
+    monkeypatch.setattr(sing_nb.pictures.folders, "_entries", lambda *a: entries(*a)[::-1])
     assert load(imagenet, total=14, seed=3).equals(larger)
 
 
@@ -204,7 +204,7 @@ def test_broken_pictures_are_replaced_counted_and_named(own, capsys):
 
 def test_contents_are_hashed_once_until_a_file_changes(own, monkeypatch):
     first = load(own)
-    monkeypatch.setattr(sing_nb.folders, "content_hash", None)  # would be called
+    monkeypatch.setattr(sing_nb.pictures.folders, "content_hash", None)  # would be called
     assert load(own).equals(first)
     monkeypatch.undo()
 

@@ -10,8 +10,8 @@ import transformers
 from torch import nn
 
 from sing_nb.errors import SingError
-from sing_nb.heads import wrap_classifier
-from sing_nb.nullspace import HeadSpaces
+from sing_nb.method.nullspace import HeadSpaces
+from sing_nb.models.classifier import wrap_classifier
 
 CLASSES = 7
 tv = torchvision.models

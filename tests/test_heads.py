@@ -15,8 +15,9 @@ from torch import nn
 
 import sing_nb
 from sing_nb.errors import SingError
-from sing_nb.heads import load_classifier, model_names, wrap_classifier
-from sing_nb.images import open_picture, photos
+from sing_nb.models import classifier
+from sing_nb.models.classifier import load_classifier, model_names, wrap_classifier
+from sing_nb.pictures.images import open_picture, photos
 
 
 def seeded(make):
@@ -211,18 +212,17 @@ def test_backbones_without_a_head_name_variants_that_have_one(name, variant, no_
 @pytest.fixture
 def no_hub(monkeypatch):
     """The hub must not even be asked."""
-    from sing_nb import heads
 
     def asked(what, *args, **kwargs):
         raise AssertionError(f"the hub was asked for {what}")
 
-    monkeypatch.setattr(heads, "from_hub", asked)
+    monkeypatch.setattr(classifier, "from_hub", asked)
 
 
 @pytest.fixture
 def unreachable(monkeypatch):
     """A hub that does not answer, known without waiting for it."""
-    from sing_nb import hub
+    from sing_nb.models import hub
 
     monkeypatch.setattr(hub, "hub_reachable", lambda url=None: False)
 

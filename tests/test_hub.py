@@ -9,9 +9,9 @@ import huggingface_hub
 import pytest
 import torch
 
-import sing_nb.hub as module
+import sing_nb.models.hub as module
 from sing_nb.errors import SingError
-from sing_nb.hub import from_hub, hub_caches, hub_reachable
+from sing_nb.models.hub import from_hub, hub_caches, hub_reachable
 
 
 class Answering(BaseHTTPRequestHandler):

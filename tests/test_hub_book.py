@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sing_nb.neighbours import PAINTED
+from sing_nb.study.neighbours import PAINTED
 
 ROOT = Path(__file__).resolve().parents[1]
 CHAPTERS = sorted(path.stem for path in (ROOT / "book").glob("*.ipynb"))

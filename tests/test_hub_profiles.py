@@ -13,9 +13,9 @@ from miniatures import small_open_clip, small_timm
 from PIL import Image
 
 import sing_nb
-from sing_nb import towers
 from sing_nb.errors import SingError
-from sing_nb.neighbours import PAINTED, around, looks, painter
+from sing_nb.study import joint_spaces
+from sing_nb.study.neighbours import PAINTED, around, looks, painter
 
 
 def unit(v):
@@ -82,7 +82,7 @@ def test_all_folder_pictures_count_and_nothing_else(mini):
 
 
 def test_classifiers_are_compared_in_the_profiles_spaces_and_in_none_of_their_own(mini):
-    table, pairs = towers.space_table(mini), towers.pair_table(mini)
+    table, pairs = joint_spaces.space_table(mini), joint_spaces.pair_table(mini)
     assert table["joint"].unique().tolist() == mini.config.spaces
     assert not table["circular"].any()
     assert set(table["role"]) == {"compared"}

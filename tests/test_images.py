@@ -10,7 +10,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from sing_nb.errors import SingError
-from sing_nb.images import (
+from sing_nb.models.prompts import imagenet_names
+from sing_nb.pictures.images import (
     SIDE,
     WHOLE,
     clipart,
@@ -23,7 +24,6 @@ from sing_nb.images import (
     store_pictures,
     thumbnail,
 )
-from sing_nb.prompts import imagenet_names
 
 BLUE, RED = (0, 0, 255), (255, 0, 0)
 

@@ -9,12 +9,12 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics.pairwise import rbf_kernel
 
 import sing_nb
-from sing_nb import information
-from sing_nb.controls import chosen_lambdas, frame, kernel_map, principal_first
+from sing_nb.checks import information
+from sing_nb.checks.controls import chosen_lambdas, frame, kernel_map, principal_first
+from sing_nb.checks.intervals import random_basis
 from sing_nb.errors import SingError
-from sing_nb.profile import load_profile
-from sing_nb.stats import random_basis
-from sing_nb.translator import RidgeFitter, grouped_cv, nested_cv
+from sing_nb.method.translator import RidgeFitter, grouped_cv, nested_cv
+from sing_nb.study.profile import load_profile
 
 
 def fitter(x, z):

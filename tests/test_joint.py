@@ -12,15 +12,15 @@ from PIL import Image
 from torch import nn
 
 from sing_nb.errors import SingError
-from sing_nb.heads import wrap_classifier
-from sing_nb.images import open_picture, photos
-from sing_nb.joint import (
+from sing_nb.models.classifier import wrap_classifier
+from sing_nb.models.joint import (
     ConseSpace,
     SentenceEncoder,
     fingerprint,
     joint_spaces,
     load_joint_space,
 )
+from sing_nb.pictures.images import open_picture, photos
 
 NAMES = ["ant", "bee", "cat", "dog", "elk", "fox", "gnu", "hen"]
 PROMPTS = [f"an image of {'an' if name[0] in 'ae' else 'a'} {name}" for name in NAMES]
@@ -232,7 +232,7 @@ def test_pictures_are_transformed_as_the_checkpoint_says(clip):
 
 def test_prompts_in_batches_are_the_same_prompts(clip, clip_folder, monkeypatch):
     whole = clip.encode_text(WORDS)
-    monkeypatch.setattr("sing_nb.joint.TEXTS", 2)
+    monkeypatch.setattr("sing_nb.models.joint.TEXTS", 2)
     parts = load_joint_space(clip.name).encode_text([*WORDS, WORDS[0]])
     np.testing.assert_allclose(parts[:5], whole, atol=1e-6)
     assert torch.equal(parts[5], parts[0])
@@ -322,7 +322,7 @@ def test_what_cannot_be_right_is_refused_before_a_network_is_asked(
     def asked(*arguments, **keywords):
         pytest.fail("the hub was asked")
 
-    monkeypatch.setattr("sing_nb.joint.from_hub", asked)
+    monkeypatch.setattr("sing_nb.models.joint.from_hub", asked)
     (tmp_path / "notes.txt").write_text("notes")
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "open_clip_config.json").write_text("{}")
@@ -345,7 +345,7 @@ def test_open_clip_refuses_an_empty_prompt(clip, texts):
 def test_without_a_hub_one_message_says_what_was_wanted(monkeypatch, tmp_path, caplog, capfd):
     from huggingface_hub import constants
 
-    monkeypatch.setattr("sing_nb.hub.hub_reachable", lambda url=None: False)
+    monkeypatch.setattr("sing_nb.models.hub.hub_reachable", lambda url=None: False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(SingError, match=r"joint space open_clip/EVA02-L-14:merged2b_s4b_b131k"):
         load_joint_space("open_clip/EVA02-L-14:merged2b_s4b_b131k")

@@ -10,10 +10,10 @@ import safetensors.torch
 import torch
 
 import sing_nb
-from sing_nb.features import _feature_key, compute_features, feature_key
-from sing_nb.heads import Head, KeptClassifier, wrap_classifier
-from sing_nb.kept import content_key, keep, kept
-from sing_nb.nullspace import HeadSpaces
+from sing_nb.method.nullspace import HeadSpaces
+from sing_nb.models.classifier import Head, KeptClassifier, wrap_classifier
+from sing_nb.pictures.cache import content_key, keep, kept
+from sing_nb.pictures.features import _feature_key, compute_features, feature_key
 
 TENSORS = {
     "half": torch.arange(6, dtype=torch.bfloat16).reshape(2, 3), "turned": torch.eye(3)[:, :2].T,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from sing_nb.fetch import SOURCES, cache_dir
+from sing_nb.pictures.fetch import SOURCES, cache_dir
 
 ROOT = Path(__file__).resolve().parents[1]
 # `SING_KILLS=10 pytest tests/test_killed.py` is the long form.

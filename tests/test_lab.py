@@ -14,7 +14,7 @@ pytest.importorskip("playwright")
 from browser import find_chromium, open_browser
 from lab import borrow_results, command_line, copy_chapter, family, open_notebook, psutil, serve_lab
 
-from sing_nb.prompts import imagenet_names
+from sing_nb.models.prompts import imagenet_names
 
 # In CI a missing browser is a failure and no reason to skip.
 pytestmark = pytest.mark.skipif(

@@ -3,8 +3,14 @@ from __future__ import annotations
 import pytest
 
 from sing_nb.errors import SingError
-from sing_nb.labels import expanded, in_imagenet_order, name_classes, read_mapping, select_classes
-from sing_nb.prompts import imagenet_names
+from sing_nb.models.prompts import imagenet_names
+from sing_nb.pictures.labels import (
+    expanded,
+    in_imagenet_order,
+    name_classes,
+    read_mapping,
+    select_classes,
+)
 
 
 def named(*names, mapping=None, **options):

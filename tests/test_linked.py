@@ -11,9 +11,9 @@ import vl_convert
 from test_book_pages import ROOT
 from test_study import degrees, prompt_of
 
-from sing_nb import classes
+from sing_nb.book.page import chart_html
 from sing_nb.charts import explorers
-from sing_nb.page import chart_html
+from sing_nb.study import classes
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sing_nb.errors import SingError
-from sing_nb.metrics import (
+from sing_nb.method.metrics import (
     angle,
     attribute_score,
     attribute_scores,

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pandas as pd
 from PIL import Image
 
-from sing_nb.neighbours import around, painter
+from sing_nb.study.neighbours import around, painter
 
 
 def test_neighbours_are_other_subjects_each_once_beside_the_photo_itself(smoke):

@@ -7,9 +7,18 @@ from sklearn.linear_model import Ridge
 from torch import nn
 
 from sing_nb.errors import SingError
-from sing_nb.networks import ARCHITECTURES, LOSSES, as_module, both, build, cosine, mse, train
-from sing_nb.profile import SWEEP_ARCHITECTURES, SWEEP_LOSSES
-from sing_nb.translator import RidgeFitter
+from sing_nb.method.translator import RidgeFitter
+from sing_nb.models.networks import (
+    ARCHITECTURES,
+    LOSSES,
+    as_module,
+    both,
+    build,
+    cosine,
+    mse,
+    train,
+)
+from sing_nb.study.profile import SWEEP_ARCHITECTURES, SWEEP_LOSSES
 
 
 def data(n=200, m=12, d=5, noise=0.05, seed=0):

@@ -5,8 +5,15 @@ import pandas as pd
 import pytest
 from sklearn.linear_model import LinearRegression
 
+from sing_nb.checks.nuisances import (
+    EFFECTS,
+    design,
+    has_factors,
+    invariances,
+    shares,
+    variance_shares,
+)
 from sing_nb.errors import SingError
-from sing_nb.nuisances import EFFECTS, design, has_factors, invariances, shares, variance_shares
 
 ALIKE, EACH = EFFECTS
 FACTORS = ["background", "hue", "saturation", "lightness", "scale", "x", "y", "flip"]

@@ -6,7 +6,7 @@ import scipy.linalg
 import torch
 
 from sing_nb.errors import SingError
-from sing_nb.nullspace import HeadSpaces, NearNullSpaces
+from sing_nb.method.nullspace import HeadSpaces, NearNullSpaces
 
 
 def head(c, m, values, seed=0):

@@ -19,11 +19,9 @@ import torchvision
 from PIL import Image
 from torch import nn
 
-from sing_nb.costs import build_network
+from sing_nb.book.costs import build_network
 from sing_nb.errors import SingError
-from sing_nb.features import FeatureSet, compute_features, feature_key
-from sing_nb.fetch import slug
-from sing_nb.heads import (
+from sing_nb.models.classifier import (
     KeptClassifier,
     as_classifier,
     keep_classifier,
@@ -32,7 +30,9 @@ from sing_nb.heads import (
     with_head,
     wrap_classifier,
 )
-from sing_nb.kept import keep
+from sing_nb.pictures.cache import keep
+from sing_nb.pictures.features import FeatureSet, compute_features, feature_key
+from sing_nb.pictures.fetch import slug
 
 # What a newcomer writes.
 TEN_LINES = """import torchvision
@@ -116,7 +116,7 @@ def test_random_weights_are_the_same_in_every_process_and_draw_nothing_from_this
     assert torch.equal(torch.rand(2), expected)
     code = (
         "import sing_nb, sys; c = sing_nb.load_classifier('mine:classifier');"
-        "from sing_nb.features import feature_key; import pandas as pd;"
+        "from sing_nb.pictures.features import feature_key; import pandas as pd;"
         "print(feature_key(c, pd.DataFrame({'picture': ['a']})))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -11,7 +11,7 @@ from torch import nn
 
 import sing_nb
 from sing_nb.errors import SingError
-from sing_nb.features import FeatureSet
+from sing_nb.pictures.features import FeatureSet
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_few_pictures_are_fitted_on_together_with_drawings(folder, also_fit, dra
 
 
 def test_many_pictures_need_no_drawings(folder, monkeypatch):
-    monkeypatch.setattr("sing_nb.study.FEW", 7)
+    monkeypatch.setattr("sing_nb.study.study.FEW", 7)
     assert "clipart" not in set(study(folder).pictures["source"])
 
 

@@ -14,7 +14,7 @@ import nbformat
 import pandas as pd
 import pytest
 
-from sing_nb.page import chart_html, stage_book
+from sing_nb.book.page import chart_html, stage_book
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -8,8 +8,8 @@ import scipy.special
 import torch
 
 from sing_nb.errors import SingError
-from sing_nb.nullspace import HeadSpaces
-from sing_nb.perturb import (
+from sing_nb.method.nullspace import HeadSpaces
+from sing_nb.method.steer import (
     directions,
     matched_perturbations,
     matched_removal,
@@ -20,7 +20,7 @@ from sing_nb.perturb import (
     step_for_angle,
     turning_step,
 )
-from sing_nb.translator import Translator
+from sing_nb.method.translator import Translator
 
 M, D, C = 12, 6, 5
 

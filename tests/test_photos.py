@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from test_study import ByHand, degrees, prompt_of
 
-from sing_nb import photos
+from sing_nb.study import photos
 
 
 @pytest.fixture(scope="module")

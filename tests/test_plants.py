@@ -11,8 +11,8 @@ import torch
 from scipy.stats import kstest
 from sklearn.linear_model import LinearRegression, Ridge
 
-from sing_nb import plants
-from sing_nb.controls import (
+from sing_nb.checks import plants
+from sing_nb.checks.controls import (
     GroupedProbe,
     all_mean_directions,
     discriminant_directions,
@@ -21,7 +21,7 @@ from sing_nb.controls import (
     planted_null,
 )
 from sing_nb.errors import SingError
-from sing_nb.nullspace import HeadSpaces
+from sing_nb.method.nullspace import HeadSpaces
 
 RNG = np.random.default_rng(0)
 WEIGHT = RNG.standard_normal((12, 20))

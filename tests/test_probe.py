@@ -7,8 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from sing_nb import SingError, metrics, probe
-from sing_nb.prompts import complete_prompt
+from sing_nb import SingError
+from sing_nb.method import metrics
+from sing_nb.models.prompts import complete_prompt
+from sing_nb.study import pushes
 
 MODEL = "lite0"
 
@@ -23,7 +25,7 @@ def pictures(smoke):
 
 @pytest.fixture(scope="module")
 def photo(smoke, pictures):
-    return probe.known(smoke, MODEL, pictures[0])
+    return pushes.known(smoke, MODEL, pictures[0])
 
 
 def degrees(a, b):
@@ -37,8 +39,8 @@ def test_one_step_of_removal_is_the_book_s_own_null_removal(smoke, pictures):
     table = smoke.images(MODEL).set_index("picture")
     control = smoke.controls(MODEL).query("draw == 0").set_index("picture")
     for picture in pictures:
-        one = probe.known(smoke, MODEL, picture)
-        found = probe.answer(smoke, MODEL, one, "remove", step=1.0)
+        one = pushes.known(smoke, MODEL, picture)
+        found = pushes.answer(smoke, MODEL, one, "remove", step=1.0)
         push, held = (row for _, row in found.scores.iterrows())
         for name in ("image_score", "attribute_score"):
             assert push[name] == pytest.approx(table.loc[picture, name], abs=1e-3)
@@ -55,7 +57,7 @@ def test_scores_are_those_of_plain_numpy(smoke, plain, photo):
     null = plain.null(f)
     text = smoke.text([photo.label]).double().numpy()[0]
     steps = [-1.0, 0.5, 2.0]
-    found = probe.trail(smoke, MODEL, photo, "remove", steps=steps).query("kind == 'remove'")
+    found = pushes.trail(smoke, MODEL, photo, "remove", steps=steps).query("kind == 'remove'")
     z = plain.translate([f], [number])[0]
     for step, (_, row) in zip(steps, found.iterrows(), strict=True):
         moved = plain.translate([f - step * null], [number])[0]
@@ -64,69 +66,69 @@ def test_scores_are_those_of_plain_numpy(smoke, plain, photo):
         assert row["attribute_score"] == pytest.approx(change, abs=1e-3)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in probe.DIRECTIONS if kind != "control"])
+@pytest.mark.parametrize("kind", [kind for kind in pushes.DIRECTIONS if kind != "control"])
 def test_only_the_control_moves_logits(smoke, plain, photo, kind):
-    delta = probe.course(smoke, MODEL, photo, kind, "jellyfish").delta.numpy()[0]
+    delta = pushes.course(smoke, MODEL, photo, kind, "jellyfish").delta.numpy()[0]
     null = plain.null(plain.f[smoke.row(photo.name)])
     assert np.linalg.norm(delta) == pytest.approx(np.linalg.norm(null), rel=1e-4)
     assert np.abs(plain.weight @ delta).max() < 1e-4
-    push, held = probe.answer(
+    push, held = pushes.answer(
         smoke, MODEL, photo, kind, "jellyfish", step=3.0).scores["logit_change"]
     assert push < 1e-3 < 0.3 < held
 
 
 def test_the_control_is_held_against_the_null_part(smoke, photo):
-    scores = probe.answer(smoke, MODEL, photo, "control", step=1.0).scores
+    scores = pushes.answer(smoke, MODEL, photo, "control", step=1.0).scores
     assert scores["kind"].tolist() == ["control", "remove"]
     assert scores["logit_change"][0] > 0.1 > 1e-3 > scores["logit_change"][1]
 
 
 def test_the_steepest_way_to_a_prompt_leads_towards_it(smoke, photo):
     gain = {
-        kind: probe.answer(smoke, MODEL, photo, kind, "jellyfish", step=0.05).scores.loc[0]
+        kind: pushes.answer(smoke, MODEL, photo, kind, "jellyfish", step=0.05).scores.loc[0]
         for kind in ("prompt", "random", "remove")
     }
     rest = max(abs(gain[kind]["prompt_score"]) for kind in ("random", "remove"))
     assert gain["prompt"]["prompt_score"] > rest > 0
-    again = probe.answer(smoke, MODEL, photo, "random", "", "jellyfish", step=0.05)
+    again = pushes.answer(smoke, MODEL, photo, "random", "", "jellyfish", step=0.05)
     assert again.scores["attribute_score"][0] == gain["random"]["prompt_score"]
     assert np.isnan(again.scores["prompt_score"]).all()
     assert again.towards == "an image of a jellyfish"
 
 
-@pytest.mark.parametrize("kind", list(probe.DIRECTIONS))
+@pytest.mark.parametrize("kind", list(pushes.DIRECTIONS))
 def test_a_target_is_reached(smoke, photo, kind):
-    found = probe.answer(smoke, MODEL, photo, kind, "teapot", target=12.5)
+    found = pushes.answer(smoke, MODEL, photo, kind, "teapot", target=12.5)
     assert found.scores["image_score"][0] == pytest.approx(12.5, abs=1e-3)
-    same = probe.answer(smoke, MODEL, photo, kind, "teapot", step=found.scores["step"][0])
+    same = pushes.answer(smoke, MODEL, photo, kind, "teapot", step=found.scores["step"][0])
     assert same.scores["image_score"].tolist() == found.scores["image_score"].tolist()
-    assert probe.answer(smoke, MODEL, photo, kind, "teapot", target=0.0).scores["step"][0] == 0
+    assert pushes.answer(smoke, MODEL, photo, kind, "teapot", target=0.0).scores["step"][0] == 0
 
 
 def test_out_of_reach_is_said_with_the_limit(smoke, photo):
-    limit = probe.answer(smoke, MODEL, photo, "prompt", "teapot", step=0.0).limit
-    delta = probe.course(smoke, MODEL, photo, "prompt", "teapot").delta
+    limit = pushes.answer(smoke, MODEL, photo, "prompt", "teapot", step=0.0).limit
+    delta = pushes.course(smoke, MODEL, photo, "prompt", "teapot").delta
     far = photo.translator(photo.f.double() + 1e6 * delta)
     assert limit == pytest.approx(
         float(metrics.angle(photo.translator(photo.f.double()), far)), abs=0.1)
     with pytest.raises(SingError, match=rf"limit is {limit:.1f}°.*smaller angle"):
-        probe.answer(smoke, MODEL, photo, "prompt", "teapot", target=limit + 1)
+        pushes.answer(smoke, MODEL, photo, "prompt", "teapot", target=limit + 1)
 
 
 def test_a_trail_passes_through_the_answers(smoke, photo):
-    table = probe.trail(smoke, MODEL, photo, "random")
+    table = pushes.trail(smoke, MODEL, photo, "random")
     assert len(table) == 2 * 41
     assert table.loc[table["step"] == 0, "image_score"].max() < 1e-4
     here = table[np.isclose(table["step"], 1.7)].reset_index(drop=True)
-    answer = probe.answer(smoke, MODEL, photo, "random", step=1.7)
+    answer = pushes.answer(smoke, MODEL, photo, "random", step=1.7)
     for name in ("image_score", "attribute_score", "logit_change"):
         assert here[name].to_numpy() == pytest.approx(answer.scores[name].to_numpy(), abs=1e-4)
 
 
 def test_words_and_photos_are_those_of_the_two_places(smoke, plain, photo):
-    found = probe.answer(smoke, MODEL, photo, "prompt", "teapot", step=3.0, k=5, photos=4)
+    found = pushes.answer(smoke, MODEL, photo, "prompt", "teapot", step=3.0, k=5, photos=4)
     number = smoke.row(photo.name)
-    delta = probe.course(smoke, MODEL, photo, "prompt", "teapot").delta.numpy()[0]
+    delta = pushes.course(smoke, MODEL, photo, "prompt", "teapot").delta.numpy()[0]
     for state, f in (("before", plain.f[number]), ("after", plain.f[number] + 3 * delta)):
         z = torch.tensor(plain.translate([f], [number]))
         words = found.words[found.words["state"] == state]
@@ -141,12 +143,12 @@ def test_words_and_photos_are_those_of_the_two_places(smoke, plain, photo):
 
 def test_wrong_questions_say_what_is_right(smoke, photo):
     with pytest.raises(SingError, match="did you mean 'remove'"):
-        probe.course(smoke, MODEL, photo, "removed")
+        pushes.course(smoke, MODEL, photo, "removed")
     with pytest.raises(SingError, match=r"Unknown classifier.* lite0, lite1"):
-        probe.known(smoke, "lite", photo.name)
+        pushes.known(smoke, "lite", photo.name)
     for far in ({}, {"step": 1.0, "target": 2.0}):
         with pytest.raises(SingError, match="either a step or a target"):
-            probe.answer(smoke, MODEL, photo, "remove", **far)
+            pushes.answer(smoke, MODEL, photo, "remove", **far)
 
 
 # --- prompts ------------------------------------------------------------------------------------
@@ -165,7 +167,7 @@ def test_bare_words_become_a_prompt(typed, meant):
 @pytest.mark.parametrize("typed", ["", "   ", "!?", "…"])
 def test_what_is_no_word_is_no_prompt(smoke, photo, typed):
     with pytest.raises(SingError, match="such as “jellyfish”"):
-        probe.course(smoke, MODEL, photo, "prompt", typed)
+        pushes.course(smoke, MODEL, photo, "prompt", typed)
 
 
 # --- pictures of one's own ----------------------------------------------------------------------
@@ -179,8 +181,8 @@ def saved(picture, kind="PNG", **options):
 
 @pytest.mark.parametrize("source", [0, 1])
 def test_the_file_of_a_known_picture_gives_its_numbers(smoke, pictures, source):
-    known = probe.known(smoke, MODEL, pictures[source])
-    own = probe.uploaded(
+    known = pushes.known(smoke, MODEL, pictures[source])
+    own = pushes.uploaded(
         smoke, MODEL, smoke.picture_path(known.name).read_bytes(), "mine.jpg")
     assert (own.name, own.label, own.subject) == ("mine.jpg", "", None)
     assert (own.f - known.f).norm() < 1e-4 * known.f.norm()
@@ -189,7 +191,7 @@ def test_the_file_of_a_known_picture_gives_its_numbers(smoke, pictures, source):
     # No translator was fitted on a photograph: the same one reads it here.
     if source:
         wanted, found = (
-            probe.answer(smoke, MODEL, one, "remove", "", "teapot", step=1.0).scores
+            pushes.answer(smoke, MODEL, one, "remove", "", "teapot", step=1.0).scores
             for one in (known, own))
         for name in ("image_score", "attribute_score", "probability_after"):
             assert found[name].to_numpy() == pytest.approx(wanted[name].to_numpy(), abs=5e-3)
@@ -197,8 +199,8 @@ def test_the_file_of_a_known_picture_gives_its_numbers(smoke, pictures, source):
 
 def test_an_own_picture_is_measured_towards_the_class_it_is_taken_for(smoke, pictures):
     content = smoke.picture_path(pictures[1]).read_bytes()
-    own = probe.uploaded(smoke, MODEL, content)
-    found = probe.answer(smoke, MODEL, own, "remove", step=1.0)
+    own = pushes.uploaded(smoke, MODEL, content)
+    found = pushes.answer(smoke, MODEL, own, "remove", step=1.0)
     assert found.towards == complete_prompt(found.scores["before"][0])
     near = smoke.nearest(own.translator(own.f), 4)["picture"].tolist()
     assert found.photos.query("state == 'before'")["picture"].tolist() == near
@@ -210,7 +212,7 @@ def test_a_phone_s_photo_is_turned_upright(smoke, pictures):
     exif[0x0112] = 6  # to be shown turned by a quarter clockwise
     lying = upright.transpose(Image.Transpose.ROTATE_90)
     wanted, found = (
-        probe.uploaded(smoke, MODEL, content).f
+        pushes.uploaded(smoke, MODEL, content).f
         for content in (saved(upright), saved(lying, exif=exif)))
     assert torch.equal(wanted, found)
 
@@ -224,7 +226,7 @@ def test_a_phone_s_photo_is_turned_upright(smoke, pictures):
 ])
 def test_a_file_that_is_no_picture_is_refused(smoke, content, said):
     with pytest.raises(SingError, match=rf"holiday\.png.*{said}"):
-        probe.uploaded(smoke, MODEL, content, "holiday.png")
+        pushes.uploaded(smoke, MODEL, content, "holiday.png")
 
 
 # --- other spaces, and the page -----------------------------------------------------------------
@@ -233,24 +235,24 @@ def test_a_file_that_is_no_picture_is_refused(smoke, content, said):
 def test_a_clip_like_study_is_asked_in_the_same_way(mini):
     model = mini.config.models[0]
     picture = mini.pictures["picture"].iloc[0]
-    known = probe.known(mini, model, picture)
-    own = probe.uploaded(mini, model, mini.picture_path(picture).read_bytes())
+    known = pushes.known(mini, model, picture)
+    own = pushes.uploaded(mini, model, mini.picture_path(picture).read_bytes())
     assert (own.f - known.f).norm() < 1e-3 * known.f.norm()
     assert float(metrics.angle(own.z, known.z)) < 0.1
-    found = probe.answer(mini, model, known, "prompt", "jellyfish", step=1.0)
+    found = pushes.answer(mini, model, known, "prompt", "jellyfish", step=1.0)
     assert found.scores["logit_change"][0] < 1e-3
     removed = known.translator(mini.spaces(model).remove_null(known.f))
     wanted = float(metrics.image_score(known.translator(known.f), removed))
-    push = probe.answer(mini, model, known, "remove", step=1.0).scores.loc[0]
+    push = pushes.answer(mini, model, known, "remove", step=1.0).scores.loc[0]
     assert push["image_score"] == pytest.approx(wanted, abs=1e-3)
 
 
 def test_what_is_computed_beforehand_are_the_answers(smoke, pictures):
-    table = probe.explored(smoke, MODEL, pictures, "teapot", steps=(0, 1.5, 3), k=3, photos=2)
+    table = pushes.explored(smoke, MODEL, pictures, "teapot", steps=(0, 1.5, 3), k=3, photos=2)
     assert len(table) == 2 * 4 * 3
     for _, row in table[table["step"] == 1.5].iterrows():
-        one = probe.known(smoke, MODEL, row["picture"])
-        found = probe.answer(
+        one = pushes.known(smoke, MODEL, row["picture"])
+        found = pushes.answer(
             smoke, MODEL, one, row["kind"], "teapot", step=1.5, k=3, photos=2)
         for name in ("image_score", "attribute_score", "prompt_score"):
             assert row[name] == pytest.approx(found.scores[name][0], abs=1e-4)

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-import sing_nb.profile as module
+import sing_nb.study.profile as module
 from sing_nb.errors import SingError
-from sing_nb.profile import build_dir, cast, load_profile, profile_names
+from sing_nb.study.profile import build_dir, cast, load_profile, profile_names
 
 ROOT = Path(__file__).resolve().parents[1]
 

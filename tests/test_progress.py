@@ -11,9 +11,9 @@ from torch import nn
 from torchvision import transforms
 from tqdm.auto import tqdm
 
-from sing_nb import features
-from sing_nb.heads import wrap_classifier
-from sing_nb.images import photos, picture_table, store_pictures
+from sing_nb.models.classifier import wrap_classifier
+from sing_nb.pictures import features
+from sing_nb.pictures.images import photos, picture_table, store_pictures
 from sing_nb.progress import Stopped, progress_bar
 
 

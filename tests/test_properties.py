@@ -15,23 +15,23 @@ from hypothesis import strategies as st
 from hypothesis.configuration import set_hypothesis_home_dir
 from hypothesis.extra import numpy as hnp
 
-from sing_nb import cards
+from sing_nb.checks.intervals import random_basis
 from sing_nb.errors import SingError
-from sing_nb.fetch import slug, write_atomic
-from sing_nb.kept import content_key, keep, kept
-from sing_nb.metrics import (
+from sing_nb.method.metrics import (
     angle,
     attribute_score,
     attribute_scores,
     image_score,
     pairwise_angle,
 )
-from sing_nb.nullspace import HeadSpaces
-from sing_nb.perturb import null_direction, steer, steer_all
-from sing_nb.profile import Profile, cast, load_profile
-from sing_nb.prompts import complete_prompt
-from sing_nb.stats import random_basis
-from sing_nb.translator import RidgeFitter, Translator
+from sing_nb.method.nullspace import HeadSpaces
+from sing_nb.method.steer import null_direction, steer, steer_all
+from sing_nb.method.translator import RidgeFitter, Translator
+from sing_nb.models.prompts import complete_prompt
+from sing_nb.pictures import cards
+from sing_nb.pictures.cache import content_key, keep, kept
+from sing_nb.pictures.fetch import slug, write_atomic
+from sing_nb.study.profile import Profile, cast, load_profile
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -9,9 +9,9 @@ import yaml
 from torch import nn
 
 from sing_nb.errors import SingError
-from sing_nb.heads import model_names, wrap_classifier
-from sing_nb.published import import_translator, published_translators
-from sing_nb.translator import Translator
+from sing_nb.method.translator import Translator
+from sing_nb.models.classifier import model_names, wrap_classifier
+from sing_nb.models.published import import_translator, published_translators
 
 M, D = 20, 768
 METADATA = {

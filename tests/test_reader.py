@@ -30,8 +30,8 @@ from browser import (
 )
 from PIL import Image
 
-from sing_nb.images import thumbnail
-from sing_nb.page import chart_html
+from sing_nb.book.page import chart_html
+from sing_nb.pictures.images import thumbnail
 
 STATIC = Path(__file__).resolve().parents[1] / "book" / "_static"
 THEME = Path(pydata_sphinx_theme.__file__).parent / "theme" / "pydata_sphinx_theme" / "static"

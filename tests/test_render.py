@@ -13,8 +13,8 @@ from miniatures import WIDTH, small_karlo, small_open_clip
 from PIL import Image
 
 from sing_nb.errors import SingError
-from sing_nb.joint import load_joint_space
-from sing_nb.render import KARLO, NearestPhotos, UnClip, embedding_length, load_renderer
+from sing_nb.models.joint import load_joint_space
+from sing_nb.models.render import KARLO, NearestPhotos, UnClip, embedding_length, load_renderer
 
 STEPS = {"decoder_steps": 3, "super_res_steps": 2}
 
@@ -188,7 +188,7 @@ def test_a_diffusers_without_the_pipeline_is_told(monkeypatch):
 def test_weights_that_cannot_be_had_are_told_in_one_message(monkeypatch, tmp_path, caplog):
     from huggingface_hub import constants
 
-    for place in ("sing_nb.hub.hub_reachable", "sing_nb.render.hub_reachable"):
+    for place in ("sing_nb.models.hub.hub_reachable", "sing_nb.models.render.hub_reachable"):
         monkeypatch.setattr(place, lambda url=None: False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(SingError, match=r"nobody/no-karlo .*'nearest' needs none"):

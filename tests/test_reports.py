@@ -24,9 +24,9 @@ from torch import nn
 
 import sing_nb
 from sing_nb import SingError
-from sing_nb import reports as room
-from sing_nb.cards import card_of
-from sing_nb.reports import own_study, plain_table
+from sing_nb.pictures.cards import card_of
+from sing_nb.reports import report as room
+from sing_nb.reports.report import own_study, plain_table
 
 MINE = """\
 import torch
@@ -344,7 +344,7 @@ def test_what_a_killed_run_left_is_taken_away_and_what_it_moved_comes_back(here)
 
 def test_a_lock_of_a_dead_process_holds_nobody_up(here):
     code = (
-        "import os, signal; from pathlib import Path; from sing_nb.reports import _alone\n"
+        "import os, signal; from pathlib import Path; from sing_nb.reports.report import _alone\n"
         "with _alone(Path('out').resolve()): print('held', flush=True); input()"
     )
     holder = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE,
@@ -445,7 +445,7 @@ def test_the_command_says_everything_that_was_given(here):
     assert words[words.index("--class-names") + 1] == str(here / "names.txt")
     assert words[words.index("--beside") + 1] == "lite1"
     assert [words[i + 1] for i, word in enumerate(words) if word == "--ask"] == ["a hand", "it's"]
-    from sing_nb.chapters import resolve
+    from sing_nb.book.chapters import resolve
 
     pairs = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
     assert resolve("smoke", pairs, [])[1] == given["settings"]

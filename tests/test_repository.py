@@ -17,8 +17,8 @@ try:
 except ModuleNotFoundError:  # Python 3.10: pytest itself brings tomli there
     import tomli as tomllib
 
-from sing_nb.page import toc_files
-from sing_nb.prompts import imagenet_names
+from sing_nb.book.page import toc_files
+from sing_nb.models.prompts import imagenet_names
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))

@@ -14,9 +14,9 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import make_scorer, r2_score
 from sklearn.model_selection import GridSearchCV, GroupKFold
 
-from sing_nb import translator
 from sing_nb.errors import SingError
-from sing_nb.translator import RidgeFitter, Translator, grouped_cv
+from sing_nb.method import translator
+from sing_nb.method.translator import RidgeFitter, Translator, grouped_cv
 
 LAMS = [1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3]
 

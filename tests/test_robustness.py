@@ -13,16 +13,16 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.preprocessing import StandardScaler
 
-import sing_nb.robustness
-from sing_nb.nullspace import HeadSpaces
-from sing_nb.robustness import (
+import sing_nb.study.robustness
+from sing_nb.method.nullspace import HeadSpaces
+from sing_nb.method.translator import Translator
+from sing_nb.study.robustness import (
     accuracy_correlation,
     group_accuracies,
     group_probabilities,
     subject_groups,
 )
-from sing_nb.study import Study
-from sing_nb.translator import Translator
+from sing_nb.study.study import Study
 
 STATES = ["principal features", "translated"]
 SIZES = {"animals/birds": 5, "animals/mammals/wild": 7, "hobbies/music": 4, "plants/fruit": 3}
@@ -239,7 +239,8 @@ def tables(planted, monkeypatch):
     def stand_in(**options):
         made = {name: group_table(seed, **options) for seed, name in enumerate(("one", "two"))}
         monkeypatch.setattr(
-            sing_nb.robustness, "group_probabilities", lambda study, model, at_least: made[model]
+            sing_nb.study.robustness, "group_probabilities",
+            lambda study, model, at_least: made[model]
         )
         return made
 

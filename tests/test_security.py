@@ -22,15 +22,17 @@ import yaml
 from PIL import Image
 
 import sing_nb
-from sing_nb import cards, chapters, labels, profile
+from sing_nb.book import chapters
 from sing_nb.errors import SingError
-from sing_nb.folders import hub_pictures
-from sing_nb.heads import load_classifier
-from sing_nb.images import open_picture
-from sing_nb.joint import TextFiles, load_joint_space
-from sing_nb.kept import kept
-from sing_nb.published import import_translator
-from sing_nb.translator import RidgeFitter, Translator
+from sing_nb.method.translator import RidgeFitter, Translator
+from sing_nb.models.classifier import load_classifier
+from sing_nb.models.joint import TextFiles, load_joint_space
+from sing_nb.models.published import import_translator
+from sing_nb.pictures import cards, labels
+from sing_nb.pictures.cache import kept
+from sing_nb.pictures.folders import hub_pictures
+from sing_nb.pictures.images import open_picture
+from sing_nb.study import profile
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -143,7 +145,7 @@ def called(node, names, safe):
 
 def python_sources():
     """Name and text of all Python of ours that a reader runs."""
-    for path in sorted((ROOT / "sing_nb").glob("*.py")):
+    for path in sorted((ROOT / "sing_nb").rglob("*.py")):
         yield path.name, path.read_text(encoding="utf-8")
     yield "audit", (ROOT / ".ci" / "audit").read_text(encoding="utf-8")
     for path in sorted((ROOT / "book").rglob("*.ipynb")):

@@ -14,7 +14,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from sing_nb import SingError
 from sing_nb.book.figures import VEGALITE, bundle
-from sing_nb.standalone import charts, page
+from sing_nb.reports.standalone import charts, page
 
 SMALL_PHONE = (360, 780)
 

@@ -6,8 +6,7 @@ import scipy.stats
 from conftest import ends
 from sklearn.metrics import roc_auc_score
 
-from sing_nb.errors import SingError
-from sing_nb.stats import (
+from sing_nb.checks.intervals import (
     cluster_auc,
     cluster_bootstrap,
     cluster_means,
@@ -19,6 +18,7 @@ from sing_nb.stats import (
     rank_correlation,
     sign_flip_test,
 )
+from sing_nb.errors import SingError
 
 
 def clustered(rng, clusters=40, size=5, mean=2.0):

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from sing_nb import steering
-from sing_nb.steering import RANDOM, TOWARDS, _random_directions
+from sing_nb.study import steering
+from sing_nb.study.steering import RANDOM, TOWARDS, _random_directions
 
 JELLYFISH = "an image of a jellyfish"
 PROMPTS = [JELLYFISH, "a snowy hill"]

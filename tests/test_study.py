@@ -13,7 +13,7 @@ from sklearn.linear_model import Ridge
 
 import sing_nb
 from sing_nb.errors import SingError
-from sing_nb.translator import grouped_cv
+from sing_nb.method.translator import grouped_cv
 
 
 def degrees(a, b):

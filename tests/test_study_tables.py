@@ -18,7 +18,8 @@ import pandas as pd
 import pytest
 
 import sing_nb
-from sing_nb import Study, comparison, steering
+from sing_nb import Study
+from sing_nb.study import comparison, steering
 
 ABOUT = {"model", "title", "label", "class", "concept"}
 CONTROL = re.compile(r"control|random|chance|constant|permuted|untouched", re.IGNORECASE)
@@ -57,15 +58,15 @@ def tables():
     for name, method in inspect.getmembers(Study, inspect.isfunction):
         if not name.startswith("_") and gives_table(method):
             found[f"study.Study.{name}"] = method
-    for room in pkgutil.iter_modules(sing_nb.__path__):
-        if room.name.startswith("_") or room.name in ("figures", "widgets"):
+    for room in pkgutil.walk_packages(sing_nb.__path__, "sing_nb."):
+        if "book" in room.name or room.name.endswith("widgets"):
             continue
-        module = importlib.import_module(f"sing_nb.{room.name}")
+        module = importlib.import_module(room.name)
         for name, function in inspect.getmembers(module, inspect.isfunction):
             own = function.__module__ == module.__name__ and not name.startswith("_")
             if own and gives_table(function) and next(iter(
                     inspect.signature(function).parameters), None) == "study":
-                found[f"{room.name}.{name}"] = function
+                found[f"{room.name.rpartition('.')[2]}.{name}"] = function
     return found
 
 

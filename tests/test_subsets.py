@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from sing_nb.errors import SingError
-from sing_nb.labels import ClassName
-from sing_nb.subsets import Seen, check_counts, choose_pictures, content_hash
+from sing_nb.pictures.labels import ClassName
+from sing_nb.pictures.subsets import Seen, check_counts, choose_pictures, content_hash
 
 SIZES = {"a": 3, "b": 10, "c": 10, "d": 50}
 NAMED = {name: ClassName(name, -1) for name in SIZES}

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from conftest import ends
 
-from sing_nb.towers import pair_table, space_table
+from sing_nb.study.joint_spaces import pair_table, space_table
 
 ALL = ["lite0", "lite1", "lite2"]
 

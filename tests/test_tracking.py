@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from sing_nb.errors import SingError
-from sing_nb.tracking import tracked
+from sing_nb.study.tracking import tracked
 
 CLEAN = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
 
@@ -65,7 +65,7 @@ GUARD = """
 def test_off_is_silent_and_never_imports_wandb(tmp_path):
     said = python(f"""
         import sys
-        from sing_nb.tracking import tracked
+        from sing_nb.study.tracking import tracked
         with tracked("off", {str(tmp_path / "runs")!r}, "one", {{}}) as log:
             log({{"loss": 1.0}})
         print("wandb" in sys.modules)
@@ -77,7 +77,7 @@ def test_off_is_silent_and_never_imports_wandb(tmp_path):
 def test_offline_writes_files_and_sends_nothing(tmp_path):
     with Listener() as proxy:
         said = python(GUARD + f"""
-    from sing_nb.tracking import tracked
+    from sing_nb.study.tracking import tracked
     with tracked("offline", {str(tmp_path)!r}, "mlp3-mse", {{"hidden": 7}}) as log:
         for epoch in range(3):
             log({{"fold 0/train_mse": 1 / (1 + epoch)}})

@@ -10,7 +10,7 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
 
 from sing_nb.errors import SingError
-from sing_nb.translator import RidgeFitter, Translator, grouped_cv, nested_cv
+from sing_nb.method.translator import RidgeFitter, Translator, grouped_cv, nested_cv
 
 
 def data(n=80, m=12, d=5, seed=0, mean=0.0):

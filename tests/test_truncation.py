@@ -8,10 +8,7 @@ import pytest
 import torch
 from conftest import ends
 
-from sing_nb.errors import SingError
-from sing_nb.heads import model_names
-from sing_nb.nullspace import HeadSpaces
-from sing_nb.truncation import (
+from sing_nb.checks.truncation import (
     ENERGIES,
     REMOVED,
     SHARES,
@@ -19,6 +16,9 @@ from sing_nb.truncation import (
     removal_curves,
     truncated_heads,
 )
+from sing_nb.errors import SingError
+from sing_nb.method.nullspace import HeadSpaces
+from sing_nb.models.classifier import model_names
 
 
 def degrees(a, b):

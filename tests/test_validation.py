@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import ends
 
-from sing_nb.validation import neighbours_kept
+from sing_nb.study.validation import neighbours_kept
 
 KINDS = ["random null direction", "random direction", "principal direction"]
 

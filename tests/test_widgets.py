@@ -6,8 +6,9 @@ import re
 import numpy as np
 import pytest
 
-from sing_nb import probe, widgets
+from sing_nb import widgets
 from sing_nb.book.figures import show
+from sing_nb.study import pushes
 
 MODEL = "lite0"
 
@@ -80,8 +81,8 @@ def test_every_control_changes_the_numbers(smoke, explorer):
         assert said(explorer) == "", control
         assert explorer.numbers.value not in seen, control
         seen.append(explorer.numbers.value)
-    photo = probe.known(smoke, "lite1", "photo-00")
-    wanted = probe.answer(smoke, "lite1", photo, "prompt", "teapot", "teapot", target=12.0)
+    photo = pushes.known(smoke, "lite1", "photo-00")
+    wanted = pushes.answer(smoke, "lite1", photo, "prompt", "teapot", "teapot", target=12.0)
     shown = cells(explorer.numbers)
     assert number(shown["Image Score"][0]) == 12.0
     assert number(shown["step (lengths of the null part)"][0]) == pytest.approx(
@@ -105,13 +106,13 @@ def test_a_typed_prompt_is_gone_to(explorer):
 
 def test_one_answer_for_one_action(smoke, explorer, monkeypatch):
     asked = []
-    answer = probe.answer
+    answer = pushes.answer
 
     def counted(*args, **options):
         asked.append(args[3])
         return answer(*args, **options)
 
-    monkeypatch.setattr(probe, "answer", counted)
+    monkeypatch.setattr(pushes, "answer", counted)
     explorer.prompt.value = "teapot"
     explorer.upload.value = file(smoke.picture_path("photo-00").read_bytes())
     explorer.step.value = 0.5
@@ -127,12 +128,12 @@ def test_the_chart_follows_without_being_drawn_again(smoke, explorer):
     explorer.direction.value = "control"
     assert explorer.chart.chart is chart
     assert params.step == 2.5
-    photo = probe.known(smoke, MODEL, explorer.photo.value)
-    wanted = probe.answer(smoke, MODEL, photo, "control", step=2.5).scores
+    photo = pushes.known(smoke, MODEL, explorer.photo.value)
+    wanted = pushes.answer(smoke, MODEL, photo, "control", step=2.5).scores
     for dots, (_, row) in zip(params.dots, wanted.iterrows(), strict=True):
         assert dots == pytest.approx([row["image_score"], row["attribute_score"]], abs=0.01)
     trail = [row for row in params.trail if row["held"] == 0]
-    table = probe.trail(smoke, MODEL, photo, "control").query("kind == 'control'")
+    table = pushes.trail(smoke, MODEL, photo, "control").query("kind == 'control'")
     assert [row["turn"] for row in trail] == pytest.approx(table["image_score"], abs=1e-3)
     assert {row["way"] for row in trail} == {"random part of the same size"}
 
@@ -170,8 +171,8 @@ def test_an_own_picture_is_explored(smoke, explorer):
         assert [number(text) for text in shown[row]] == pytest.approx(
             [number(text) for text in wanted[row]], abs=0.11)
     explorer.model.value = "lite1"  # the same file, seen by another classifier
-    photo = probe.uploaded(smoke, "lite1", smoke.picture_path("photo-00").read_bytes())
-    found = probe.answer(smoke, "lite1", photo, "remove", "", "teapot", step=1.0)
+    photo = pushes.uploaded(smoke, "lite1", smoke.picture_path("photo-00").read_bytes())
+    found = pushes.answer(smoke, "lite1", photo, "remove", "", "teapot", step=1.0)
     assert number(cells(explorer.numbers)["Image Score"][0]) == pytest.approx(
         found.scores["image_score"][0], abs=0.051)
     explorer.photo.value = "photo-00"
@@ -297,8 +298,8 @@ def test_the_counterpart_is_drawn(smoke, counterpart, tmp_path, monkeypatch):
          alt="A photo pushed step by step, with its scores.")
     svg = (tmp_path / "counterpart.svg").read_text()
     drawn = re.findall(r"<text[^>]*>([^<]*)</text>", svg)
-    photo = probe.known(smoke, MODEL, "badger")
-    found = probe.answer(smoke, MODEL, photo, "remove", step=1.0)
+    photo = pushes.known(smoke, MODEL, "badger")
+    found = pushes.answer(smoke, MODEL, photo, "remove", step=1.0)
     for text in ("this push", "control", f"{found.translator_error:.0f}°", *(
         f"{score:.1f}°" for score in found.scores["image_score"]
     )):

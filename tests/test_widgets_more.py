@@ -9,6 +9,7 @@ import pytest
 
 import sing_nb
 from sing_nb import widgets
+from sing_nb.models.prompts import prompt
 from sing_nb.widgets import ConceptExplorer, ModelComparer
 
 WORDS = ["sand", "fish", "birthday cake", "snow"]
@@ -41,7 +42,7 @@ def moved(plain, smoke, label, words):
     """AS of a class towards words, mean over its pictures, in NumPy."""
     table = smoke.pictures
     at = np.flatnonzero(((table["label"] == label) & (table["source"] == "stamp")).to_numpy())
-    f, text = plain.f[at], smoke.space.encode_text([sing_nb.prompts.prompt(w) for w in words])
+    f, text = plain.f[at], smoke.space.encode_text([prompt(w) for w in words])
     before, after = (
         np.degrees(np.arccos(unit(plain.translate(z, at)) @ text.double().numpy().T))
         for z in (f, f - plain.null(f)))
@@ -129,7 +130,7 @@ def test_words_one_by_one_are_words_together(smoke):
 
 
 def test_states_of_few_classes_are_kept(smoke, monkeypatch):
-    monkeypatch.setattr(sing_nb.study, "KEPT_CLASSES", 2)
+    monkeypatch.setattr(sing_nb.study.study, "KEPT_CLASSES", 2)
     monkeypatch.setattr(smoke, "_states", {})
     first = smoke.string_graph("lite0", smoke.labels[0], WORDS)
     for label in smoke.labels[1:4]:

@@ -1,1 +1,1 @@
-"""What a chapter shows and finds, on the page and in JupyterLab alike."""
+"""Figures and findings of a chapter, and the book around them."""

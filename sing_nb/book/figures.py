@@ -13,7 +13,7 @@ import altair as alt
 import vl_convert
 
 from ..errors import SingError
-from ..fetch import write_atomic
+from ..pictures.fetch import write_atomic
 
 if TYPE_CHECKING:
     import ipywidgets

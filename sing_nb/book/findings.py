@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from ..errors import SingError
-from ..fetch import write_atomic
+from ..pictures.fetch import write_atomic
 from .figures import page_folder
 
 if TYPE_CHECKING:
     from IPython.display import Markdown
 
-    from ..study import Study
+    from ..study.study import Study
 
 __all__ = ["VERDICTS", "box", "found", "read_found", "span"]
 

@@ -20,9 +20,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from sing_nb.features import compute_features
-from sing_nb.heads import Classifier, load_classifier
-from sing_nb.images import stamps, store_pictures
+from sing_nb.models.classifier import Classifier, load_classifier
+from sing_nb.pictures.features import compute_features
+from sing_nb.pictures.images import stamps, store_pictures
 
 FEW, MANY, BATCH = 512, 4096, 64
 

@@ -7,10 +7,10 @@ from functools import cache
 import numpy as np
 import torch
 
-from sing_nb.nullspace import HeadSpaces
-from sing_nb.perturb import steer_all
-from sing_nb.stats import cluster_bootstrap
-from sing_nb.translator import RidgeFitter, Translator
+from sing_nb.checks.intervals import cluster_bootstrap
+from sing_nb.method.nullspace import HeadSpaces
+from sing_nb.method.steer import steer_all
+from sing_nb.method.translator import RidgeFitter, Translator
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:

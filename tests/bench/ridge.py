@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 import torch
 
-from sing_nb.translator import RidgeFitter, grouped_cv
+from sing_nb.method.translator import RidgeFitter, grouped_cv
 
 LAMS = np.logspace(-2, 5, 15).tolist()
 FOLDS = 5

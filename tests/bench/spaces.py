@@ -6,7 +6,7 @@ from functools import cache
 
 import torch
 
-from sing_nb.nullspace import HeadSpaces
+from sing_nb.method.nullspace import HeadSpaces
 
 
 @cache  # asv sets up before every sample

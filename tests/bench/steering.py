@@ -7,10 +7,10 @@ from functools import cache
 import torch
 from torch.nn.functional import cosine_similarity, normalize
 
-from sing_nb.metrics import attribute_scores
-from sing_nb.nullspace import HeadSpaces
-from sing_nb.perturb import steer, steer_all
-from sing_nb.translator import Translator
+from sing_nb.method.metrics import attribute_scores
+from sing_nb.method.nullspace import HeadSpaces
+from sing_nb.method.steer import steer, steer_all
+from sing_nb.method.translator import Translator
 
 TARGET = 40.0
 

@@ -1,0 +1,1 @@
+"""What a score of nothing looks like: intervals, reliability, planted truths, nuisances."""

@@ -1,0 +1,367 @@
+"""Truncated heads: a head cut down to its strongest directions is another, blinder classifier.
+
+They widen the comparison of models to a dozen points with a known cause: the same features, the
+same translator, only less that the head sees. Figure 12b's place, offline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+
+from ..errors import SingError
+from ..method.metrics import attribute_score, image_score
+from ..method.nullspace import HeadSpaces
+from ..method.steer import matched_removal
+from ..models.classifier import model_names
+from ..study.profile import unknown
+from ..study.study import Study
+from .intervals import excess, random_basis
+
+__all__ = [
+    "paper_sizes", "removal_curves", "truncated_heads",
+]
+
+RANKS = (900, 750, 500, 250, 100)
+# How many of the weakest directions are removed: shares of the narrowest feature (the same count
+# for every head), and shares of |W|_F^2 that the removed directions hold together.
+SHARES = (1 / 64, 1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 15 / 16)
+ENERGIES = (0.003, 0.01, 0.03, 0.1, 0.3)
+REMOVED = ("weakest directions removed", "random control", "excess")
+MEASURES = ("image_score", "attribute_score", "logit_change", "ratio")
+
+
+def truncated_heads(study: Study, ranks: Sequence[int] = RANKS) -> pd.DataFrame:
+    """Scores of null removal for every head as it is and cut down to fewer directions.
+
+    Parameters
+    ----------
+    study : Study
+    ranks : sequence of int
+        Ranks of the truncated heads, below the full one.
+
+    Returns
+    -------
+    pandas.DataFrame
+        model, title, rank, null_dim, ``null_share`` (median share of the feature's squared length
+        that this head does not see), ``accuracy`` (of the pictures whose class it knows) and
+        ``agreement`` (share of pictures that keep the full head's class), both 0 to 1; ``kind``,
+        ``quantity`` (image_score, attribute_score [absolute], ratio), value, low, high (medians
+        over pictures; 95 %, cluster bootstrap over subjects; of ``kind`` ``difference``, the
+        null space minus its control, over subjects and random subspaces).
+
+    Raises
+    ------
+    SingError
+        If no rank is below that of some head.
+    """
+    name = f"truncated-{'-'.join(map(str, ranks))}"
+    return study.stored(name, lambda: _truncated(study, ranks), *study.config.everyone)
+
+
+def _truncated(study: Study, ranks: Sequence[int]) -> pd.DataFrame:
+    tables = []
+    for model in study.config.everyone:
+        whole = study.spaces(model)
+        full = whole.rank
+        if all(rank >= full for rank in ranks):
+            raise SingError(
+                f"None of the ranks {', '.join(map(str, ranks))} is below that of {model}'s head, "
+                f"which is {full}: nothing is cut. Take smaller ones."
+            )
+        for rank in [full, *(rank for rank in ranks if rank < full)]:
+            spaces = whole.truncated(rank)
+            if spaces.null_dim:
+                tables.append(_one_head(study, model, spaces))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _one_head(study: Study, model: str, spaces: HeadSpaces) -> pd.DataFrame:
+    scored = study.scored(model)
+    rows = study.rows(scored["picture"])
+    f, clf = study.features(model)[rows], study.classifier(model)
+    text = study.text(scored["label"])
+    z = study.translate(model, f, rows)
+    removed, length = spaces.remove_null(f), spaces.null(f).norm(dim=1)
+    # The truncated head's logits: it reads of a feature what is left without its null part.
+    winner, truth = clf.logits(removed).argmax(1).numpy(), study.truth(model)[rows]
+    z_removed = study.translate(model, removed, rows)
+    control = []
+    for draw in range(study.config.control_draws):
+        basis = random_basis(spaces.features, spaces.null_dim, study.config.seed + draw)
+        z_other = study.translate(model, matched_removal(f, length, basis), rows)
+        control.append(torch.stack([image_score(z, z_other), attribute_score(z, z_other, text)]))
+    pairs = {
+        "null space removed": torch.stack(
+            [image_score(z, z_removed), attribute_score(z, z_removed, text)]
+        )[None],
+        "random control": torch.stack(control),
+    }
+    values = {kind: pair.abs().permute(2, 0, 1).numpy() for kind, pair in pairs.items()}
+    found = {
+        kind: study.interval(v, scored["subject"], _three_sizes, of_medians=True)
+        for kind, v in values.items()
+    } | {"difference": study.excess(
+        *values.values(), scored["subject"], of_medians=True,
+        statistic=lambda one, other: _three_sizes(one) - _three_sizes(other))}
+    return pd.DataFrame([
+        {"kind": kind, "quantity": quantity}
+        | {key: value[at] for key, value in interval.items()}
+        for kind, interval in found.items()
+        for at, quantity in enumerate(("image_score", "attribute_score", "ratio"))
+    ]).assign(
+        model=model, title=study.title(model), rank=spaces.rank, null_dim=spaces.null_dim,
+        null_share=float(np.median(spaces.null_share(f))),
+        accuracy=float((winner == truth)[truth >= 0].mean()) if (truth >= 0).any() else np.nan,
+        agreement=float((winner == clf.logits(f).argmax(1).numpy()).mean()),
+    )
+
+
+def _three_sizes(medians: np.ndarray) -> np.ndarray:
+    """Median IS, |AS| and ratio, (samples, 3), of (samples, draws, 2) medians: draw by draw.
+
+    The mean over draws of the scores themselves would make |AS| too small.
+    """
+    one, two = np.moveaxis(medians, -1, 0)
+    return np.stack([one, two, one / two], axis=1).mean(2)
+
+
+# --- curves over the number of directions removed -------------------------------------------------
+
+
+def removal_curves(study: Study) -> pd.DataFrame:
+    """Scores while more and more of each head's weakest directions are removed.
+
+    The directions go from the smallest singular value up, so that k of them are the null space of
+    the head cut down to rank m - k. Within the null space no direction is weaker than another: a
+    random rotation, by seed, orders them. The control removes k random directions, rescaled for
+    each picture to the length that the weakest took away; those of all k are nested.
+
+    Parameters
+    ----------
+    study : Study
+
+    Returns
+    -------
+    pandas.DataFrame
+        model, title, ``by`` (``count``: the same k for every head; ``energy``: the same share of
+        the head's energy), ``level`` (k, or that share), ``removed`` (k), ``share`` (k / m),
+        ``head_energy`` (share of ``|W|_F^2``), ``feature_share`` (median share of the features'
+        squared length that goes), ``kind`` (weakest directions removed; random control, the mean
+        over random subspaces; excess, the first minus the second), ``quantity`` (image_score,
+        attribute_score [absolute] and logit_change [largest of any logit]: medians over pictures;
+        ratio: of the first two), value, low, high (95 %, over other subjects and other random
+        subspaces, :func:`sing_nb.checks.intervals.excess`).
+    """
+    return study.stored("removal-curves", lambda: _curves(study), *study.config.everyone)
+
+
+def _weakest(study: Study, model: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Directions (m, m) as columns and their squared singular values (m,), the weakest first."""
+    spaces = study.spaces(model)
+    right, rank = spaces.right, spaces.rank
+    energy = torch.zeros(len(right), dtype=torch.float64)
+    energy[:rank] = spaces.singular_values[:rank].square()
+    null = right[rank:].T
+    if null.shape[1]:
+        size = null.shape[1]
+        null = null @ torch.as_tensor(random_basis(size, size, study.config.seed))
+    return torch.cat([null, right[:rank].flip(0).T], dim=1), energy.flip(0)
+
+
+def _curves(study: Study) -> pd.DataFrame:
+    everyone = study.config.everyone
+    frames = {model: _weakest(study, model) for model in everyone}
+    narrowest = min(len(energy) for _, energy in frames.values())
+    sizes = {round(share * narrowest) for share in SHARES}
+    sizes |= {study.spaces(model).null_dim for model in everyone}
+    counts = sorted(k for k in sizes if 0 < k < narrowest)
+    points, removed = [], {}
+    for model, (_, energy) in frames.items():
+        held = energy.cumsum(0) / energy.sum()
+        at_most = [max(1, int((held <= share * (1 + 1e-12)).sum())) for share in ENERGIES]
+        removed[model] = [*counts, *at_most]
+        points.append([
+            {"by": by, "level": level, "removed": k, "share": k / len(energy),
+             "head_energy": float(held[k - 1])}
+            for by, level, k in zip(
+                ["count"] * len(counts) + ["energy"] * len(ENERGIES), [*counts, *ENERGIES],
+                removed[model])
+        ])
+    found = [_removals(study, model, frames[model][0], removed[model]) for model in everyone]
+    score, control = (np.stack([one[part] for one in found], axis=at)
+                      for part, at in (("score", 1), ("control", 2)))
+    subjects = study.scored(everyone[0])["subject"]
+    ends = excess(score, control, subjects, _kinds, draws=study.config.bootstrap_draws,
+                  seed=study.config.seed, of_medians=True)
+    rows = []
+    for kind, who, measure, size in np.ndindex(ends.estimate.shape):
+        model = everyone[who]
+        rows.append({
+            "model": model, "title": study.title(model), **points[who][size],
+            "feature_share": float(np.median(found[who]["share"][:, size])),
+            "kind": REMOVED[kind], "quantity": MEASURES[measure],
+            **{name: float(part[kind, who, measure, size])
+               for name, part in zip(("value", "low", "high"), ends)},
+        })
+    return pd.DataFrame(rows)
+
+
+def _kinds(score: np.ndarray, control: np.ndarray) -> np.ndarray:
+    """Scores, the control (a mean over draws), and what exceeds, of medians over pictures.
+
+    Parameters
+    ----------
+    score : numpy.ndarray
+        (samples, ..., 3, sizes): medians of IS, |AS| and logit change.
+    control : numpy.ndarray
+        (samples, draws, ..., 3, sizes).
+
+    Returns
+    -------
+    numpy.ndarray
+        (samples, 3 kinds, ..., 4 measures, sizes).
+    """
+    def with_ratio(medians: np.ndarray) -> np.ndarray:
+        turned, towards = medians[..., :1, :], medians[..., 1:2, :]
+        return np.concatenate([medians, turned / towards], axis=-2)
+
+    one, other = with_ratio(score), with_ratio(control).mean(1)
+    return np.stack([one, other, one - other], axis=1)
+
+
+def _removals(
+    study: Study, model: str, frame: torch.Tensor, sizes: Sequence[int]
+) -> dict[str, np.ndarray]:
+    """Scores of the counted pictures without their first directions of a frame, size by size.
+
+    Everything is linear in the feature: it is rotated once, and what a further direction takes
+    away is added up.
+
+    Parameters
+    ----------
+    frame : torch.Tensor
+        (m, m), orthonormal columns; the first k are removed.
+    sizes : sequence of int
+        The k, from 1 to m.
+
+    Returns
+    -------
+    dict of numpy.ndarray
+        ``score`` (n, 3, sizes): IS and |AS| in degrees, largest change of any logit; ``control``
+        (n, draws, 3, sizes), the same of random subspaces; ``share`` (n, sizes), share of the
+        squared length that goes.
+    """
+    scored = study.scored(model)
+    rows = study.rows(scored["picture"])
+    f, clf = study.features(model)[rows].double(), study.classifier(model)
+    text, weight = study.text(scored["label"]), clf.head.weight.double().cpu()
+    folds, maps = study.pictures["fold"].to_numpy()[rows], study.translators(model)
+    parts = [(torch.tensor(np.flatnonzero(folds == fold)), maps[fold]) for fold in set(folds)]
+    z = torch.empty(len(f), maps[0].weight.shape[0], dtype=torch.float64)
+    for chosen, fitted in parts:
+        z[chosen] = fitted(f[chosen])
+    order, lengths = np.argsort(sizes, kind="stable"), torch.empty(len(sizes), len(f)).double()
+
+    def scores(frame: torch.Tensor, matched: bool) -> np.ndarray:
+        c, heads = f @ frame, weight @ frame
+        carried = [fitted.weight.double() @ frame for _, fitted in parts]
+        dz, dl, square = torch.zeros_like(z), f.new_zeros(len(f), len(weight)), f.new_zeros(len(f))
+        out, start = np.empty((3, len(sizes), len(f))), 0
+        for at in order:
+            new = slice(start, sizes[at])
+            start = sizes[at]
+            square += c[:, new].square().sum(1)
+            dl += c[:, new] @ heads[:, new].T
+            for (chosen, _), through in zip(parts, carried):
+                dz[chosen] += c[chosen][:, new] @ through[:, new].T
+            if not matched:
+                lengths[at] = square.sqrt()
+            ratio = lengths[at] / square.sqrt().clamp_min(torch.finfo(torch.float64).tiny)
+            moved = z - ratio[:, None] * dz
+            out[0, at] = image_score(z, moved)
+            out[1, at] = attribute_score(z, moved, text).abs()
+            out[2, at] = (ratio[:, None] * dl).abs().amax(1)
+        return np.moveaxis(out, 2, 0)
+
+    score = scores(frame, matched=False)
+    m, seed = f.shape[1], study.config.seed
+    control = [scores(torch.as_tensor(random_basis(m, m, seed + draw)), matched=True)
+               for draw in range(study.config.control_draws)]
+    share = (lengths.square() / f.square().sum(1)).T.numpy()
+    return {"score": score, "control": np.stack(control, axis=1), "share": share}
+
+
+# --- if only the size of the null space differed --------------------------------------------------
+
+
+def paper_sizes(study: Study, model: str | None = None) -> pd.DataFrame:
+    """One head cut down to the null space of every model of the paper: only the size differs.
+
+    Parameters
+    ----------
+    study : Study
+    model : str, optional
+        A compared classifier, whose head, features and translator serve for all sizes; the first
+        by default.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a size, ``by``, ``kind`` and ``quantity`` as in :func:`removal_curves`: ``title``
+        (the classifier whose head is cut), ``null_dim`` and ``features`` of the paper's models of
+        this size, their titles in ``models`` and short names in ``names``, ``removed`` (of this
+        head: by ``count`` as many directions as theirs, where it has more than that; by ``share``
+        the same share of all), ``place`` (1 = largest value, among the sizes), value, low, high;
+        ``gap``, ``gap_low``, ``gap_high``: this size minus the smallest one, paired by picture.
+
+    Raises
+    ------
+    SingError
+        If the classifier is not compared in this study.
+    """
+    model = model or study.config.models[0]
+    if model not in study.config.everyone:
+        raise unknown("compared classifier", model, study.config.everyone)
+    return study.stored(f"paper-sizes-{model}", lambda: _paper_sizes(study, model), model)
+
+
+def _paper_sizes(study: Study, model: str) -> pd.DataFrame:
+    groups: dict[tuple[int, int], list[str]] = {}
+    known = model_names()
+    for name, row in known.items():
+        if "paper" in row:
+            groups.setdefault((row["null_dim"], row["features"]), []).append(name)
+    frame, energy = _weakest(study, model)
+    m, points = len(energy), []
+    for (null_dim, features), names in sorted(groups.items()):
+        same = {"count": null_dim, "share": max(1, round(null_dim / features * m))}
+        points += [
+            {"by": by, "null_dim": null_dim, "features": features, "removed": k,
+             "models": ", ".join(known[name]["title"] for name in names),
+             "names": ", ".join(names)}
+            for by, k in same.items() if 0 < k < m
+        ]
+    found = _removals(study, model, frame, [point["removed"] for point in points])
+    smallest = [next(i for i, one in enumerate(points) if one["by"] == point["by"])
+                for point in points]
+
+    def statistic(score: np.ndarray, control: np.ndarray) -> np.ndarray:
+        kinds = _kinds(score, control)
+        return np.stack([kinds, kinds - kinds[..., smallest]], axis=1)
+
+    ends = excess(found["score"], found["control"], study.scored(model)["subject"], statistic,
+                  draws=study.config.bootstrap_draws, seed=study.config.seed, of_medians=True)
+    names, gaps = ("value", "low", "high"), ("gap", "gap_low", "gap_high")
+    table = pd.DataFrame([
+        {"model": model, "title": study.title(model), **points[size], "kind": REMOVED[kind],
+         "quantity": MEASURES[measure]}
+        | {name: float(part[0, kind, measure, size]) for name, part in zip(names, ends)}
+        | {name: float(part[1, kind, measure, size]) for name, part in zip(gaps, ends)}
+        for kind, measure, size in np.ndindex(ends.estimate.shape[1:])
+    ])
+    places = table.groupby(["by", "kind", "quantity"])["value"].rank(ascending=False, method="min")
+    return table.assign(place=places.astype(int))

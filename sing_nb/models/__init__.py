@@ -1,0 +1,1 @@
+"""Classifiers, joint spaces and renderers, by name, from a file or from your own code."""

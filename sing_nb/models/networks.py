@@ -1,0 +1,264 @@
+"""Translators trained by gradient descent, to set beside ridge: equations (14) and (15).
+
+The paper's supplement names the architectures in one line each. Read here as follows, with m
+features, d dimensions of the joint space and h hidden units, where a block is
+LayerNorm-GELU-Dropout-Linear:
+
+- ``linear``: Linear(m, d), the shape of ridge.
+- ``mlp3``: Linear(m, h), block(h, h), block(h, d): three linear layers, the first one included.
+- ``mlp4``: the same with one more block(h, h).
+- ``residual``: f + block(h, m)(Linear(m, h)(f)), then the projection Linear(m, d).
+
+Each starts as a constant: the last linear layer has weight 0 and the training targets' mean as its
+bias. torch's random start instead leaves, in every feature direction that the pictures hardly
+vary along, noise that no gradient removes.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+from torch import nn
+from torch.nn.functional import cosine_similarity
+from tqdm.auto import tqdm
+
+from ..errors import SingError
+from ..method.translator import Translator
+from ..study.profile import unknown
+
+__all__ = [
+    "ARCHITECTURES", "LOSSES", "Trained", "as_module", "both", "build", "cosine", "mse", "train",
+]
+
+LEARNING_RATE, WEIGHT_DECAY = 1e-4, 0.1  # the paper's
+DROPOUT, BATCH = 0.1, 64  # the paper does not give them
+WATCHED = 1024  # training rows that the curve is measured on
+
+
+def mse(z: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Squared distance |T(f) - e|^2, mean over rows, equation (14).
+
+    Parameters
+    ----------
+    z, target : torch.Tensor
+        (n, d).
+
+    Returns
+    -------
+    torch.Tensor
+        Scalar, at least 0: summed over dimensions, not averaged.
+    """
+    return (z - target).square().sum(-1).mean()
+
+
+def cosine(z: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """1 - cosine similarity, mean over rows, equation (15): scalar, 0 to 2."""
+    return (1 - cosine_similarity(z, target, dim=-1)).mean()
+
+
+def both(z: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """The sum of :func:`mse` and :func:`cosine`: scalar, at least 0."""
+    return mse(z, target) + cosine(z, target)
+
+
+LOSSES: dict[str, Callable] = {"mse": mse, "cosine": cosine, "both": both}
+
+
+def _block(features: int, out: int, dropout: float) -> nn.Sequential:
+    return nn.Sequential(
+        nn.LayerNorm(features), nn.GELU(), nn.Dropout(dropout), nn.Linear(features, out)
+    )
+
+
+class _Residual(nn.Module):
+    """f + branch(f)."""
+
+    def __init__(self, branch: nn.Module) -> None:
+        super().__init__()
+        self.branch = branch
+
+    def forward(self, f: torch.Tensor) -> torch.Tensor:
+        return f + self.branch(f)
+
+
+# Layers of each architecture, from m, d, hidden units and dropout.
+ARCHITECTURES: dict[str, Callable[[int, int, int, float], list[nn.Module]]] = {
+    "linear": lambda m, d, h, p: [nn.Linear(m, d)],
+    "mlp3": lambda m, d, h, p: [nn.Linear(m, h), _block(h, h, p), _block(h, d, p)],
+    "mlp4": lambda m, d, h, p: [
+        nn.Linear(m, h), _block(h, h, p), _block(h, h, p), _block(h, d, p)
+    ],
+    "residual": lambda m, d, h, p: [
+        _Residual(nn.Sequential(nn.Linear(m, h), _block(h, m, p))), nn.Linear(m, d)
+    ],
+}
+
+
+def build(
+    architecture: str, m: int, d: int, *, hidden: int = 512, dropout: float = DROPOUT,
+    start: torch.Tensor | None = None, seed: int = 0,
+) -> nn.Sequential:
+    """An untrained translator from features (n, m) to embeddings (n, d).
+
+    Parameters
+    ----------
+    architecture : str
+        One of :data:`ARCHITECTURES`; the room's text says what each is.
+    m, d : int
+        Width of features and of embeddings.
+    hidden : int
+        Units of hidden layers.
+    dropout : float
+        Share of units that are dropped in training, 0 to 1.
+    start : torch.Tensor, optional
+        (d,), what it answers before training; without it the last layer is random as well.
+    seed : int
+        Of the random weights.
+
+    Returns
+    -------
+    torch.nn.Sequential
+        In training mode, float32.
+
+    Raises
+    ------
+    SingError
+        For an unknown architecture.
+    """
+    if architecture not in ARCHITECTURES:
+        raise unknown("architecture", architecture, ARCHITECTURES)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = nn.Sequential(*ARCHITECTURES[architecture](m, d, hidden, dropout))
+    if start is not None:
+        last = [layer for layer in module.modules() if isinstance(layer, nn.Linear)][-1]
+        with torch.no_grad():
+            last.weight.zero_()
+            last.bias.copy_(start)
+    return module
+
+
+def as_module(translator: Translator) -> nn.Linear:
+    """A fitted ridge translator as a torch layer with the same weight and bias."""
+    d, m = translator.weight.shape
+    layer = nn.Linear(m, d, dtype=translator.weight.dtype)
+    layer.load_state_dict({"weight": translator.weight, "bias": translator.bias})
+    return layer
+
+
+class Trained(NamedTuple):
+    """A trained translator and how it got there.
+
+    Attributes
+    ----------
+    module : torch.nn.Module
+        In its best state on the validation rows, in evaluation mode.
+    curve : pandas.DataFrame
+        epoch (0 = before training), train_mse, train_cosine, validation_mse, validation_cosine:
+        mean squared distance and mean cosine similarity, without dropout, whatever was minimised.
+    best : int
+        Epoch of the best state.
+    stopped : bool
+        Whether it stopped early; False if the number of epochs cut it off.
+    """
+
+    module: nn.Module
+    curve: pd.DataFrame
+    best: int
+    stopped: bool
+
+
+def train(
+    module: nn.Module, rows: tuple[torch.Tensor, torch.Tensor],
+    validation: tuple[torch.Tensor, torch.Tensor], loss: str = "mse", *,
+    epochs: int = 50, patience: int = 5, batch: int = BATCH, learning_rate: float = LEARNING_RATE,
+    weight_decay: float = WEIGHT_DECAY, seed: int = 0, progress: bool = False,
+    log: Callable[[dict], object] | None = None,
+) -> Trained:
+    """Train with AdamW until the validation loss has not fallen for `patience` epochs.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Of :func:`build`; it is trained in place.
+    rows, validation : pair of torch.Tensor
+        Features (n, m) and targets (n, d) to fit on, and those that decide when to stop.
+    loss : str
+        What is minimised and watched, one of :data:`LOSSES`.
+    epochs : int
+        At most so many passes over the rows.
+    patience : int
+        Epochs without a new best.
+    batch : int
+        Rows a step.
+    learning_rate, weight_decay : float
+        Of AdamW; the decay is the paper's L2 term.
+    seed : int
+        Of the order of rows and of dropout: the same seed gives the same bits on one thread.
+    progress : bool
+        Whether to show a bar.
+    log : callable, optional
+        Gets each row of the curve as a dict.
+
+    Returns
+    -------
+    Trained
+
+    Raises
+    ------
+    SingError
+        For an unknown loss.
+    """
+    if loss not in LOSSES:
+        raise unknown("loss", loss, LOSSES)
+    f, z = rows
+    if len(f) == 0 or len(validation[0]) == 0:
+        raise SingError(
+            f"Training needs rows to fit on and rows to validate on; got {len(f)} and "
+            f"{len(validation[0])}."
+        )
+    optimizer = torch.optim.AdamW(
+        module.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True
+    )
+    rng = torch.Generator().manual_seed(seed)
+    watched = torch.randperm(len(f), generator=rng)[:WATCHED]
+    curve: list[dict] = []
+    best, lowest, state = 0, float("inf"), {}
+    bar = tqdm(total=epochs, unit="epoch", leave=False, disable=None if progress else True)
+    with torch.random.fork_rng(devices=[]), bar:
+        torch.manual_seed(seed)
+        for epoch in range(epochs + 1):
+            if epoch:
+                module.train()
+                for chosen in torch.randperm(len(f), generator=rng).split(batch):
+                    optimizer.zero_grad()
+                    LOSSES[loss](module(f[chosen]), z[chosen]).backward()
+                    optimizer.step()
+                bar.update()
+            fitted = _measure(module, f[watched], z[watched])
+            held_out = _measure(module, *validation)
+            record = {"epoch": epoch}
+            for name, found in (("train", fitted), ("validation", held_out)):
+                record |= {f"{name}_mse": found["mse"], f"{name}_cosine": 1 - found["cosine"]}
+            curve.append(record)
+            if log:
+                log(record)
+            if held_out[loss] < lowest:
+                best, lowest, state = epoch, held_out[loss], copy.deepcopy(module.state_dict())
+            if epoch - best >= patience:
+                break
+    module.load_state_dict(state)
+    # The last epoch may be the one that uses up the patience: that is a stop, not a cut.
+    return Trained(module.eval(), pd.DataFrame(curve), best, epoch - best >= patience)
+
+
+@torch.no_grad()
+def _measure(module: nn.Module, f: torch.Tensor, z: torch.Tensor) -> dict[str, float]:
+    """Every loss without dropout."""
+    module.eval()
+    answer = module(f)
+    return {name: float(function(answer, z)) for name, function in LOSSES.items()}

@@ -1,0 +1,1 @@
+"""Photographs and views of them, their features, and what is kept on disk."""

@@ -1,0 +1,1 @@
+"""What your own classifier ignores, as a page."""

@@ -1,0 +1,1 @@
+"""A profile's pictures, features and translators, and tables of them."""

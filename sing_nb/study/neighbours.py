@@ -1,0 +1,105 @@
+"""What embeddings look like: the nearest photos and, where the profile has a decoder, unCLIP's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+import torch
+
+from ..models.render import Renderer, embedding_length, load_renderer
+from ..pictures.images import picture_file, store_pictures
+from .study import Study
+
+__all__ = ["PAINTED", "around", "looks", "painter"]
+
+PAINTED = "unCLIP"
+"""Place of a painted picture among the nearest photos."""
+
+
+@lru_cache(maxsize=4)  # a decoder is large and slow to load
+def painter(study: Study) -> Renderer:
+    """What draws an embedding in this study: the decoder of its profile, or the nearest photo.
+
+    A decoder paints at the median length of the joint space's own embeddings (equation 19).
+    """
+    c = study.config
+    shown = study.pictures if c.renderer == "nearest" else study.pictures[study.is_scored]
+    shown = shown[shown["source"] != "clipart"]
+    store_pictures(shown, study.picture_folder, progress=study.progress)
+    paths = [picture_file(row, study.picture_folder) for row in shown.to_dict("records")]
+    if c.renderer == "nearest":
+        return load_renderer(c.renderer, embeddings=study.embeddings[shown.index], paths=paths)
+    norm = embedding_length(study.space, paths)
+    return load_renderer(c.renderer, norm=norm, seed=c.seed, device=c.device)
+
+
+def looks(
+    study: Study, z: torch.Tensor, k: int = 4, exclude: str | None = None
+) -> pd.DataFrame:
+    """Nearest photos of embeddings, and their painted pictures where the profile has a decoder.
+
+    Parameters
+    ----------
+    study : Study
+    z : torch.Tensor
+        (n, d).
+    k : int
+        Photos for each embedding.
+    exclude : str, optional
+        A subject whose photos are left out.
+
+    Returns
+    -------
+    pandas.DataFrame
+        row, place (the rank from 1 as text, or ``unCLIP``), picture, label (empty for a painted
+        picture), angle (degrees; nan for a painted picture).
+    """
+    near = study.nearest(z, k, exclude)
+    near["place"] = near.pop("rank").astype(str)
+    if study.config.renderer == "nearest":
+        return near
+    folder = study.folder / "renderings"
+    paths = painter(study).render_to(folder, z.float(), progress=study.progress)
+    painted = pd.DataFrame(
+        {
+            "row": range(len(z)), "place": PAINTED, "label": "", "angle": np.nan,
+            "picture": [str(path.relative_to(study.folder)) for path in paths],
+        }
+    )
+    return pd.concat([painted, near], ignore_index=True)
+
+
+def around(
+    study: Study, pictures: Sequence[str], embeddings: dict[str, torch.Tensor], k: int = 4
+) -> pd.DataFrame:
+    """What pictures look like in several states: nearest photos, one per subject, never their own.
+
+    Parameters
+    ----------
+    study : Study
+    pictures : sequence of str
+    embeddings : dict of torch.Tensor
+        For each state (n, d), a row per picture.
+    k : int
+        Neighbours for each.
+
+    Returns
+    -------
+    pandas.DataFrame
+        picture (the neighbour), name (of the picture asked about), state, place (``photo``, then
+        as in :func:`looks`), label, angle (degrees; nan for the photo itself).
+    """
+    tables = []
+    for number, (row, name) in enumerate(zip(study.rows(pictures), study.names(pictures))):
+        own = study.pictures.iloc[row]
+        itself = pd.DataFrame(
+            [{"picture": own["picture"], "label": own["label"], "angle": np.nan, "place": "photo"}]
+        )
+        for state, z in embeddings.items():
+            near = looks(study, z[[number]], k, exclude=own["subject"])
+            both = pd.concat([itself, near.drop(columns="row")])
+            tables.append(both.assign(name=name, state=state))
+    return pd.concat(tables, ignore_index=True)

@@ -1,0 +1,97 @@
+"""Image level: what one photo is taken for, and which words it gains and loses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+
+from ..method.metrics import pairwise_angle
+from .study import Study
+
+__all__ = ["photo_cards", "word_changes"]
+
+
+def _removals(
+    study: Study, model: str, pictures: Sequence[str]
+) -> tuple[np.ndarray, torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+    """Rows of pictures, their features, the same without the null part, and without random ones."""
+    rows = study.rows(pictures)
+    f = study.features(model)[rows]
+    return rows, f, study.spaces(model).remove_null(f), list(study.random_removals(model, f))
+
+
+def word_changes(
+    study: Study, model: str, pictures: Sequence[str], k: int = 5, near: int = 50,
+    chosen_by: int = -1,
+) -> pd.DataFrame:
+    """Words that a picture gains and loses most when its null part goes, equation (7) a word.
+
+    Parameters
+    ----------
+    study : Study
+    model : str
+    pictures : sequence of str
+    k : int
+        Words gained and words lost for each picture, at most.
+    near : int
+        Only words among so many nearest ones, before or after, count: far words turn as well, but
+        say little of the picture.
+    chosen_by : int
+        The removal that the words are chosen by: -1 = null removal, else a random subspace, which
+        shows how large the largest changes are where nothing but chance chose the subspace.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per picture, word and removal: picture, name, word, ``kind`` (null part removed or
+        random part removed), ``draw`` (-1, or the number of the random subspace), ``before``
+        (angle, degrees) and ``attribute_score`` (degrees: positive = gained, the equivalent lies
+        nearer to the word).
+    """
+    rows, f, removed, random = _removals(study, model, pictures)
+    text = study.text(study.vocabulary)
+    before, *after = (
+        pairwise_angle(study.translate(model, one, rows), text) for one in (f, removed, *random))
+    angles, chooser = torch.stack(after), chosen_by + 1
+    records = []
+    for number, (picture, name) in enumerate(zip(pictures, study.names(pictures))):
+        ranks = [a.argsort().argsort() for a in (before[number], angles[chooser, number])]
+        words = torch.nonzero(torch.minimum(*ranks) < near).flatten()
+        scores = before[number] - angles[:, number]
+        own = scores[chooser]
+        order = words[own[words].argsort(descending=True)]
+        chosen = [*(w for w in order[:k] if own[w] > 0), *(w for w in order[-k:] if own[w] < 0)]
+        for word in map(int, chosen):
+            for draw in range(-1, len(random)):
+                records.append(
+                    {
+                        "picture": picture, "name": name, "word": study.vocabulary[word],
+                        "kind": "null part removed" if draw < 0 else "random part removed",
+                        "draw": draw, "before": float(before[number, word]),
+                        "attribute_score": float(scores[draw + 1, word]),
+                    }
+                )
+    columns = ["picture", "name", "word", "kind", "draw", "before", "attribute_score"]
+    return pd.DataFrame(records, columns=columns)
+
+
+def photo_cards(study: Study, model: str, pictures: Sequence[str]) -> pd.DataFrame:
+    """One row per picture: what it is, what the classifier says, and how its equivalent differs.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Rows of ``Study.images`` in the order asked for, with ``name`` (unique, for people),
+        ``menu`` (the same, but a mistake says so) and ``probability`` (of the predicted class,
+        0 to 1).
+    """
+    rows = study.rows(pictures)
+    sure = torch.softmax(study.logits(model)[rows].double(), 1).amax(1).numpy()
+    names = study.pictures["picture"].iloc[rows]
+    table = study.images(model).set_index("picture").loc[names].reset_index()
+    table = table.assign(name=study.names(pictures), probability=sure)
+    called = table["name"] + " (called " + table["predicted"] + ")"
+    return table.assign(menu=table["name"].mask(table["correct"].eq(False), called))

@@ -1,0 +1,1468 @@
+"""A study: everything that a chapter asks for, computed or loaded, as tidy tables.
+
+Scores are cross-fitted. Subjects are dealt to folds; a picture's feature is translated by the
+translator that never saw its subject. Photographs, which no translator is fitted on, use the one
+that is fitted on all subjects.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, timezone
+from difflib import get_close_matches
+from functools import cached_property, partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import scipy
+import torch
+import yaml
+from torch.nn.functional import normalize
+
+from ..checks.controls import chosen_lambdas, frame, principal_first
+from ..checks.intervals import cluster_bootstrap, cluster_means, deal, excess, random_basis
+from ..errors import SingError
+from ..method.metrics import angle, attribute_score, image_score, pairwise_angle
+from ..method.nullspace import HeadSpaces
+from ..method.steer import matched_removal
+from ..method.translator import RidgeFitter, Translator
+from ..models.classifier import Classifier, load_classifier
+from ..models.joint import ConseSpace, OpenClipSpace, joint_spaces, load_joint_space
+from ..models.prompts import class_aliases, imagenet_names, prompt
+from ..models.published import PUBLISHED_SPACE, import_translator
+from ..pictures.cache import content_key, keep, keep_table, kept_table, opened, read_or_none
+from ..pictures.features import (
+    FeatureSet,
+    Running,
+    compute_embeddings,
+    compute_features,
+    feature_key,
+    part_rows,
+    run_device,
+)
+from ..pictures.fetch import cache_dir, data_dir, slug, write_atomic
+from ..pictures.folders import source_pictures
+from ..pictures.images import (
+    SCORED,
+    clipart,
+    photos,
+    picture_file,
+    picture_table,
+    stamp_labels,
+    store_pictures,
+    thumbnail,
+)
+from ..progress import say
+from .profile import build_dir, load_profile, unknown
+
+__all__ = ["Study"]
+
+METHOD = 8  # part of every stored table's name: raise it when a table's meaning changes
+# What is removed, and what is said of it: of medians of IS and, second, of |AS|, each (...,
+# draws), the mean over random draws.
+KINDS = ("null space removed", "random control")
+QUANTITIES = {
+    "image_score": lambda m: m[0].mean(-1),
+    "attribute_score": lambda m: m[1].mean(-1),
+    "ratio": lambda m: (m[0] / m[1]).mean(-1),
+}
+PAIR = ["image_score", "attribute_score"]
+EXCESS = ("image_score_excess", "attribute_score_excess", "attribute_size_excess", "ratio_excess")
+KEPT_CLASSES = 64  # classes whose translated states are kept, of some 100 kB each
+KEPT_BASES = 2**27  # bytes of random subspaces that are kept
+LONGEST = 1e15  # of a feature; the inverse is the shortest
+FEW = 1000  # pictures of a folder below which also_fit: auto fits on the default drawings, too
+
+
+class Study:
+    """Results of one profile, computed on first use and kept under ``_build/<profile>``.
+
+    Parameters
+    ----------
+    profile : str
+        A file in ``data/profiles``.
+    progress : bool, optional
+        Whether long work shows progress bars; by default it does unless ``$SING_QUIET`` is set,
+        as it is where a chapter is run for a page.
+    **overrides
+        Keys of the profile with other values.
+
+    Attributes
+    ----------
+    config : Profile
+    folder : pathlib.Path
+        Where results lie.
+    """
+
+    def __init__(
+        self, profile: str = "offline", *, progress: bool | None = None, **overrides
+    ) -> None:
+        self.config = load_profile(profile, overrides)
+        self.folder = build_dir(profile)
+        self.progress = not os.environ.get("SING_QUIET") if progress is None else progress
+        self._classifiers: dict[str, Classifier] = {}
+        self._spaces: dict[str, HeadSpaces] = {}
+        self._features: dict[str, FeatureSet] = {}
+        self._keys: dict[str, str] = {}
+        self._tables: dict[str, pd.DataFrame] = {}
+        self._fits: dict[tuple[str, str], list[Translator]] = {}
+        self._published: dict[str, Translator] = {}
+        self._others: dict[str, Study] = {}
+        self._states: dict[tuple[str, str], tuple[torch.Tensor, ...]] = {}
+        self._bases: dict[tuple[int, int, int], np.ndarray] = {}
+        self._units: dict[str, float] = {}
+        if self.config.also_fit != "none" and self.config.pictures != "stamps":
+            self.config = dataclasses.replace(self.config, folds=self._folds())
+
+    # --- pictures, classifiers, features --------------------------------------------------------
+
+    @cached_property
+    def pictures(self) -> pd.DataFrame:
+        """The picture table (see :mod:`sing_nb.pictures.images`) with the column ``fold``.
+
+        ``fold`` is -1 for what is fitted on in every fold (clip art) or never (photographs).
+        """
+        c, table = self.config, self._found
+        scored = table["source"].isin(SCORED)
+        subjects = table[scored].drop_duplicates("subject").sort_values("subject")
+        if len(subjects) < 2 * c.folds:
+            raise SingError(
+                f"{len(subjects)} subjects are too few for {c.folds} folds; take at least "
+                f"{2 * c.folds} subjects or fewer folds."
+            )
+        # Where every photo is its own subject, a fold gets its share of each class.
+        strata = None if c.pictures == "stamps" else subjects["label"]
+        dealt = deal(len(subjects), c.folds, c.seed, strata)
+        fold = dict(zip(subjects["subject"], dealt, strict=True))
+        dealt = table["subject"].where(scored).map(fold).fillna(-1).astype(int)
+        return table.assign(fold=dealt)
+
+    @cached_property
+    def _found(self) -> pd.DataFrame:
+        """The picture table before subjects are dealt to folds."""
+        c = self.config
+        if c.pictures == "stamps":
+            return picture_table(
+                views=c.views, clipart_views=c.clipart_views, seed=c.seed,
+                stamp_subjects=c.stamp_subjects, clipart_files=c.clipart_files,
+            )
+        found = source_pictures(
+            c.pictures, total=c.total_pictures, seed=c.seed, split=c.picture_split,
+            mapping=c.picture_mapping, progress=self.progress,
+        )
+        parts = [found, photos()]
+        if c.also_fit == "default" or (c.also_fit == "auto" and len(found) < FEW):
+            parts.insert(1, clipart(c.clipart_views, c.seed, c.clipart_files))
+        table = pd.concat(parts, ignore_index=True)
+        table.attrs.update(found.attrs)
+        return table
+
+    def _folds(self) -> int:
+        """The profile's folds, or as many as a folder with few pictures gives two subjects each."""
+        table = self._found
+        subjects = table.loc[table["source"].isin(SCORED), "subject"].nunique()
+        if subjects < 4:
+            raise SingError(
+                f"{self.config.pictures} holds {subjects} pictures (views of one subject count "
+                f"once), too few to fit on some and ask about others. Give at least 4; a few "
+                f"hundred make intervals that say something."
+            )
+        return min(self.config.folds, subjects // 2)
+
+    @property
+    def about_pictures(self) -> str:
+        """What the pictures of this run are, for readers."""
+        c, subjects = self.config, self.subjects
+        if c.pictures == "stamps":
+            known = (subjects["class_index"] >= 0).sum()
+            return (
+                f"The pictures are photo cut-outs of {len(subjects)} subjects (Tux Paint stamps), "
+                f"pasted on generated backgrounds, so that background, place and size of every "
+                f"view are known. They are not ImageNet photos. {known} subjects are a true "
+                f"ImageNet class. Drawings (clip art) only serve to fit."
+            )
+        return (
+            f"The pictures are {len(subjects):,} photographs of {len(self.labels):,} classes from "
+            f"{c.pictures}, a sample by seed {c.seed}: another would give other numbers."
+        )
+
+    @property
+    def picture_folder(self) -> Path:
+        """Where drawn pictures lie."""
+        return self.folder / "pictures"
+
+    def fetch(self) -> pd.DataFrame:
+        """Fetch and draw all pictures; returns the picture table."""
+        store_pictures(self.pictures, self.picture_folder, progress=self.progress)
+        return self.pictures
+
+    def picture_path(self, picture: str) -> Path:
+        """File of one picture, drawn if it is missing, or of a painted one (``renderings/...``)."""
+        if picture.startswith("renderings/"):
+            return self.folder / picture
+        found = self.pictures[self.pictures["picture"] == picture]
+        if found.empty:
+            raise unknown("picture", picture, self.pictures["picture"])
+        store_pictures(found, self.picture_folder, progress=False)
+        return picture_file(found.iloc[0], self.picture_folder)
+
+    def with_thumbnails(
+        self, table: pd.DataFrame, side: int = 72, most: int | None = None
+    ) -> pd.DataFrame:
+        """A table with the column ``image``: a small copy of the row's ``picture``.
+
+        Parameters
+        ----------
+        table : pandas.DataFrame
+        side : int
+            Longer side in pixels.
+        most : int, optional
+            Of more pictures only so many, evenly over the table, get one, the others an empty
+            text: a page that carries thousands would load for minutes.
+        """
+        names = table["picture"].unique()
+        if most is not None and len(names) > most:
+            names = names[np.linspace(0, len(names) - 1, most).astype(int)]
+        drawn = {name: thumbnail(self.picture_path(name), side) for name in names}
+        return table.assign(image=table["picture"].map(drawn).fillna(""))
+
+    def examples(self, labels: Sequence[str]) -> list[str]:
+        """Names of one picture for each label: a stamp's view in which it is largest."""
+        found = self.pictures[self.is_scored]
+        if "scale" in found:
+            found = found.sort_values("scale", ascending=False, kind="stable")
+        found = found.drop_duplicates("label").set_index("label")["picture"]
+        for label in labels:
+            if label not in found:
+                raise unknown("label", label, found.index)
+        return [found[label] for label in labels]
+
+    def label(self, name: str) -> str:
+        """The label that a name means, in this profile or in another.
+
+        Parameters
+        ----------
+        name : str
+            A label, or any usual name of its ImageNet class ("Arabian camel" for dromedary).
+
+        Raises
+        ------
+        SingError
+            If nothing is called so, with the nearest name that would do.
+        """
+        if name.lower() in self._own_labels:
+            return self._own_labels[name.lower()]
+        labels = self._labels
+        if name.lower() not in labels:
+            near = get_close_matches(name.lower(), labels, n=1)
+            other = name.lower() in class_aliases()
+            advice = " It is an ImageNet class, but no picture shows it." if other else ""
+            raise unknown("class", name, {*near, *self.labels}, advice)
+        return labels[name.lower()]
+
+    @cached_property
+    def _own_labels(self) -> dict[str, str]:
+        # What most questions are about; other names of classes lie with a library of networks.
+        return {label.lower(): label for label in self.labels}
+
+    @cached_property
+    def _labels(self) -> dict[str, str]:
+        """Every usual name of a label, in lower case; those of the stamps are known everywhere."""
+        stamps = stamp_labels()
+        every = {index: label for label, index in stamps.items()}
+        if self.config.pictures != "stamps":
+            every = dict(enumerate(imagenet_names())) | every
+        # Where several labels share a class, one that this profile shows comes first.
+        every |= dict(self.subjects[["class_index", "label"]].itertuples(index=False))
+        names = {
+            alias: every[index] for alias, indices in class_aliases().items()
+            for index in sorted(indices) if index in every
+        }
+        known = {
+            label.lower(): every.get(index, label) if index >= 0 else label
+            for label, index in stamps.items()
+        }
+        return names | known | self._own_labels
+
+    def known(self, labels: Sequence[str], at_least: int = 2) -> list[str]:
+        """Those of the labels that this profile has, filled up from its classes.
+
+        Raises
+        ------
+        SingError
+            If a label is none in any profile (see :meth:`label`).
+        """
+        have = self.subjects.sort_values("class_index", ascending=False)["label"].unique()
+        named = dict.fromkeys(self.label(label) for label in labels)
+        chosen = [label for label in named if label in set(have)]
+        rest = [label for label in have if label not in chosen]
+        return chosen + rest[: max(0, at_least - len(chosen))]
+
+    def in_space(self, space: str) -> Study:
+        """The same pictures and classifiers in another joint space.
+
+        Parameters
+        ----------
+        space : str
+            One of the profile's ``spaces``: in ConSE a tower, one of this study's classifiers
+            (the others are compared); otherwise the name of a joint space.
+        """
+        c = self.config
+        if space not in c.spaces:
+            raise unknown("joint space of this study", space, c.spaces)
+        if space == c.spaces[-1 if c.tower else 0]:
+            return self
+        settings = dataclasses.asdict(c)
+        if c.tower:
+            settings |= {"tower": space, "models": [name for name in c.everyone if name != space]}
+        else:
+            others = [name for name in c.spaces if name != space]
+            settings |= {"joint_space": space, "other_spaces": others}
+        if space in self._others:
+            return self._others[space]
+        name = settings.pop("name")
+        other = self._others[space] = Study(name, progress=self.progress, **settings)
+        # What does not depend on the space is shared: it is large, and the same.
+        other._classifiers, other._spaces = self._classifiers, self._spaces
+        other._features, other._keys = self._features, self._keys
+        other._bases = self._bases
+        other.__dict__["pictures"] = self.pictures
+        return other
+
+    def space_title(self, space: str) -> str:
+        """Name for people of one of the profile's ``spaces``."""
+        if self.config.tower:
+            return self.classifier(space).title
+        return self.in_space(space).space.title
+
+    def classifier(self, model: str) -> Classifier:
+        """A classifier of this study, or any other that can be loaded."""
+        if model not in self._classifiers:
+            self._classifiers[model] = load_classifier(model)
+        return self._classifiers[model]
+
+    def add(self, classifier: Classifier, features: FeatureSet | None = None) -> str:
+        """Take in a classifier of one's own under its name, which is returned.
+
+        Parameters
+        ----------
+        classifier : Classifier
+            Of :func:`~sing_nb.models.classifier.wrap_classifier`, for example.
+        features : FeatureSet, optional
+            Its features and logits of all :attr:`pictures`, where they are known already, as for
+            another head on the network of a classifier of this study; nothing is computed then.
+
+        Raises
+        ------
+        SingError
+            If another classifier of this study has the name, or the features are of other shapes.
+        """
+        name, (c, m) = classifier.name, classifier.head.weight.shape
+        if self._classifiers.get(name, classifier) is not classifier:
+            raise SingError(
+                f"This study has a classifier {name!r} already; give yours another name."
+            )
+        if features is not None:
+            wanted, n = [(len(self.pictures), m), (len(self.pictures), c)], len(self.pictures)
+            if [tuple(part.shape) for part in features] != wanted:
+                raise SingError(
+                    f"{name}: expected features ({n}, {m}) and logits ({n}, {c}) of all pictures; "
+                    f"got {tuple(features.features.shape)} and {tuple(features.logits.shape)}."
+                )
+            self._check_features(classifier.title, features.features)
+            self._features[name] = features
+            self._keys[name] = content_key(
+                *(part for part in classifier.head if part is not None), *features,
+                *self.pictures["picture"],
+            )[:12]
+        self._classifiers[name] = classifier
+        return name
+
+    def class_names(self, model: str) -> list[str]:
+        """Names of a classifier's logits, numbers where it brings none."""
+        clf = self.classifier(model)
+        return clf.class_names or [f"class {index}" for index in range(len(clf.head.weight))]
+
+    def truth(self, model: str) -> np.ndarray:
+        """Which logit of a classifier is right, for every picture; -1 where none is.
+
+        ImageNet's 1000 classes are known by their order, others by their names.
+        """
+        if len(self.classifier(model).head.weight) == len(imagenet_names()):
+            return self.pictures["class_index"].to_numpy()
+        names = [name.lower() for name in self.class_names(model)]
+        index = {name: i for i, name in enumerate(names)}
+        for label in {label.lower() for label in self.pictures["label"]} & index.keys():
+            if names.count(label) > 1:
+                where = [i for i, name in enumerate(names) if name == label]
+                raise SingError(
+                    f"Logits {', '.join(map(str, where))} of {model} are all called {label!r}, and "
+                    f"pictures are labelled so: which logit is right cannot be told. Give each "
+                    f"class a name of its own."
+                )
+        return self.pictures["label"].str.lower().map(index).fillna(-1).astype(int).to_numpy()
+
+    def title(self, model: str) -> str:
+        """A classifier's name for people; the tower is marked, for it is never ranked."""
+        title = self.classifier(model).title
+        return f"{title} (tower)" if model == self.config.tower else title
+
+    def spaces(self, model: str) -> HeadSpaces:
+        """Principal and null space of a classifier's head."""
+        if model not in self._spaces:
+            weight = self.classifier(model).head.weight.cpu()
+            spaces = HeadSpaces.from_weight(weight, folder=cache_dir() / "heads")
+            if spaces.null_dim == 0:
+                raise SingError(
+                    f"{self.classifier(model).title} has an empty null space: its head reads all "
+                    f"{spaces.features} features with {len(weight)} classes (rank "
+                    f"{spaces.rank}), so that there is nothing to remove. Take it off the models. "
+                    f"`spaces.near_null(energy=0.01)` of a HeadSpaces gives the directions that "
+                    f"carry 1 % of the head's energy, which are weak and not null."
+                )
+            self._spaces[model] = spaces
+        return self._spaces[model]
+
+    def features(self, model: str) -> torch.Tensor:
+        """Features (n, m) of all pictures, in the order of :attr:`pictures`."""
+        return self._feature_set(model).features
+
+    def logits(self, model: str) -> torch.Tensor:
+        """The classifier's own logits (n, c) of all pictures."""
+        return self._feature_set(model).logits
+
+    def _feature_set(self, model: str) -> FeatureSet:
+        if model not in self._features:
+            found = self.feature_part(model)
+            self._check_features(self.classifier(model).title, found.features)
+            self._features[model] = found
+        return self._features[model]
+
+    def _check_features(self, title: str, f: torch.Tensor) -> None:
+        """Refuse a network that says the same of every picture: nothing can be fitted on it."""
+        scored = f[torch.tensor(self.is_scored)]
+        if not f.isfinite().all():
+            raise SingError(f"{title}: its features hold NaN or infinite numbers.")
+        if len(scored) and bool((scored == scored[0]).all()):
+            what = "zero" if not scored[0].any() else "the same"
+            raise SingError(
+                f"{title} gives features that are {what} for each of {len(scored)} pictures, so "
+                f"that they tell nothing of them. Is it a dead network (ReLUs that never fire), "
+                f"are its weights those that were trained, does its transform keep the picture?"
+            )
+        lengths = scored.double().norm(dim=1)
+        longest = float(lengths.max()) if len(lengths) else 1.0
+        if not 1 / LONGEST < longest < LONGEST:
+            raise SingError(
+                f"{title} gives features of a length up to {longest:.1e}, whose squares float32 "
+                f"cannot hold. Divide them by some number inside the model and multiply the head "
+                f"by it: the logits stay as they are."
+            )
+        if dead := int((lengths == 0).sum()):
+            say(
+                f"{title}: {dead} of {len(scored)} pictures have a feature that is zero. They are "
+                f"kept: nothing of them is null, and an equivalent is the picture itself."
+            )
+
+    def feature_part(self, model: str, part: tuple[int, int] | None = None) -> FeatureSet:
+        """Features and logits of one part of the pictures, which alone are computed if missing.
+
+        Parameters
+        ----------
+        model : str
+        part : tuple of int, optional
+            (index, count), see :func:`sing_nb.pictures.features.part_rows`; everything by default.
+        """
+        if model in self._features:
+            rows = part_rows(len(self.pictures), part)
+            return FeatureSet(*(x[rows.start : rows.stop] for x in self._features[model]))
+        return compute_features(
+            self.classifier(model), self.pictures, self.picture_folder, self.folder / "features",
+            running=self.running, key=self.feature_key(model), part=part, progress=self.progress,
+        )
+
+    @property
+    def running(self) -> Running:
+        """Device, precision, workers, batch and compile."""
+        c = self.config
+        return Running(c.device, c.precision, c.workers, c.batch, c.compile)
+
+    def feature_key(self, model: str) -> str:
+        """Short hash of a classifier's weights and transform, and of the pictures."""
+        if model not in self._keys:
+            self._keys[model] = feature_key(self.classifier(model), self.pictures)
+        return self._keys[model]
+
+    # --- joint space ----------------------------------------------------------------------------
+
+    @cached_property
+    def space(self) -> ConseSpace | OpenClipSpace:
+        """The joint image-text space."""
+        c = self.config
+        if c.tower:
+            return load_joint_space(
+                c.joint_space, tower=c.tower, top=c.top_classes, temperature=c.temperature,
+                cache=cache_dir() / "texts",
+            )
+        return load_joint_space(
+            c.joint_space, device=run_device(c.device),
+            precision="float32" if c.precision == "auto" else c.precision,
+            cache=cache_dir() / "texts",
+        )
+
+    @cached_property
+    def embeddings(self) -> torch.Tensor:
+        """Joint embeddings (n, d) of all pictures, unit vectors."""
+        c = self.config
+        if not c.tower:
+            return self.embedding_part()
+        # Kept on disk: without them, whoever needs no text would load the sentence encoder.
+        path = self.folder / "features" / (
+            f"embeddings-{slug(c.tower)}-{self.embedding_key}.safetensors"
+        )
+        n = len(self.pictures)
+
+        def wrong(found: tuple[dict[str, torch.Tensor], object]) -> str:
+            held, key = found[0].get("embeddings", torch.empty(0)), found[1]
+            of_others = key not in (None, self.embedding_key) or held.ndim != 2 or len(held) != n
+            return "it is of other pictures or another tower" if of_others else ""
+
+        found = read_or_none(path, partial(opened, older=True), wrong)
+        if found is None:
+            z = self.space.encode_logits(self.logits(c.tower)).contiguous()
+            keep(path, {"embeddings": z}, self.embedding_key)
+            return z
+        return found[0]["embeddings"]
+
+    def embedding_part(self, part: tuple[int, int] | None = None) -> torch.Tensor:
+        """Joint embeddings of one part of the pictures, as :meth:`feature_part` does features."""
+        if self.config.tower:
+            return self.space.encode_logits(self.feature_part(self.config.tower, part).logits)
+        return compute_embeddings(
+            self.space, self.pictures, self.picture_folder, self.folder / "features",
+            running=self.running, key=self.embedding_key, part=part, progress=self.progress,
+        )
+
+    @cached_property
+    def embedding_key(self) -> str:
+        """Short hash of everything that :attr:`embeddings` depend on."""
+        c = self.config
+        if not c.tower:
+            return feature_key(self.space, self.pictures)
+        what = (self.feature_key(c.tower), c.joint_space, c.top_classes, c.temperature)
+        return hashlib.sha256(repr(what).encode()).hexdigest()[:12]
+
+    @cached_property
+    def subjects(self) -> pd.DataFrame:
+        """One row per subject that is scored: subject, label, class_index, fold."""
+        found = self.pictures[self.is_scored]
+        columns = ["subject", "label", "class_index", "fold"]
+        return found[columns].drop_duplicates("subject").reset_index(drop=True)
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """Labels of the subjects, each once."""
+        return list(dict.fromkeys(self.subjects["label"]))
+
+    @cached_property
+    def is_scored(self) -> np.ndarray:
+        """Which :attr:`pictures` are fitted on and scored: stamp views, pictures of a folder.
+
+        Clip art is only fitted on, the labelled photographs are never fitted on.
+        """
+        return self.pictures["source"].isin(SCORED).to_numpy()
+
+    @cached_property
+    def concepts(self) -> list[str]:
+        """Concepts to ask about, ``data/concepts.yaml``."""
+        groups = yaml.safe_load((data_dir() / "concepts.yaml").read_text(encoding="utf-8"))
+        return [concept for group in groups.values() for concept in group]
+
+    @cached_property
+    def vocabulary(self) -> list[str]:
+        """Words that embeddings are read in: class names, subjects and concepts."""
+        words = [*imagenet_names(), *self.labels, *self.concepts]
+        return list({word.lower(): word for word in reversed(words)}.values())[::-1]
+
+    def text(self, labels: Sequence[str]) -> torch.Tensor:
+        """Embeddings (n, d) of "an image of a <label>"."""
+        return self.space.encode_text([prompt(label) for label in labels])
+
+    def words(self, z: torch.Tensor, k: int = 5) -> pd.DataFrame:
+        """The k words of the vocabulary nearest to each embedding.
+
+        Parameters
+        ----------
+        z : torch.Tensor
+            (n, d).
+        k : int
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns row, rank (from 1), word, angle (degrees).
+        """
+        angles = pairwise_angle(z, self.text(self.vocabulary))
+        best = angles.topk(k, dim=1, largest=False)
+        return pd.DataFrame(
+            {
+                "row": np.repeat(np.arange(len(z)), k),
+                "rank": np.tile(np.arange(1, k + 1), len(z)),
+                "word": [self.vocabulary[i] for i in best.indices.flatten().tolist()],
+                "angle": best.values.flatten().numpy(),
+            }
+        )
+
+    # --- translators ----------------------------------------------------------------------------
+
+    def translators(self, model: str) -> list[Translator]:
+        """The translator of every fold, and last the one for pictures from elsewhere.
+
+        They are those of :meth:`fitted`, or all the one that the paper's authors published, if the
+        profile names their folder. That one was not fitted here: no subject is held out, and its
+        card has no lambda.
+        """
+        folder = self.config.published_translators
+        if folder is None:
+            return self.fitted(model)
+        if model not in self._published:
+            found = import_translator(Path(folder).expanduser(), self.classifier(model))
+            # A space of the data file that is not theirs may have as many dimensions all the same.
+            other = self.space.name in joint_spaces() and self.space.name != PUBLISHED_SPACE
+            if other or found.weight.shape[0] != self.space.dimensions:
+                raise SingError(
+                    f"The published translators write {found.weight.shape[0]} dimensions, those of "
+                    f"CLIP ViT-L/14; {self.space.title} is another space, of "
+                    f"{self.space.dimensions}. Take the joint space {PUBLISHED_SPACE} alone "
+                    f"(other_spaces: [])."
+                )
+            found.card.update({"lambda": np.nan, "pictures": 0, "held_out_r2": np.nan})
+            self._published[model] = found
+        return [self._published[model]] * (self.config.folds + 1)
+
+    def fitted(self, model: str, kind: str | None = None) -> list[Translator]:
+        """One translator a fold, fitted without its subjects; last, one fitted on all subjects.
+
+        Of a `kind` of the profile's ``translator``, by default that one. Lambda is chosen by
+        cross-validation grouped by subject, for each fold among the other folds only, so that
+        held-out scores have seen neither weights nor lambda.
+        """
+        kind = kind or self.config.translator
+        if (model, kind) not in self._fits:
+            other = () if kind == self.config.translator else (kind,)
+            key = self._hash("translator", self.feature_key(model), self.embedding_key, *other)
+            count = self.config.folds + 1
+            names = [*(str(fold) for fold in range(count - 1)), "all"]
+            home = self.folder / "translators"
+            files = [home / f"{slug(model)}-{key}-{name}.safetensors" for name in names]
+            m = self.classifier(model).head.weight.shape[1]
+
+            def wrong(found: Translator, held_out: int | None) -> str:
+                card, width = found.card, found.weight.shape[1]
+                place = card.get("model", model), card.get("held_out_fold", held_out)
+                if place != (model, held_out) or card.get("key", key) != key or width != m:
+                    return f"it is of {place[0]} without fold {place[1]}, {width} features"
+                return ""
+
+            found = [
+                read_or_none(path, _translator, partial(wrong, held_out=held_out))
+                for path, held_out in zip(files, [*range(count - 1), None], strict=True)
+            ]
+            if any(one is None for one in found):
+                found = [
+                    dataclasses.replace(one, card=one.card | {"key": key})
+                    for one in self._fit(model, kind)
+                ]
+                for path, fitted in zip(files, found, strict=True):
+                    fitted.save(path)
+                found = [Translator.load(path) for path in files]
+            self._fits[model, kind] = found
+        return self._fits[model, kind]
+
+    def translator(self, model: str) -> Translator:
+        """The translator for pictures from elsewhere, fitted on all subjects."""
+        return self.translators(model)[-1]
+
+    def lambdas(self, model: str) -> list[float]:
+        """Ridge candidates for a classifier's features.
+
+        With the profile's ``lambda_unit: variance`` they are multiples of the mean variance of a
+        feature over all pictures but the photographs, so that a network whose features are a
+        thousand times smaller gets the same translator.
+        """
+        if self.config.lambda_unit == "one":
+            return self.config.lambdas
+        if model not in self._units:
+            fitted = torch.tensor((self.pictures["source"] != "photo").to_numpy())
+            self._units[model] = float(self.features(model)[fitted].double().var(0).mean())
+        return [lam * self._units[model] for lam in self.config.lambdas]
+
+    def _fold_fitters(
+        self, model: str, z: torch.Tensor | None = None
+    ) -> tuple[RidgeFitter, list[RidgeFitter]]:
+        """Sufficient statistics of the clip art, and of each fold's stamps."""
+        if z is None and self.config.shards > 1:
+            merged, *others = (
+                self.statistics(model, (index, self.config.shards))
+                for index in range(self.config.shards)
+            )
+            for part in others:
+                for fold, fitter in part.items():
+                    merged[fold].merge(fitter)
+            return merged[-1], [merged[fold] for fold in range(self.config.folds)]
+        return self.fold_fitters(self.features(model), self.embeddings if z is None else z)
+
+    def statistics(self, model: str, part: tuple[int, int]) -> dict[int, RidgeFitter]:
+        """Sufficient statistics of one part of the pictures, by fold; -1 is the clip art.
+
+        They are computed from this part's rows alone, and kept on disk. Those of all parts,
+        merged, are the statistics of all pictures.
+
+        Parameters
+        ----------
+        model : str
+        part : tuple of int
+            (index, count), see :func:`sing_nb.pictures.features.part_rows`.
+        """
+        index, count = part
+        key = self._hash("statistics", self.feature_key(model), self.embedding_key)
+        files = {
+            fold: self.folder / "statistics" / (
+                f"{slug(model)}-{key}-{index + 1}-of-{count}-{fold}.safetensors"
+            )
+            for fold in range(-1, self.config.folds)
+        }
+        found = {fold: read_or_none(path, _statistics) for fold, path in files.items()}
+        if any(fitter is None for fitter in found.values()):
+            x, z = self.feature_part(model, part).features, self.embedding_part(part)
+            rows = part_rows(len(self.pictures), part)
+            table = self.pictures.iloc[rows.start : rows.stop]
+            for fold, path in files.items():
+                chosen = (table["fold"] == fold) & (table["source"] != "photo")
+                chosen = torch.tensor(chosen.to_numpy())
+                found[fold] = RidgeFitter(x.shape[1], z.shape[1]).update(x[chosen], z[chosen])
+                found[fold].save(path)
+        return found
+
+    def fitter(self, model: str, rows: np.ndarray) -> RidgeFitter:
+        """Sufficient statistics of some :attr:`pictures`, by their rows (numbers, or a mask)."""
+        f, z, rows = self.features(model), self.embeddings, torch.as_tensor(np.array(rows))
+        return RidgeFitter(f.shape[1], z.shape[1]).update(f[rows], z[rows])
+
+    def fold_fitters(
+        self, x: torch.Tensor, z: torch.Tensor
+    ) -> tuple[RidgeFitter, list[RidgeFitter]]:
+        """The same of any features (n, k) and targets (n, d) of all pictures."""
+        fitters = {}
+        for fold in range(-1, self.config.folds):
+            rows = (self.pictures["fold"] == fold) & (self.pictures["source"] != "photo")
+            rows = torch.tensor(rows.to_numpy())
+            fitters[fold] = RidgeFitter(x.shape[1], z.shape[1]).update(x[rows], z[rows])
+        return fitters[-1], [fitters[fold] for fold in range(self.config.folds)]
+
+    def _fit(self, model: str, kind: str = "ridge") -> list[Translator]:
+        always, folds = self._fold_fitters(model)
+        ways = {"ridge": self._ridge, "principal-first": self._principal_first}
+        solved = ways[kind](model, always, folds)
+        pictures = self.pictures[self.pictures["source"] != "photo"]
+        count, fitted = always.n + sum(fold.n for fold in folds), []
+        for held_out, one in zip([*range(len(folds)), None], solved, strict=True):
+            card = {
+                "model": model, "joint_space": self.config.joint_space,
+                "tower": self.config.tower, "profile": self.config.name, "seed": self.config.seed,
+                "kind": kind, "held_out_fold": held_out,
+                "pictures": count - (0 if held_out is None else folds[held_out].n),
+                "subjects": int(pictures.loc[pictures["fold"] != held_out, "subject"].nunique()),
+            }
+            if held_out is not None:
+                residual, energy = folds[held_out].squared_errors(one.weight, one.bias)
+                card["held_out_r2"] = 1 - residual / energy
+            fitted.append(dataclasses.replace(one, card=one.card | card))
+        return fitted
+
+    def _ridge(
+        self, model: str, always: RidgeFitter, folds: list[RidgeFitter]
+    ) -> list[Translator]:
+        """The paper's translator, equation (4): without each fold, and of all."""
+        solved = []
+        lambdas = chosen_lambdas(always, folds, self.lambdas(model))
+        for held_out, (lam,) in zip([*range(len(folds)), None], lambdas):
+            total = always.copy()
+            for index, fold in enumerate(folds):
+                if index != held_out:
+                    total.merge(fold)
+            solved.append(total.solve(lam))
+        return solved
+
+    def _principal_first(
+        self, model: str, always: RidgeFitter, folds: list[RidgeFitter]
+    ) -> list[Translator]:
+        """The repaired translator, which asks the null part only for what is left."""
+        spaces = self.spaces(model)
+        directions = frame(spaces.null_basis)
+        fitters = self.fold_fitters(self.features(model).double() @ directions, self.embeddings)
+        staged = principal_first(*fitters, spaces.rank, self.lambdas(model))
+        return [one.affine(directions) for one in staged]
+
+    def translate(self, model: str, f: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
+        """Translate features by the translator that never saw their subject.
+
+        Parameters
+        ----------
+        model : str
+        f : torch.Tensor
+            (n, m), features or equivalents.
+        rows : numpy.ndarray
+            (n,), which row of :attr:`pictures` each belongs to.
+
+        Returns
+        -------
+        torch.Tensor
+            (n, d).
+        """
+        fold = self.pictures["fold"].to_numpy()[rows]
+        fits = self.translators(model)
+        out = torch.empty(len(f), fits[0].weight.shape[0])
+        for number in np.unique(fold):
+            chosen = torch.tensor(fold == number)
+            out[chosen] = fits[number](f[chosen])
+        return out
+
+    # --- tables ---------------------------------------------------------------------------------
+
+    def images(self, model: str) -> pd.DataFrame:
+        """One row a scored picture or photograph: scores of its null-removed equivalent.
+
+        Returns
+        -------
+        pandas.DataFrame
+            The picture's columns and, in degrees unless said otherwise: ``image_score`` and
+            ``attribute_score`` (towards its own label; positive = closer), the same with
+            ``_control`` (mean over random subspaces of the same size and energy),
+            ``translator_error`` (translated feature to the picture's own embedding),
+            ``label_angle`` (translated feature to its label), ``null_share`` (share of the
+            feature's squared length, 0 to 1), ``logit_change`` and ``logit_change_control``
+            (largest change of any logit), ``predicted`` (class name) and ``correct``.
+        """
+        return self.stored(f"images-{model}", lambda: self._images(model), model)
+
+    def _images(self, model: str) -> pd.DataFrame:
+        keep = (self.pictures["source"] != "clipart").to_numpy()
+        rows = np.flatnonzero(keep)
+        table = self.pictures[keep].reset_index(drop=True)
+        f, clf, spaces = self.features(model)[rows], self.classifier(model), self.spaces(model)
+        text = self.text(table["label"])
+        z = self.translate(model, f, rows)
+        removed = spaces.remove_null(f)
+        z_removed = self.translate(model, removed, rows)
+        before = clf.logits(f)
+        table["image_score"] = image_score(z, z_removed).numpy()
+        table["attribute_score"] = attribute_score(z, z_removed, text).numpy()
+        table["translator_error"] = angle(z, self.embeddings[rows]).numpy()
+        table["label_angle"] = angle(z, text).numpy()
+        table["null_share"] = spaces.null_share(f).numpy()
+        table["logit_change"] = (clf.logits(removed) - before).abs().amax(1).numpy()
+        control = self.controls(model).groupby("picture", sort=False)
+        for name in ("image_score", "attribute_score", "logit_change"):
+            table[f"{name}_control"] = control[name].mean().loc[table["picture"]].to_numpy()
+        winner, truth = before.argmax(1).numpy(), self.truth(model)[rows]
+        names = self.class_names(model)
+        table["predicted"] = [names[i] for i in winner]
+        table["correct"] = pd.Series(winner == truth).where(truth >= 0)
+        return table
+
+    def controls(self, model: str) -> pd.DataFrame:
+        """Scores after removing random parts of the same size, one row per picture and draw.
+
+        A size, such as ``|AS|``, must be taken draw by draw: the mean over draws is smaller.
+
+        Returns
+        -------
+        pandas.DataFrame
+            picture, draw (from 0), image_score, attribute_score (degrees), logit_change (largest
+            change of any logit); pictures in the order of :meth:`images`.
+        """
+        return self.stored(f"controls-{model}", lambda: self._controls(model), model)
+
+    def _controls(self, model: str) -> pd.DataFrame:
+        rows = np.flatnonzero((self.pictures["source"] != "clipart").to_numpy())
+        f, clf = self.features(model)[rows], self.classifier(model)
+        text = self.text(self.pictures["label"].iloc[rows])
+        z, before = self.translate(model, f, rows), clf.logits(f)
+        tables = []
+        for draw, other in enumerate(self.random_removals(model, f)):
+            z_other = self.translate(model, other, rows)
+            tables.append(
+                pd.DataFrame(
+                    {
+                        "picture": self.pictures["picture"].to_numpy()[rows], "draw": draw,
+                        "image_score": image_score(z, z_other).numpy(),
+                        "attribute_score": attribute_score(z, z_other, text).numpy(),
+                        "logit_change": (clf.logits(other) - before).abs().amax(1).numpy(),
+                    }
+                )
+            )
+        return pd.concat(tables, ignore_index=True)
+
+    def by_draw(self, model: str, column: str, pictures: Sequence[str]) -> np.ndarray:
+        """A score of :meth:`controls` as an array (pictures, draws)."""
+        return self.controls(model).pivot_table(column, "picture", "draw").loc[
+            list(pictures)].to_numpy()
+
+    def models(self) -> pd.DataFrame:
+        """One row per classifier: medians of AS and IS with intervals, controls and excess.
+
+        Only pictures of :meth:`scored` count. The tower, if there is one, is the last row and is
+        marked in ``role``: it is measured in the space built from itself.
+
+        Returns
+        -------
+        pandas.DataFrame
+            model, title, role, ``value``/``low``/``high`` of each ``quantity`` in long form with
+            its ``kind`` (null space removed, or control). ``image_score``, ``attribute_score``
+            (median ``|AS|``) and their ``ratio``; of the null space alone what exceeds the control:
+            ``image_score_excess`` and ``attribute_score_excess`` (median over pictures of the
+            score minus the mean control; AS with its sign, + = closer to the own class than under
+            random removals), ``attribute_size_excess`` and ``ratio_excess`` (differences of the
+            medians); and the ``translator_error``, held out and of a ``constant``, the mean
+            embedding of what each fold's translator is fitted on. Degrees; 95 %, cluster
+            bootstrap over subjects, where a control takes part also over random subspaces
+            (:func:`~sing_nb.checks.intervals.excess`).
+        """
+        return self.stored("models", self._models, *self.config.everyone)
+
+    def _models(self) -> pd.DataFrame:
+        return pd.concat([self._model(model) for model in self.config.everyone], ignore_index=True)
+
+    def model(self, model: str) -> pd.DataFrame:
+        """The rows of :meth:`models` for one classifier, in this study's list or not."""
+        # Of a classifier alone, the tower's row is not waited for.
+        if model in self.config.everyone and self.config.models != [model]:
+            return self.models().query("model == @model").reset_index(drop=True)
+        return self.stored(f"model-{model}", lambda: self._model(model), model)
+
+    def _model(self, model: str) -> pd.DataFrame:
+        table = self.scored(model)
+        score, control = self.score_pairs(model, table["picture"])
+        subject, names = table["subject"], list(QUANTITIES)
+        error = np.column_stack([table["translator_error"], self._constant_error(table)])
+        parts = {
+            tuple((name, KINDS[0]) for name in names): self.interval(
+                np.abs(score), subject, lambda m: np.column_stack([m, _ratio(*m.T)]),
+                of_medians=True),
+            (*((name, KINDS[1]) for name in names), *((name, KINDS[0]) for name in EXCESS)):
+                self.excess(score, control, subject, _control_and_excess, vectorized=True),
+            (("translator_error", "held out"), ("translator_error", "constant")): self.interval(
+                error, subject, lambda m: m, of_medians=True),
+        }
+        role = "control: the tower itself" if model == self.config.tower else "compared"
+        who = {"model": model, "title": self.title(model), "role": role}
+        return pd.DataFrame([
+            who | {key: float(value[at]) for key, value in found.items()}
+            | {"quantity": quantity, "kind": kind}
+            for rows, found in parts.items() for at, (quantity, kind) in enumerate(rows)
+        ])
+
+    def _constant_error(self, table: pd.DataFrame) -> np.ndarray:
+        """Angle of pictures' embeddings to the mean embedding of the other folds, degrees."""
+        fold = self.pictures["fold"].to_numpy()
+        fitted = (self.pictures["source"] != "photo").to_numpy()
+        z, out = self.embeddings.double(), np.empty(len(table))
+        for number in table["fold"].unique():
+            own = (table["fold"] == number).to_numpy()
+            constant = z[torch.tensor(fitted & (fold != number))].mean(0)
+            out[own] = angle(constant, z[self.rows(table.loc[own, "picture"])]).numpy()
+        return out
+
+    def score_pairs(self, model: str, pictures: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """IS and AS of pictures, and the same of every random removal.
+
+        Returns
+        -------
+        score : numpy.ndarray
+            (n, 2), degrees, for :func:`~sing_nb.checks.intervals.excess`.
+        control : numpy.ndarray
+            (n, draws, 2).
+        """
+        score = self.images(model).set_index("picture").loc[list(pictures), PAIR].to_numpy()
+        return score, np.stack([self.by_draw(model, name, pictures) for name in PAIR], axis=2)
+
+    def _scores(self, model: str, kind: str, pictures: Sequence[str]) -> np.ndarray:
+        """IS and, after it, AS of pictures: (pictures, 2), or of a control (pictures, 2 draws)."""
+        if kind == "random control":
+            return np.hstack([self.by_draw(model, name, pictures) for name in PAIR])
+        return self.scored(model).set_index("picture").loc[list(pictures), PAIR].to_numpy()
+
+    def model_difference(
+        self, first: str, second: str, quantity: str = "ratio", kind: str = "null space removed"
+    ) -> dict[str, float]:
+        """A score of the second classifier minus that of the first, paired by picture.
+
+        Parameters
+        ----------
+        first, second : str
+        quantity : str
+            ``ratio`` (of the median IS to the median absolute AS), ``image_score`` or
+            ``attribute_score`` (the median of its size), as in :meth:`models`.
+        kind : str
+            ``null space removed``, or ``random control``: mean over the random draws, whose
+            interval is for other subjects and these subspaces.
+
+        Returns
+        -------
+        dict
+            ``value``, ``low`` and ``high`` (95 %, cluster bootstrap over subjects).
+        """
+        for what, name, known in (("quantity", quantity, QUANTITIES), ("kind", kind, KINDS)):
+            if name not in known:
+                raise unknown(what, name, known)
+        table, score = self.scored(first), QUANTITIES[quantity]
+        pair = np.hstack([self._scores(name, kind, table["picture"]) for name in (first, second)])
+
+        def difference(medians: np.ndarray) -> np.ndarray:
+            one, two = np.moveaxis(medians.reshape(len(medians), 2, 2, -1), [1, 2], [0, 1])
+            return score(two) - score(one)
+
+        return self.interval(np.abs(pair), table["subject"], difference, of_medians=True)
+
+    def difference_excess(self, first: str, second: str) -> dict[str, float]:
+        """:meth:`model_difference` of the ratio minus the same under random removals.
+
+        Returns
+        -------
+        dict
+            ``value``, ``low`` and ``high`` (95 %, over subjects and random subspaces; a draw is
+            the same subspace for both classifiers where their heads are of one size).
+        """
+        table = self.scored(first)
+        pairs = [self.score_pairs(name, table["picture"]) for name in (first, second)]
+        score, control = (np.concatenate(both, axis=-1) for both in zip(*pairs))
+
+        def beyond(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+            ratios = [
+                (v[..., at] / v[..., at + 1]).mean(1) for v in (one[:, None], other)
+                for at in (0, 2)
+            ]
+            return ratios[1] - ratios[0] - (ratios[3] - ratios[2])
+
+        return self.excess(
+            np.abs(score), np.abs(control), table["subject"], beyond, of_medians=True)
+
+    def scored(self, model: str, draw: int | None = None) -> pd.DataFrame:
+        """Rows of :meth:`images` that count: stamps of a true ImageNet class, folder pictures.
+
+        With `draw`, the columns with ``_control`` are of that random draw and not the mean.
+        """
+        table = self.images(model)
+        stamp = (table["source"] == "stamp") & (table["class_index"] >= 0)
+        table = table[stamp | (table["source"] == "folder")]
+        if draw is None:
+            return table
+        one = self.controls(model).query("draw == @draw").set_index("picture")
+        one = one.loc[table["picture"]].set_index(table.index)
+        return table.assign(**{f"{name}_control": one[name] for name in one.columns.drop("draw")})
+
+    def classes(self, model: str) -> pd.DataFrame:
+        """One row per class: median AS, ``|AS|`` and IS over its views, with controls and excess.
+
+        Returns
+        -------
+        pandas.DataFrame
+            label, views, stamps, ``as_median``, ``as_low``/``as_high`` (middle half of the views:
+            a spread, not an interval), ``as_abs``, ``is_median``, the same three with
+            ``_control`` (mean over random subspaces, each measured by itself) and with ``_low``
+            and ``_high``, ``as_excess`` and ``is_excess`` (median over views of the score minus
+            the mean control) and ``as_abs_excess`` (difference of the medians) with theirs, and
+            ``accuracy`` (share of views classified correctly). Degrees. Intervals: 95 %, the
+            pictures of the class drawn with replacement, for an excess the random subspaces too.
+            They are for other pictures of the class where each picture is another subject; where
+            a class is one stamp, for other views of *this* stamp. Nan for a single picture.
+        """
+        return self.stored(f"classes-{model}", lambda: self._classes(model), model)
+
+    def _classes(self, model: str) -> pd.DataFrame:
+        records, table = [], self.scored(model).reset_index(drop=True)
+        # Once for all: of thousands of classes each would sort all draws anew.
+        scores, controls = self.score_pairs(model, table["picture"])
+        for label, own in table.groupby("label"):
+            score, control, views = scores[own.index], controls[own.index], np.arange(len(own))
+            direct = self.interval(score, views, _class_medians, vectorized=True)
+            beside = self.excess(score, control, views, _class_excess, vectorized=True)
+            number = {"as_median": 0, "as_abs": 1, "is_median": 2}
+            record = {
+                "label": label, "views": len(own), "stamps": own["path"].nunique(),
+                "as_low": own["attribute_score"].quantile(0.25),
+                "as_high": own["attribute_score"].quantile(0.75),
+            }
+            for name, at in number.items():
+                record |= {name: direct["value"][at], f"{name}_control": beside["value"][at],
+                           f"{name}_low": direct["low"][at], f"{name}_high": direct["high"][at]}
+            for at, name in enumerate(("as_excess", "as_abs_excess", "is_excess"), start=3):
+                record |= {name: beside["value"][at], f"{name}_low": beside["low"][at],
+                           f"{name}_high": beside["high"][at]}
+            records.append(record | {"accuracy": own["correct"].mean()})
+        return pd.DataFrame(records).sort_values("as_median").reset_index(drop=True)
+
+    def concept_angles(
+        self, model: str, label: str, concepts: Sequence[str]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Angles from a class's pictures to concepts: before, after null removal, and controls.
+
+        Parameters
+        ----------
+        model : str
+        label : str
+            Label of a stamp subject, or another name of its class.
+        concepts : sequence of str
+
+        Returns
+        -------
+        before, after : numpy.ndarray
+            (views, concepts), degrees.
+        control : numpy.ndarray
+            (draws, views, concepts), after removal of random subspaces of the same size and energy.
+        """
+        text = self.text(concepts)
+        before, after, *control = (
+            pairwise_angle(z, text).numpy() for z in self._class_states(model, label)
+        )
+        return before, after, np.stack(control)
+
+    def _class_states(self, model: str, label: str) -> tuple[torch.Tensor, ...]:
+        """Translated features (views, d) of a class: before, after null removal, each control.
+
+        They do not depend on what is asked of them, and are kept for the next question.
+        """
+        label, known = self.label(label), set(self.labels)
+        if label not in known:
+            raise unknown("class", label, known)
+        if (model, label) not in self._states:
+            rows = np.flatnonzero((self.pictures["label"] == label).to_numpy() & self.is_scored)
+            f = self.features(model)[rows]
+            states = [f, self.spaces(model).remove_null(f), *self.random_removals(model, f)]
+            if len(self._states) >= KEPT_CLASSES:
+                del self._states[next(iter(self._states))]
+            self._states[model, label] = tuple(self.translate(model, s, rows) for s in states)
+        return self._states[model, label]
+
+    def string_graph(
+        self, model: str, label: str, concepts: Sequence[str] | None = None
+    ) -> pd.DataFrame:
+        """Angles from a class's pictures to concepts, before and after null removal.
+
+        Parameters
+        ----------
+        model : str
+        label : str
+            Label of a stamp subject, or another name of its class.
+        concepts : sequence of str, optional
+            Those of ``data/concepts.yaml`` by default.
+
+        Returns
+        -------
+        pandas.DataFrame
+            From near to far: concept, ``before`` and ``after`` (mean angle, degrees),
+            ``attribute_score`` (before - after), its ``low`` and ``high`` (95 % over views: of
+            this subject only), ``attribute_score_control`` (mean over random subspaces) with
+            ``control_low`` and ``control_high`` (smallest and largest of them), ``beyond`` (share
+            of the random subspaces whose ``|AS|`` is smaller), ``excess`` (AS minus the mean
+            control) with ``excess_low`` and ``excess_high`` (95 % over views and random
+            subspaces) and ``strength`` (place by ``|AS|``, 1 = strongest).
+        """
+        concepts = list(concepts or self.concepts)
+        before, after, other = self.concept_angles(model, label, concepts)
+        views, moved = np.arange(len(before)), before - after
+        c, shifts = self.config, before - other
+        score = cluster_means(moved, views, draws=c.bootstrap_draws, seed=c.seed)
+        beyond = self.excess(moved, shifts.swapaxes(0, 1), views)
+        control = shifts.mean(1)
+        table = pd.DataFrame({
+            "concept": concepts, "before": before.mean(0), "after": after.mean(0),
+            "attribute_score": score.estimate, "low": score.low, "high": score.high,
+            "attribute_score_control": control.mean(0), "control_low": control.min(0),
+            "control_high": control.max(0),
+            "beyond": np.mean(np.abs(control) < np.abs(score.estimate), axis=0),
+            "excess": beyond["value"], "excess_low": beyond["low"], "excess_high": beyond["high"],
+        })
+        table["strength"] = table["attribute_score"].abs().rank(ascending=False, method="first")
+        return table.sort_values("before").reset_index(drop=True)
+
+    def accuracy(self) -> pd.DataFrame:
+        """Each classifier on the 20 labelled photos: right, of, and the rank of its head.
+
+        Returns
+        -------
+        pandas.DataFrame
+            model, title, right, photos, ``share`` (0 to 1) with ``low`` and ``high`` (95 %,
+            Wilson's interval, each photo another subject; nan without photos), ``chance``,
+            classes, features, rank, null_dim, and the largest change of any logit by null removal
+            over all pictures.
+        """
+        return self.stored("accuracy", self._accuracy, *self.config.everyone)
+
+    def _accuracy(self) -> pd.DataFrame:
+        records = []
+        for model in self.config.everyone:
+            truth = self.truth(model)
+            photo = (self.pictures["source"] == "photo").to_numpy() & (truth >= 0)
+            right = self.logits(model)[photo].argmax(1).numpy() == truth[photo]
+            low = high = np.nan
+            if len(right):
+                low, high = scipy.stats.binomtest(int(right.sum()), len(right)).proportion_ci(
+                    method="wilson")
+            clf, spaces = self.classifier(model), self.spaces(model)
+            f = self.features(model)
+            change = (clf.logits(spaces.remove_null(f)) - clf.logits(f)).abs().max()
+            records.append(
+                {
+                    "model": model, "title": clf.title,
+                    "right": int(right.sum()),
+                    "photos": int(photo.sum()), "share": right.mean() if len(right) else np.nan,
+                    "low": low, "high": high, "chance": 1 / len(clf.head.weight),
+                    "classes": len(clf.head.weight),
+                    "features": spaces.features, "rank": spaces.rank,
+                    "null_dim": spaces.null_dim, "largest_logit_change": float(change),
+                }
+            )
+        return pd.DataFrame(records)
+
+    # --- controls and intervals -----------------------------------------------------------------
+
+    def random_removals(
+        self, model: str, f: torch.Tensor, draws: int | None = None
+    ) -> Iterator[torch.Tensor]:
+        """Features (n, m) without a random part as large as their null part, one control a draw.
+
+        There are the profile's ``control_draws`` of them, or `draws`.
+        """
+        length = self.spaces(model).null(f).norm(dim=1)
+        for draw in range(draws or self.config.control_draws):
+            yield matched_removal(f, length, self.control_basis(model, draw))
+
+    def control_basis(self, model: str, draw: int = 0) -> np.ndarray:
+        """Basis (m, null_dim) of the random subspace of a control, as large as the null space."""
+        spaces = self.spaces(model)
+        key = spaces.features, spaces.null_dim, self.config.seed + draw
+        if key not in self._bases:
+            basis = random_basis(*key)
+            if sum(kept.nbytes for kept in self._bases.values()) + basis.nbytes > KEPT_BASES:
+                return basis
+            self._bases[key] = basis
+        return self._bases[key]
+
+    def interval(
+        self, values: np.ndarray, clusters: Sequence, statistic: Callable[..., float] = np.mean,
+        **options,
+    ) -> dict[str, float]:
+        """``value``, ``low`` and ``high``: :func:`cluster_bootstrap` with this study's draws."""
+        found = cluster_bootstrap(
+            values, clusters, statistic, draws=self.config.bootstrap_draws, seed=self.config.seed,
+            **options,
+        )
+        return dict(zip(("value", "low", "high"), found, strict=True))
+
+    def excess(
+        self, score: np.ndarray, control: np.ndarray, clusters: Sequence,
+        statistic: Callable[..., float] | None = None, **options,
+    ) -> dict[str, float]:
+        """``value``, ``low`` and ``high`` of score - control: `intervals.excess`.
+
+        The control is (n, draws, ...); the interval is for other subjects and other subspaces.
+        """
+        found = excess(
+            score, control, clusters, statistic, draws=self.config.bootstrap_draws,
+            seed=self.config.seed, **options,
+        )
+        return dict(zip(("value", "low", "high"), found, strict=True))
+
+    # --- one picture ----------------------------------------------------------------------------
+
+    def row(self, picture: str) -> int:
+        """Row of a picture in :attr:`pictures`, by its name or the beginning of it."""
+        names = self.pictures["picture"]
+        found = np.flatnonzero(names == picture)
+        if len(found) == 0:
+            found = np.flatnonzero(names.str.startswith(f"{picture}-"))
+        if len(found) == 0:
+            raise unknown("picture", picture, names)
+        return int(found[0])
+
+    def rows(self, pictures: Sequence[str]) -> np.ndarray:
+        """Rows of pictures in :attr:`pictures`, (n,); names as :meth:`row` takes them."""
+        found = pd.Index(self.pictures["picture"]).get_indexer(list(pictures))
+        return np.array(
+            [self.row(name) if at < 0 else at for name, at in zip(pictures, found)], dtype=int
+        )
+
+    def nearest(
+        self, z: torch.Tensor, k: int = 4, exclude: str | None = None
+    ) -> pd.DataFrame:
+        """Pictures nearest to each embedding in the joint space, one per subject.
+
+        Parameters
+        ----------
+        z : torch.Tensor
+            (n, d).
+        k : int
+            Pictures for each embedding.
+        exclude : str, optional
+            A subject to leave out (the picture's own).
+
+        Returns
+        -------
+        pandas.DataFrame
+            row, rank (from 1), picture, label, angle (degrees).
+        """
+        table = self.pictures
+        rows = np.flatnonzero(
+            ((table["source"] != "clipart") & (table["subject"] != exclude)).to_numpy()
+        )
+        # The order is that of cosines, a matrix product; only what is shown needs its angle.
+        known = normalize(self.embeddings[rows].double(), dim=1)
+        cosines = (normalize(z.double(), dim=1) @ known.T).numpy()
+        subjects = table["subject"].to_numpy()[rows]
+        records = []
+        for number, line in enumerate(cosines):
+            order = np.argsort(-line, kind="stable")
+            _, first = np.unique(subjects[order], return_index=True)
+            near = order[np.sort(first)[:k]]
+            angles = angle(z[number], known[near]).numpy()
+            for rank, (index, far) in enumerate(zip(near, angles), start=1):
+                chosen = rows[index]
+                records.append(
+                    {
+                        "row": number, "rank": rank, "angle": far,
+                        "picture": table["picture"].iloc[chosen],
+                        "label": table["label"].iloc[chosen],
+                    }
+                )
+        return pd.DataFrame(records)
+
+    def states(self, model: str, pictures: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Embeddings (n, d) of pictures in four states.
+
+        ``own embedding`` is the picture's place in the joint space, ``translated`` that of its
+        feature, ``null part removed`` that of its equivalent, ``random part removed`` the control.
+        """
+        rows = self.rows(pictures)
+        f, spaces = self.features(model)[rows], self.spaces(model)
+        control = next(self.random_removals(model, f))
+        return {
+            "own embedding": self.embeddings[rows],
+            "translated": self.translate(model, f, rows),
+            "null part removed": self.translate(model, spaces.remove_null(f), rows),
+            "random part removed": self.translate(model, control, rows),
+        }
+
+    def names(self, pictures: Sequence[str]) -> list[str]:
+        """Labels for people, numbered where one comes twice."""
+        labels = self.pictures["label"].iloc[self.rows(pictures)].tolist()
+        counts: dict[str, int] = {}
+        names = []
+        for label in labels:
+            counts[label] = counts.get(label, 0) + 1
+            names.append(label if labels.count(label) == 1 else f"{label} {counts[label]}")
+        return names
+
+    # --- keeping --------------------------------------------------------------------------------
+
+    def _hash(self, *parts: object) -> str:
+        unit = () if self.config.lambda_unit == "one" else (self.config.lambda_unit,)
+        what = (METHOD, self.config, parts, *unit)
+        return hashlib.sha256(repr(what).encode()).hexdigest()[:12]
+
+    def stored(
+        self, name: str, compute: Callable[[], pd.DataFrame], *models: str
+    ) -> pd.DataFrame:
+        """A table from memory, from disk, or computed and written atomically.
+
+        Parameters
+        ----------
+        name : str
+            Of the table, with everything that it depends on beside the profile and its features.
+        compute : callable
+            Makes the table.
+        *models : str
+            Classifiers whose features it depends on.
+        """
+        name = slug(name)
+        if name not in self._tables:
+            keys = [self.feature_key(model) for model in models]
+            if self.config.published_translators:
+                keys += [self.translator(model).card["sha256"] for model in models]
+            key = self._hash(name, self.embedding_key, *keys, self.subjects["label"].tolist())
+            path = self.folder / "tables" / f"{name}-{key}.parquet"
+            found = read_or_none(path, kept_table)
+            if found is None:
+                made = compute()
+                made.attrs.pop("skipped", None)  # of the pictures; thousands, maybe, in each table
+                # As it is read back, also when it was just computed: the same in every process.
+                found = kept_table(keep_table(path, made))
+            self._tables[name] = found
+        return self._tables[name].copy()
+
+    def mark(self, stage: str, content: dict) -> Path:
+        """Write the small JSON file that says a stage of the run is done, and with what."""
+        # With the moment: Snakemake goes by what such a file holds, and a stage that ran again
+        # between two runs would look as if nothing had happened.
+        done = datetime.now(timezone.utc).isoformat()
+        text = json.dumps(
+            {"profile": dataclasses.asdict(self.config), **content, "done": done}, indent=1
+        )
+        return write_atomic(self.folder / "stages" / f"{stage}.json", text + "\n")
+
+
+def _translator(path: Path) -> Translator:
+    return Translator.load(_there(path))
+
+
+def _statistics(path: Path) -> RidgeFitter:
+    return RidgeFitter.load(_there(path))
+
+
+def _there(path: Path) -> Path:
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    return path
+
+
+
+def _ratio(one: np.ndarray, two: np.ndarray) -> np.ndarray:
+    """one / two, and nan where nothing moved at all."""
+    return np.divide(one, two, out=np.full(np.shape(one), np.nan), where=np.not_equal(two, 0))
+
+
+# Of many samples at once: scores (samples, n, 2) are IS and AS, controls (samples, n, draws, 2).
+
+
+def _sizes(pairs: np.ndarray) -> np.ndarray:
+    """Median IS, median |AS| and their ratio, (samples, 3, draws), of (samples, n, draws, 2)."""
+    one, two = np.moveaxis(np.median(np.abs(pairs), axis=1), -1, 0)
+    return np.stack([one, two, _ratio(one, two)], axis=1)
+
+
+def _control_and_excess(score: np.ndarray, control: np.ndarray) -> np.ndarray:
+    """The control's IS, |AS| and ratio, and EXCESS: (samples, 7)."""
+    other = _sizes(control).mean(2)
+    beyond = _sizes(score[:, :, None]).mean(2) - other
+    paired = np.median(score - control.mean(2), axis=1)
+    return np.hstack([other, paired, beyond[:, 1:]])
+
+
+def _class_medians(score: np.ndarray) -> np.ndarray:
+    """Median AS, |AS| and IS: (samples, 3)."""
+    return np.median(
+        np.stack([score[..., 1], np.abs(score[..., 1]), score[..., 0]], axis=-1), axis=1)
+
+
+def _class_excess(score: np.ndarray, control: np.ndarray) -> np.ndarray:
+    """The control's median AS, |AS| and IS, and the excess of AS, |AS| and IS: (samples, 6)."""
+    other = _class_medians(control).mean(1)
+    image, attribute = np.median(score - control.mean(2), axis=1).T
+    size = _class_medians(score)[:, 1] - other[:, 1]
+    return np.column_stack([other, attribute, size, image])
