@@ -10,6 +10,8 @@ MODEL ?=
 IMAGES ?=
 OUT ?= report
 ASK ?=
+# More options for pip, such as an index that has a smaller build of torch.
+PIP_OPTIONS ?=
 # Benchmarks of these files in tests/bench only, as in ONLY=ridge or ONLY="ridge features".
 ONLY ?=
 # The notebooks that JupyterLab shows, and options that it is given on top of ours.
@@ -24,9 +26,17 @@ TESTERS ?= 2
 
 BIN := .venv/bin
 SUITE := tests/bench/asv.conf.json
-READY := .venv/ready-$(shell cksum < pyproject.toml | cut -d ' ' -f 1)
-# Named after it, and so done anew when it is.
-RACING := $(READY)-bench
+# Named after what pyproject.toml holds, and so done anew when that changes.
+SUM := $(shell cksum < pyproject.toml | cut -d ' ' -f 1)
+READY := .venv/ready-book-$(SUM)
+TESTING := .venv/ready-test-$(SUM)
+RACING := .venv/ready-bench-$(SUM)
+EXTRAS_book := book
+EXTRAS_test := book,hub,cluster,test
+EXTRAS_bench := book,hub,cluster,test,bench
+HOLDS_book := book
+HOLDS_test := book test
+HOLDS_bench := book test bench
 # The hubs are never asked for what the offline profiles need.
 export PYTHONNOUSERSITE := 1
 export TOKENIZERS_PARALLELISM := false
@@ -48,16 +58,16 @@ help:
 	@echo "make audit                known weaknesses of the installed packages, a report"
 	@echo "make clean                remove what was built; downloads and .venv stay"
 
-$(READY): pyproject.toml
+# One rule for all extras: .venv/ready-test-<sum> says that [book,hub,cluster,test] are there.
+.venv/ready-%-$(SUM): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	  { echo "Python 3.10 or newer is needed; choose one with: make PYTHON=python3.12 ..."; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	  { echo "Python's venv module is missing; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@echo "installing packages into .venv (several minutes and about 7 GB the first time) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,cluster]' 2>.venv/pip.log || \
-	  { grep -v WARNING .venv/pip.log; exit 1; }
-	@rm -f .venv/ready-*; touch $@
+	@echo "installing packages into .venv (a few minutes and some gigabytes the first time) ..."
+	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_OPTIONS) -e '.[$(EXTRAS_$*)]'
+	@touch $(foreach done,$(HOLDS_$*),.venv/ready-$(done)-$(SUM))
 
 book: $(READY)
 	@$(BIN)/sing check --profile $(PROFILE) --set '$(SET)'
@@ -73,7 +83,7 @@ report: $(READY)
 plan: $(READY)
 	@$(BIN)/sing plan --profile $(PROFILE) --set '$(SET)'
 
-lint: $(READY)
+lint: $(TESTING)
 	@$(BIN)/ruff check sing_nb tests
 
 test: lint
@@ -89,18 +99,12 @@ lab: $(READY)
 	  --LabApp.extension_manager=readonly --LabApp.news_url=None \
 	  --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB)
 
-$(RACING): $(READY)
-	@echo "installing what the benchmarks need into .venv ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,bench]' 2>.venv/pip.log || \
-	  { grep -v WARNING .venv/pip.log; exit 1; }
-	@touch $@
-
 bench: $(RACING)
 	@$(BIN)/asv machine --config $(SUITE) --yes --machine bench >/dev/null
 	@$(BIN)/asv run --config $(SUITE) --environment existing:$(CURDIR)/$(BIN)/python --machine bench \
 	  --set-commit-hash HEAD --no-pull --show-stderr $(foreach topic,$(ONLY),--bench '^$(topic)\.')
 
-audit: $(READY)
+audit: $(TESTING)
 	@$(BIN)/python .ci/audit _build/audit.json $(AUDIT_SECONDS)
 
 clean:
