@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import ast
 import csv
-import importlib.util
 import json
 import os
 import re
@@ -11,11 +10,6 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 import yaml
-
-try:
-    import tomllib
-except ModuleNotFoundError:  # Python 3.10: pytest itself brings tomli there
-    import tomli as tomllib
 
 from sing_nb.book.page import toc_files
 from sing_nb.models.prompts import imagenet_names
@@ -110,62 +104,6 @@ def test_the_chapters_show_the_method():
                    if cell["cell_type"] == "code" and "hide-input" not in tags(cell)]
         assert any(call in text for text in visible), (name, call)
         assert any("assert" in text for text in visible), name
-
-
-# --- dependencies -------------------------------------------------------------------------------
-
-
-def pyproject():
-    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-
-
-def environment():
-    return yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))["dependencies"]
-
-
-def test_conda_users_get_the_same_dependencies():
-    (packages,) = [entry["pip"] for entry in environment() if isinstance(entry, dict)]
-    project = pyproject()
-    wanted = sum(project["optional-dependencies"].values(), project["dependencies"])
-    found = [entry for entry in packages if not entry.startswith("-e ")]
-    assert sorted(found) == sorted(set(wanted))
-
-
-def test_conda_users_get_the_same_python():
-    plain = [entry for entry in environment() if isinstance(entry, str)]
-    (python,) = [entry for entry in plain if re.match(r"python\b", entry)]
-    assert python.removeprefix("python").replace(" ", "") == pyproject()["requires-python"]
-    assert any(re.match(r"pip\b", entry) for entry in plain)
-
-
-def test_every_package_that_is_imported_is_a_dependency():
-    # Import names that differ from the name of the package that holds them.
-    package = {
-        "PIL": "pillow", "yaml": "pyyaml", "vl_convert": "vl-convert-python",
-        "open_clip": "open-clip-torch", "sklearn": "scikit-learn",
-        # These come with what is named here and cannot be missing.
-        "IPython": "ipykernel", "myst_nb": "jupyter-book", "sphinx": "jupyter-book",
-        "docutils": "jupyter-book",
-    }
-    project = pyproject()
-    known = {re.split(r"[<>=\[ ]", entry)[0].lower().replace("_", "-")
-             for entry in project["dependencies"]}
-    found = set()
-    for path in (ROOT / "sing_nb").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                found |= {alias.name.split(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and not node.level:
-                found.add(node.module.split(".")[0])
-    outside = {
-        name for name in found
-        if importlib.util.find_spec(name).origin is not None
-        and "site-packages" in importlib.util.find_spec(name).origin
-    }
-    outside.discard("wandb")  # an extra: `tracking` asks for it only where the user enabled it
-    missing = {n for n in outside if package.get(n, n).lower().replace("_", "-") not in known}
-    assert "torch" in outside
-    assert missing == set()
 
 
 # --- the package ---------------------------------------------------------------------------------
