@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch.nn.functional import normalize
 
 from ..errors import SingError
 
 __all__ = [
-    "angle", "attribute_score", "attribute_scores", "check_real", "image_score", "match_length",
-    "pairwise_angle",
+    "Scores", "angle", "attribute_score", "attribute_scores", "check_real", "image_score",
+    "match_length", "pairwise_angle", "scores",
 ]
 
 STEEP = 0.9999
@@ -209,6 +211,48 @@ def image_score(z: torch.Tensor, z_tilde: torch.Tensor) -> torch.Tensor:
         (n,), degrees in [0, 180]; 0 means that nothing changed in the joint space.
     """
     return angle(z, z_tilde)
+
+
+class Scores(NamedTuple):
+    """Both scores of a move in the joint space, in degrees: see :func:`scores`."""
+
+    image_score: torch.Tensor
+    attribute_score: torch.Tensor
+
+
+def scores(z: torch.Tensor, z_moved: torch.Tensor, text: torch.Tensor) -> Scores:
+    """Image Score and Attribute Score of one move, equations (7) and (8).
+
+    Parameters
+    ----------
+    z : torch.Tensor
+        (n, d), translated features.
+    z_moved : torch.Tensor
+        (n, d), the same after the move; or (k, n, d) for k moves of each, such as draws of a
+        control.
+    text : torch.Tensor
+        (n, d), a text for each picture, or (d,), one for all.
+
+    Returns
+    -------
+    Scores
+        ``image_score``, how far each moved, in [0, 180], and ``attribute_score``, how much nearer
+        to its text it came, in [-180, 180]: both (n,) or (k, n), float64, degrees.
+
+    Raises
+    ------
+    SingError
+        If the shapes do not fit.
+
+    Examples
+    --------
+    >>> import torch
+    >>> z, moved = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 1.0]])
+    >>> turned, nearer = scores(z, moved, text=torch.tensor([0.0, 1.0]))
+    >>> turned, nearer
+    (tensor([45.], dtype=torch.float64), tensor([45.], dtype=torch.float64))
+    """
+    return Scores(angle(z, z_moved), angle(z, text) - angle(z_moved, text))
 
 
 def match_length(z_tilde: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
