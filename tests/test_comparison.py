@@ -183,27 +183,7 @@ def test_sweep_keys_leave_other_results_alone(warm):
 def test_a_cell_outside_the_grid_is_refused(study):
     with pytest.raises(SingError, match="Unknown cell of the grid 'ridge cosine'"):
         run(study, "ridge", "cosine")
-    with pytest.raises(SingError, match="Unknown wandb_mode 'maybe'"):
-        run(study, "ridge", "mse", wandb_mode="maybe")
     assert not (study.folder / "sweeps").exists()
-
-
-def test_a_run_is_logged_where_the_user_asked_for_it(study, monkeypatch):
-    from contextlib import contextmanager
-
-    seen = []
-
-    @contextmanager
-    def tracked(mode, folder, name, settings):
-        seen.append((mode, folder, settings["architecture"]))
-        yield seen.append
-
-    monkeypatch.setattr(comparison, "tracked", tracked)
-    found = run(study, "linear", "mse", wandb_mode="offline")
-    assert seen[0] == ("offline", study.folder / "sweeps", "linear")
-    logged = [record["fold 1/validation_mse"] for record in seen[1:]
-              if "fold 1/validation_mse" in record]
-    assert logged == found.curve.loc[found.curve["fold"] == 1, "validation_mse"].tolist()
 
 
 def test_all_runs_are_gathered_in_the_order_of_the_grid(study):
@@ -349,11 +329,11 @@ def test_the_grid_runs_what_is_missing_and_no_more(monkeypatch, tmp_path, capsys
         sing_nb.book.chapters, "run_chapter",
         lambda *args, name, **kwargs: called.append((name, args[1], args[4])),
     )
-    assert cli.main(["sweep", "--profile", "smoke", "--set", "wandb_mode=offline"]) == 0
+    assert cli.main(["sweep", "--profile", "smoke"]) == 0
     assert [name for name, *_ in called] == ["ridge-mse", "linear-mse", "linear-cosine",
                                              "mlp3-cosine"]
     assert {place for _, place, _ in called} == {folder}
-    assert called[-1][2] == {"wandb_mode": "offline", "architecture": "mlp3", "loss": "cosine"}
+    assert called[-1][2] == {"architecture": "mlp3", "loss": "cosine"}
     assert "4 of 5 runs are missing" in capsys.readouterr().err
 
 
@@ -363,7 +343,6 @@ def test_the_grid_runs_what_is_missing_and_no_more(monkeypatch, tmp_path, capsys
         (["--architecture", "mlp3"], "Give --architecture and --loss for one run, or neither"),
         (["--architecture", "mpl3", "--loss", "mse"], "'mpl3 mse'; did you mean 'mlp3 mse'"),
         (["--architecture", "ridge", "--loss", "cosine"], "Unknown run of the grid"),
-        (["--set", "wandb_mod=off"], "did you mean 'wandb_mode'"),
         (["--set", "architecture=mlp3"], "Unknown setting 'architecture'"),
         (["--set", "sweep_losses=[mse]"], "sweep_losses needs mse and cosine"),
         (["--set", "sweep_architectures=[linear]"], "sweep_architectures needs ridge"),

@@ -39,7 +39,6 @@ from ..pictures.cache import keep, keep_table, kept_table, opened, read_or_none
 from ..pictures.fetch import slug, write_atomic
 from .profile import unknown
 from .study import Study
-from .tracking import tracked
 
 __all__ = [
     "LOSS_TITLES", "NONLINEAR", "TITLES", "Run", "Split", "architecture_table", "beats_ridge",
@@ -153,9 +152,7 @@ def _card(path: Path) -> dict:
         raise SingError(f"{path} is no JSON object ({error})") from error
 
 
-def run(
-    study: Study, architecture: str, loss: str, *, wandb_mode: str = "off", progress: bool = False
-) -> Run:
+def run(study: Study, architecture: str, loss: str, *, progress: bool = False) -> Run:
     """One cell of the grid, from disk or computed and kept.
 
     Parameters
@@ -163,8 +160,6 @@ def run(
     study : Study
     architecture, loss : str
         A pair of ``study.config.sweep``.
-    wandb_mode : str
-        See :func:`sing_nb.study.tracking.tracked`; only a run that is computed is logged.
     progress : bool
         Whether to show a bar of epochs.
 
@@ -183,17 +178,11 @@ def run(
         "dropout": DROPOUT, "views": c.sweep_views,
     }
     begun, folds, tables, answers = time.perf_counter(), [], [], []
-    with tracked(wandb_mode, study.folder / "sweeps", folder.name, settings) as log:
-        for fold in range(c.sweep_folds):
-            card, curve, pictures, z, parameters = _fold(
-                study, architecture, loss, fold, progress,
-                lambda record, fold=fold: log(
-                    {f"fold {fold}/{name}": value for name, value in record.items()}
-                ),
-            )
-            folds.append(card)
-            tables.append((curve.assign(fold=fold), pictures))
-            answers.append(z.half())
+    for fold in range(c.sweep_folds):
+        card, curve, pictures, z, parameters = _fold(study, architecture, loss, fold, progress)
+        folds.append(card)
+        tables.append((curve.assign(fold=fold), pictures))
+        answers.append(z.half())
     curve, pictures = (pd.concat(parts, ignore_index=True) for parts in zip(*tables))
     card = settings | {
         "key": folder.name.rsplit("-", 1)[1], "parameters": parameters, "folds": folds,
@@ -208,7 +197,7 @@ def run(
 
 
 def _fold(
-    study: Study, architecture: str, loss: str, fold: int, progress: bool, log,
+    study: Study, architecture: str, loss: str, fold: int, progress: bool,
 ) -> tuple[dict, pd.DataFrame, pd.DataFrame, torch.Tensor, int]:
     c = study.config
     f, z = study.features(c.sweep_model), study.embeddings
@@ -231,7 +220,6 @@ def _fold(
             answer = chosen(features)
             record[f"{name}_mse"] = float(mse(answer, goal))
             record[f"{name}_cosine"] = float(cosine_similarity(answer, goal).mean())
-        log(record)
         curve = pd.DataFrame([record])
         card |= {"lambda": chosen.card["lambda"], "best": 0, "epochs": 0, "stopped": True}
     else:
@@ -241,7 +229,7 @@ def _fold(
         )
         trained = train(
             module, (fit, target), held_out, loss, epochs=c.sweep_epochs, patience=PATIENCE,
-            seed=c.seed + fold, progress=progress, log=log,
+            seed=c.seed + fold, progress=progress,
         )
         module, curve = trained.module, trained.curve
         card |= {
