@@ -21,6 +21,8 @@ LAB ?=
 CORES ?= $(shell env -u OMP_NUM_THREADS nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
 # The longest that make audit waits for the advisories.
 AUDIT_SECONDS ?= 600
+# All tests if not empty: also those that take minutes, such as killed runs and clusters.
+SLOW ?=
 # Tests run side by side in so many processes, each with one thread.
 TESTERS ?= 2
 
@@ -49,9 +51,9 @@ help:
 	@echo "make book PROFILE=smoke   the same with a handful of pictures (or another profile)"
 	@echo "make book SET='views=6'   with other values for a profile's or a chapter's parameters"
 	@echo "make report MODEL=mine.py:build IMAGES=photos   what your own classifier ignores: report/index.html"
-	@echo "make plan PROFILE=...     the jobs of a run: hours, bytes, memory; nothing runs"
+	@echo "make plan PROFILE=...     what a run needs and takes here, and its jobs; nothing runs"
 	@echo "make book CLUSTER=slurm PROFILE=imagenet13   jobs on a cluster, data/cluster"
-	@echo "make test                 lint and all tests (package, chapters, rendered pages)"
+	@echo "make test                 lint and tests (package, chapters, rendered pages); make test SLOW=1: all of them"
 	@echo "make lab                  open JupyterLab on the chapters"
 	@echo "make bench                races against other implementations, as a table"
 	@echo "make bench ONLY=ridge     the benchmarks of one file in tests/bench"
@@ -69,11 +71,14 @@ help:
 	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_OPTIONS) -e '.[$(EXTRAS_$*)]'
 	@touch $(foreach done,$(HOLDS_$*),.venv/ready-$(done)-$(SUM))
 
+# What runs the rules of book/Snakefile: this machine, or a cluster.
+SNAKEMAKE = $(BIN)/python -m snakemake --snakefile book/Snakefile --quiet rules --rerun-incomplete --nolock \
+  $(if $(CLUSTER),--workflow-profile data/cluster/$(CLUSTER) $(CLUSTER_OPTIONS),--cores $(CORES)) \
+  --config profile=$(PROFILE) settings='$(SET)'
+
 book: $(READY)
 	@$(BIN)/sing check --profile $(PROFILE) --set '$(SET)'
-	@$(BIN)/python -m snakemake --snakefile book/Snakefile --quiet rules \
-	  $(if $(CLUSTER),--workflow-profile data/cluster/$(CLUSTER) $(CLUSTER_OPTIONS),--cores $(CORES)) \
-	  --config profile=$(PROFILE) settings='$(SET)' --rerun-incomplete --nolock
+	@$(SNAKEMAKE)
 	@echo "the book: _build/$(PROFILE)/html/index.html"
 
 report: $(READY)
@@ -81,7 +86,8 @@ report: $(READY)
 	@$(BIN)/sing report --model '$(MODEL)' $(if $(IMAGES),--images '$(IMAGES)') --out '$(OUT)' $(if $(ASK),--ask '$(ASK)')
 
 plan: $(READY)
-	@$(BIN)/sing plan --profile $(PROFILE) --set '$(SET)'
+	@$(BIN)/sing check --profile $(PROFILE) --set '$(SET)' || true
+	@$(SNAKEMAKE) --dry-run
 
 lint: $(TESTING)
 	@$(BIN)/ruff check sing_nb tests
@@ -89,7 +95,9 @@ lint: $(TESTING)
 test: lint
 	@# Downloaded once, before the workers ask for it together.
 	@$(BIN)/sing fetch --profile smoke
-	@$(BIN)/python -m pytest -n $(TESTERS) --dist loadgroup --no-loadscope-reorder
+	@$(BIN)/python -m pytest -n $(TESTERS) --dist loadgroup --no-loadscope-reorder $(if $(SLOW),,-m 'not slow')
+	@$(if $(SLOW),,$(BIN)/python -m pytest --collect-only -q -m slow $$(grep -rl mark.slow tests) | tail -1 | \
+	  sed "s|^.* \([0-9]*\)/[0-9]* .*|left out: \1 slow tests (clusters, killed runs ...); make test SLOW=1 runs them, and .ci/run does|")
 
 lab: $(READY)
 	@echo "JupyterLab opens the first chapter: Run > Run All Cells, then move a slider; Control-C ends it here"

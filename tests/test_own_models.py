@@ -19,7 +19,6 @@ import torchvision
 from PIL import Image
 from torch import nn
 
-from sing_nb.book.costs import build_network
 from sing_nb.errors import SingError
 from sing_nb.models.classifier import (
     KeptClassifier,
@@ -745,17 +744,6 @@ def test_kept_heads_that_are_damaged_or_something_else_are_refused(tmp_path):
 
 
 # --- what else meets such names -----------------------------------------------------------------
-
-
-def test_what_a_factory_makes_can_be_costed_and_what_a_script_makes_says_not(tmp_path):
-    (tmp_path / "mine.py").write_text(TEN_LINES)
-    module, transform, hub = build_network("mine:classifier")
-    assert next(module.parameters()).device.type == "meta"
-    assert not hub
-    assert transform(Image.new("RGB", (9, 9))).shape == (3, 224, 224)
-    quiet(torch.jit.script, seeded(tiny)).save(tmp_path / "a.pt")
-    with pytest.raises(SingError, match="cannot be counted"):
-        build_network("torchscript:a.pt")
 
 
 def test_notes_vanish_as_what_they_miss_is_given():

@@ -1,4 +1,4 @@
-"""Run chapters: check every parameter first, execute with papermill, promote what succeeded."""
+"""Run chapters: check every setting first, execute with papermill, promote what succeeded."""
 
 from __future__ import annotations
 
@@ -13,45 +13,46 @@ import yaml
 
 from ..errors import SingError
 from ..pictures.fetch import cache_dir, make_folder
-from ..study.profile import Profile, cast, load_profile, parse_yaml, unknown
+from ..study.profile import Profile, load_profile, parse_yaml, unknown
 
-__all__ = ["LAST", "chapter_files", "chapter_parameters", "resolve", "run_chapter"]
+__all__ = ["LAST", "chapter_files", "chapter_parameters", "resolve", "run_chapter", "toc_files"]
 
 #: Notebooks that gather what the others found, and so run when those are done.
 LAST = ("intro", "paper_map")
-# Set by the profile's name and the settings, and in the sweep's notebook by the cell of the grid.
+# Given by the profile's name and the settings, and in the sweep's notebook by the cell of the grid.
 COMMON = {"profile", "overrides", "architecture", "loss"}
 TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict}
 
 
+def toc_files(toc: object) -> list[str]:
+    """Every page that a table of contents names, in order."""
+    if isinstance(toc, list):
+        return [name for part in toc for name in toc_files(part)]
+    if not isinstance(toc, dict):
+        return []
+    own = [str(toc[key]) for key in ("root", "file") if key in toc]
+    return own + [name for value in toc.values() for name in toc_files(value)]
+
+
 def chapter_files(book: Path) -> list[Path]:
     """Notebooks named by the table of contents, in its order."""
-    from .page import toc_files
-
     toc = yaml.safe_load((Path(book) / "_toc.yml").read_text(encoding="utf-8"))
     files = [Path(book) / f"{name.removesuffix('.ipynb')}.ipynb" for name in toc_files(toc)]
     return [path for path in files if path.is_file()]
 
 
-def chapter_parameters(notebook: Path) -> dict[str, tuple[type, object]]:
-    """Names in a chapter's parameters cell, with their annotated type and default.
-
-    Raises
-    ------
-    SingError
-        If a parameter has no annotation that can be checked.
-    """
-    import papermill
+def chapter_parameters(notebook: Path) -> dict[str, type]:
+    """Names in a chapter's parameters cell, with their annotated type."""
+    import papermill  # takes seconds to import
 
     found = {}
     for name, entry in papermill.inspect_notebook(str(notebook)).items():
-        kind = TYPES.get(entry["inferred_type_name"])
-        if kind is None:
+        if entry["inferred_type_name"] not in TYPES:
             raise SingError(
                 f"{notebook.name}: the parameter {name} needs one of the annotations "
                 f"{', '.join(TYPES)}, as in `{name}: int = 3  # what it is`."
             )
-        found[name] = (kind, yaml.safe_load(entry["default"]))
+        found[name] = TYPES[entry["inferred_type_name"]]
     return found
 
 
@@ -60,16 +61,9 @@ def resolve(
 ) -> tuple[Profile, dict[str, object], dict[str, dict[str, object]]]:
     """Settings of a run, checked against the profile and the chapters before anything runs.
 
-    Parameters
-    ----------
-    profile : str
-        Name of a profile.
-    settings : iterable of str, or mapping
-        ``key=value`` with the value in YAML; several in one string are split as a shell would,
-        so a value with spaces is quoted: ``prompt="an image of a shark"``. A key is one of the
-        profile's or a parameter of a chapter.
-    notebooks : iterable of pathlib.Path
-        The chapters of the run.
+    Settings are a mapping, or texts of ``key=value`` pairs with values in YAML, split as a shell
+    would: ``views=6 prompt="an image of a shark"``. A key is one of the profile's or a parameter
+    of a chapter; another key, or a value of another type, is a SingError.
 
     Returns
     -------
@@ -78,38 +72,22 @@ def resolve(
         Settings that are keys of the profile.
     parameters : dict of dict
         For each chapter's stem, the settings that it has parameters for.
-
-    Raises
-    ------
-    SingError
-        For a key that nothing knows, or a value of another type.
     """
     if not isinstance(settings, Mapping):
-        pairs = {}
-        for item in (part for text in settings for part in _words(text)):
-            key, equals, value = item.partition("=")
-            if not equals:
-                raise SingError(f"A setting reads key=value; got {item!r}.")
-            pairs[key.strip()] = parse_yaml(value, f"The value of {key.strip()}, {value!r},")
-        settings = pairs
-    # Papermill takes seconds to import; a run without settings has nothing to hold against it.
-    wanted = {path.stem: chapter_parameters(path) if settings else {} for path in notebooks}
-    profile_keys = set(Profile.__dataclass_fields__) - {"name"}
-    own = set().union(*wanted.values()) - COMMON
+        settings = dict(_pair(word) for text in settings for word in _words(text))
+    known = {path.stem: chapter_parameters(path) if settings else {} for path in notebooks}
+    profile_keys = set(vars(load_profile(profile))) - {"name"}
     for key in settings:
-        if key not in profile_keys | own:
-            raise unknown("setting", key, profile_keys | own)
+        everything = profile_keys.union(*known.values()) - COMMON
+        if key not in everything:
+            raise unknown("setting", key, everything)
     overrides = {key: value for key, value in settings.items() if key in profile_keys}
-    config = load_profile(profile, overrides)
     parameters = {
-        stem: {
-            key: cast(key, settings[key], kind, f"the settings for {stem}")
-            for key, (kind, _) in known.items()
-            if key in settings and key not in COMMON
-        }
-        for stem, known in wanted.items()
+        stem: {key: _typed(key, value, kinds[key], stem)
+               for key, value in settings.items() if key in kinds}
+        for stem, kinds in known.items()
     }
-    return config, overrides, parameters
+    return load_profile(profile, overrides), overrides, parameters
 
 
 def _words(text: str) -> list[str]:
@@ -121,6 +99,21 @@ def _words(text: str) -> list[str]:
         ) from error
 
 
+def _pair(word: str) -> tuple[str, object]:
+    key, equals, value = word.partition("=")
+    if not equals:
+        raise SingError(f"A setting reads key=value; got {word!r}.")
+    return key.strip(), parse_yaml(value, f"The value of {key.strip()}, {value!r},")
+
+
+def _typed(key: str, value: object, kind: type, stem: str) -> object:
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:  # exactly: True is an int to Python
+        raise SingError(f"{key} in the settings for {stem} must be {kind.__name__}; got {value!r}.")
+    return value
+
+
 def run_chapter(
     notebook: Path, folder: Path, profile: str, overrides: Mapping[str, object],
     parameters: Mapping[str, object], *, name: str | None = None, progress: bool = True,
@@ -128,38 +121,15 @@ def run_chapter(
 ) -> Path:
     """Execute one chapter; the result replaces the old one only when it succeeded.
 
-    Parameters
-    ----------
-    notebook : pathlib.Path
-        The chapter, without outputs.
-    folder : pathlib.Path
-        Where executed chapters lie.
-    profile : str
-    overrides : mapping
-        Keys of the profile with other values.
-    parameters : mapping
-        The chapter's own parameters, checked by :func:`resolve`.
-    name : str, optional
-        Of the executed notebook, without its ending; the chapter's own by default.
-    progress : bool
-    figures : pathlib.Path, optional
-        Folder for its figures and findings, ``figures/<chapter>/``; replaced as a whole, too.
-
-    Returns
-    -------
-    pathlib.Path
-        The executed chapter.
-
-    Raises
-    ------
-    SingError
-        If a cell fails: which one, why, and where the partial notebook lies.
+    `parameters` are the chapter's own, checked by :func:`resolve`; `name` is the executed
+    notebook's, in `folder`, where it is not the chapter's. Figures and findings go to
+    ``figures/<chapter>/``, replaced as a whole, too. A cell that fails is a SingError: which one,
+    why, and where the notebook lies as far as it came.
     """
     import papermill
 
     target = Path(folder) / f"{name or notebook.stem}.ipynb"
-    partial = target.parent / "failed" / target.name
-    make_folder(partial.parent)
+    partial = make_folder(target.parent / "failed") / target.name
     shown = partial.with_suffix("")
     shutil.rmtree(shown, ignore_errors=True)
     cache_dir()  # a relative one is made absolute: the kernel runs in the notebook's folder
@@ -168,14 +138,10 @@ def run_chapter(
             papermill.execute_notebook(
                 str(notebook), str(partial), cwd=str(notebook.parent), progress_bar=progress,
                 parameters={"profile": profile, "overrides": dict(overrides), **parameters},
-                # Features that are not there yet may take minutes in one cell.
-                execution_timeout=3600, start_timeout=120, log_output=False,
-                # A page has no kernel, and one explorer's state may be megabytes.
-                store_widget_state=False,
-                # Written once, at the end or where a cell fails: after every cell the whole
-                # notebook, with its charts, would take longer than most cells.
-                request_save_on_cell_execute=False,
-                # Kernels warn of how they talk to this process; only errors are worth a line.
+                execution_timeout=3600,  # a cell may compute features that are not there yet
+                start_timeout=120, log_output=False,
+                store_widget_state=False,  # megabytes, and a page has no kernel to use them
+                request_save_on_cell_execute=False,  # once at the end: saving takes longer
                 extra_arguments=["--IPKernelApp.log_level=ERROR"],
             )
     except papermill.PapermillExecutionError as error:
@@ -201,7 +167,6 @@ def _environment(**values: str) -> Iterator[None]:
         yield
     finally:
         for key, value in before.items():
-            if value is None:
-                del os.environ[key]
-            else:
+            os.environ.pop(key)
+            if value is not None:
                 os.environ[key] = value

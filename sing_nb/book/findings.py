@@ -115,24 +115,21 @@ def read_found(study: Study) -> pd.DataFrame:
             part = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise SingError(
-                f"{path}, what chapter {path.parent.name} found, is damaged ({error}). Run the "
-                f"chapter again: sing chapter --chapter {path.parent.name}, same profile."
+                f"{path} is damaged ({error}). Run the chapter again: "
+                f"sing chapter --chapter {path.parent.name}, same profile."
             ) from error
         rows += [{**row, "chapter": path.parent.name} for row in part]
     if not rows:
         raise SingError(
             f"Nothing was found yet for the profile {study.config.name!r}: this page gathers what "
-            "the chapters say. Run them first: make book PROFILE=" + study.config.name
+            f"the chapters say. Run them first: make book PROFILE={study.config.name}"
         )
     table = pd.DataFrame(rows)
     twice = table[table["item"].duplicated(keep=False)]
     if len(twice):
-        raise SingError(
-            "One item, one verdict; judged twice: "
-            + ", ".join(f"{row['item']} ({row['chapter']})" for _, row in twice.iterrows())
-        )
-    marks = dict(VERDICTS.values())
-    return table.assign(mark=table["verdict"].map(marks))
+        judged = (twice["item"] + " (" + twice["chapter"] + ")").tolist()
+        raise SingError(f"One item, one verdict; judged twice: {', '.join(judged)}")
+    return table.assign(mark=table["verdict"].map(dict(VERDICTS.values())))
 
 
 def box(question: str, number: str, control: str, verdict: str) -> Markdown:

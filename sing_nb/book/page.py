@@ -16,10 +16,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import yaml
 from docutils import nodes
 
+from ..errors import SingError
+from .chapters import toc_files
+
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
-__all__ = ["ChartRenderer", "bundle_script", "chart_html", "setup", "stage_book", "toc_files"]
+__all__ = ["ChartRenderer", "bundle_script", "chart_html", "setup", "stage_book"]
 
 VEGALITE = "application/vnd.vegalite.v6+json"
 #: The same spec again, for JupyterLab, which draws no newer version. The page has no use for it.
@@ -27,7 +30,9 @@ VEGALITE_LAB = "application/vnd.vegalite.v5+json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 MARKDOWN = "text/markdown"
 BUNDLE = "vega-bundle.js"
-
+#: Below a figure that a running kernel answers; sing.show(..., live=...) marks it.
+LIVE = '<p class="sing-live">In JupyterLab this figure answers live: <code>make lab</code></p>'
+NO_ALT = "a chart has no alt text: give it one with chart.properties(description='what it shows')"
 #: What papermill calls a cell -> the line a reader clicks to unfold it.
 FOLDED_CELLS = {
     "parameters": "Parameters and their defaults",
@@ -39,20 +44,10 @@ FOLDED_CELLS = {
 
 
 def chart_html(spec: dict[str, Any], picture: str = "") -> str:
-    """Write a Vega-Lite spec as the element that ``sing-charts.js`` draws.
+    """The element that ``sing-charts.js`` draws, of a Vega-Lite spec; no outside reference in it.
 
-    Parameters
-    ----------
-    spec : dict
-        A Vega-Lite spec. Its ``description`` becomes the alt text.
-    picture : str, optional
-        The same chart as a PNG in base64, for who runs no scripts; by default they read the alt
-        text.
-
-    Returns
-    -------
-    str
-        One HTML element, without any outside reference.
+    The spec's ``description`` is its alt text, which who runs no scripts reads; or they see
+    `picture`, the same chart as a PNG in base64.
     """
     alt = html.escape(str(spec.get("description", "")).strip(), quote=True)
     # No "<" at all: "</script>" would end the element early and "<!--" would change how it is read.
@@ -65,72 +60,37 @@ def chart_html(spec: dict[str, Any], picture: str = "") -> str:
     )
 
 
-def _chart_node(spec: dict[str, Any]) -> nodes.raw:
-    # Not "text_html", the usual class: the theme gives those a light background in dark mode.
-    return nodes.raw("", chart_html(spec), format="html", classes=["output"])
-
-
-def _lacks_alt(spec: dict[str, Any]) -> bool:
-    return not str(spec.get("description", "")).strip()
-
-
-#: Below a figure that a running kernel answers; sing.show(..., live=...) marks it.
-LIVE = '<p class="sing-live">In JupyterLab this figure answers live: <code>make lab</code></p>'
-NO_ALT = "a chart has no alt text: give it one with chart.properties(description='what it shows')"
-
-
 class ChartRenderer:
     """MyST-NB renderer that turns a notebook's chart into an element the page can draw."""
 
-    mime_priority_overrides: ClassVar = [
-        (builder, VEGALITE, 1) for builder in ("html", "dirhtml", "singlehtml")
-    ]
+    mime_priority_overrides: ClassVar = [("html", VEGALITE, 1)]
 
     @staticmethod
     def handle_mime(renderer: Any, data: Any, inline: bool) -> list[nodes.Element] | None:
-        """Render one output, or return None to leave it to MyST-NB.
-
-        Parameters
-        ----------
-        renderer : myst_nb.core.render.NbElementRenderer
-            The renderer that asks; its logger knows the page.
-        data : myst_nb.core.render.MimeData
-            One entry of a mime bundle.
-        inline : bool
-            Whether the output stands inside a paragraph.
-
-        Returns
-        -------
-        list of docutils.nodes.Element or None
-            The nodes to show.
-        """
+        """Nodes of one output; None leaves it to MyST-NB, an empty list shows nothing."""
+        live = nodes.raw("", LIVE, format="html")
+        told = data.output_metadata.get(data.mime_type, {})
         if data.mime_type == VEGALITE:
-            if _lacks_alt(data.content):
+            if not str(data.content.get("description", "")).strip():
                 renderer.logger.warning(NO_ALT, line=data.line, subtype="alt_text")
-            told = data.output_metadata.get(VEGALITE, {})
-            note = [nodes.raw("", LIVE, format="html")] if told.get("live") else []
-            if "caption" not in told:  # a chart that a cell ends with, not shown by sing.show
-                return [_chart_node(data.content), *note]
-            return [_figure(renderer, data, told), *note]
-        if data.mime_type == MARKDOWN and data.output_metadata.get(MARKDOWN, {}).get("caption"):
-            # JupyterLab's caption: here it stands in the figure.
-            return []
-        if data.mime_type == VEGALITE_LAB:
-            # MyST-NB warns of types nobody claims; an empty answer claims it and shows nothing.
-            return []
+            # Not "text_html", the usual class, which the theme keeps light in dark mode.
+            node = nodes.raw("", chart_html(data.content), format="html", classes=["output"])
+            if "caption" in told:  # a chart that a cell ends with, without sing.show, has none
+                node = _figure(renderer, data, node, told)
+            return [node, live] if told.get("live") else [node]
         if data.mime_type == WIDGET:
-            # A widget needs a running kernel. Without this note the page would show a hole.
-            return [nodes.raw("", LIVE, format="html")]
-        return None
+            return [live]  # it needs a kernel: without this note the page would show a hole
+        is_caption = data.mime_type == MARKDOWN and told.get("caption")  # stands in the figure
+        return [] if is_caption or data.mime_type == VEGALITE_LAB else None
 
 
-def _figure(renderer: Any, data: Any, told: dict[str, Any]) -> nodes.figure:
+def _figure(renderer: Any, data: Any, chart: nodes.raw, told: dict[str, Any]) -> nodes.figure:
     """A chart as a figure that Sphinx numbers, with the caption and name of its output."""
     from myst_nb.core.render import MimeData
 
     caption = MimeData(
         MARKDOWN, told["caption"], cell_metadata=data.cell_metadata, line=data.line)
-    figure = nodes.figure("", _chart_node(data.content), names=[told["name"]])
+    figure = nodes.figure("", chart, names=[told["name"]])
     figure += nodes.caption("", "", *renderer.render_markdown_inline(caption))
     figure.source, figure.line = renderer.renderer.document["source"], data.line
     renderer.renderer.document.note_explicit_target(figure, figure)
@@ -142,7 +102,7 @@ def _figure(renderer: Any, data: Any, told: dict[str, Any]) -> nodes.figure:
 
 def bundle_script() -> str:
     """Vega, Vega-Lite and vega-embed as one script, which defines ``window.vegaEmbed``."""
-    import vl_convert  # here: it is slow to load, and a chapter that imports us has no need of it
+    import vl_convert  # here: it is slow to load, and only this needs it
 
     # The bundle is written as a module. Browsers refuse modules in pages opened from disk, and it
     # imports and exports nothing, so a strict function does the same and works there too.
@@ -151,39 +111,25 @@ def bundle_script() -> str:
 
 def _write_bundle(app: Sphinx, error: Exception | None) -> None:
     """Write that script beside the other static files."""
-    if error is not None or app.builder.format != "html":
-        return
-    target = Path(app.outdir, "_static", BUNDLE)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(bundle_script(), encoding="utf-8")
+    if error is None and app.builder.format == "html":
+        Path(app.outdir, "_static", BUNDLE).write_text(bundle_script(), encoding="utf-8")
 
 
 def _choose_scripts(
     app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any
 ) -> None:
-    """Load Vega only where there is a chart, and thebe nowhere."""
-    if app.builder.format != "html":
-        return
-
+    """Load Vega only where there is a chart, and thebe nowhere: it asks an outside host."""
     def is_thebe(script: Any) -> bool:
-        # thebe declares its names twice, which is an error on every page, and asks an outside host.
         body = (getattr(script, "attributes", None) or {}).get("body") or ""
         return "THEBE_JS_URL" in body or "thebe" in str(getattr(script, "filename", "") or "")
 
-    context["script_files"] = [s for s in context["script_files"] if not is_thebe(s)]
+    scripts = context["script_files"]
+    scripts[:] = [script for script in scripts if not is_thebe(script)]
     if 'class="sing-chart"' in context.get("body", ""):
-        script = f"_static/{BUNDLE}"
-        context["script_files"].append(_deferred(script))
+        app.add_js_file(BUNDLE, loading_method="defer")  # during this event: on this page only
 
 
-def _deferred(filename: str) -> Any:
-    """Return a script that loads beside the page and runs before it counts as loaded."""
-    from sphinx.builders.html._assets import _JavaScript
-
-    return _JavaScript(filename, priority=400, defer="defer")
-
-
-def _drop_thebe_config(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+def _drop_thebe_settings(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     """Drop thebe's settings from the end of the page: they name an outside host to no purpose."""
     for node in list(doctree.findall(nodes.raw)):
         text = node.astext()
@@ -192,12 +138,9 @@ def _drop_thebe_config(app: Sphinx, doctree: nodes.document, docname: str) -> No
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Register the extension with Sphinx.
-
-    Jupyter Book loads every script and style of ``_static`` by itself: ours need no mention here.
-    """
+    """Register the extension with Sphinx; Jupyter Book itself loads all scripts of ``_static``."""
     # After thebe (500) has added what is dropped here.
-    app.connect("doctree-resolved", _drop_thebe_config, priority=900)
+    app.connect("doctree-resolved", _drop_thebe_settings, priority=900)
     app.connect("html-page-context", _choose_scripts, priority=900)
     app.connect("build-finished", _write_bundle)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
@@ -206,104 +149,41 @@ def setup(app: Sphinx) -> dict[str, Any]:
 # --- the folder the book is built from ------------------------------------------------------------
 
 
-def toc_files(toc: Any) -> list[str]:
-    """List every page that a table of contents names, in order."""
-    if isinstance(toc, list):
-        return [name for part in toc for name in toc_files(part)]
-    if not isinstance(toc, dict):
-        return []
-    own = [str(toc[key]) for key in ("root", "file") if key in toc]
-    return own + [name for value in toc.values() for name in toc_files(value)]
+def stage_book(
+    executed_dir: str | os.PathLike, out_dir: str | os.PathLike, root: str | os.PathLike = "."
+) -> Path:
+    """Lay out the folder that ``jupyter-book build`` reads, in the place of an older one.
 
-
-def _find_page(name: str, book: Path, executed: Path) -> Path:
-    """Return the file behind one name of the table of contents."""
-    stem = name.removesuffix(".ipynb").removesuffix(".md")
-    notebook, page = executed / f"{stem}.ipynb", book / f"{stem}.md"
-    if not name.endswith(".md") and notebook.is_file():
-        return notebook
-    if not name.endswith(".ipynb") and page.is_file():
-        return page
-    if (book / f"{stem}.ipynb").is_file():
-        raise ValueError(
-            f"{book / '_toc.yml'} names {name!r}, but {notebook} does not exist: the chapter has "
-            f"not been run. Run 'make book', which runs it first."
-        )
-    raise ValueError(
-        f"{book / '_toc.yml'} names {name!r}, but there is neither {page} nor "
-        f"{book / f'{stem}.ipynb'}. Write the page or take its line out of the table of contents."
-    )
+    Executed chapters come from `executed_dir`, named as the table of contents names them, and the
+    rest from ``_config.yml`` and ``book/`` of the repository `root`. A page that the table names
+    and nobody has is a SingError, which leaves the older folder alone.
+    """
+    executed, out, book = Path(executed_dir), Path(out_dir).resolve(), Path(root, "book")
+    toc = yaml.safe_load((book / "_toc.yml").read_text(encoding="utf-8"))
+    pages = [name.removesuffix(".md").removesuffix(".ipynb") for name in toc_files(toc)]
+    for page in pages:
+        if not (executed / f"{page}.ipynb").is_file() and not (book / f"{page}.md").is_file():
+            raise SingError(
+                f"{book / '_toc.yml'} names {page!r}, and there is neither {book / page}.md nor "
+                f"{executed / page}.ipynb. Write the page, or run the chapter: make book."
+            )
+    shutil.rmtree(out, ignore_errors=True)
+    shutil.copytree(book / "_static", out / "_static")
+    for source in (Path(root, "_config.yml"), book / "_toc.yml", *book.glob("*.md")):
+        shutil.copy2(source, out)
+    for page in pages:
+        if (executed / f"{page}.ipynb").is_file():
+            _stage_notebook(executed / f"{page}.ipynb", out / f"{page}.ipynb")
+    return out
 
 
 def _stage_notebook(source: Path, target: Path) -> None:
-    """Copy an executed notebook with its parameter cells folded away."""
+    """Copy an executed notebook with its parameter cells folded: they belong on the page."""
     notebook = json.loads(source.read_text(encoding="utf-8"))
     for cell in notebook["cells"]:
-        metadata = cell.setdefault("metadata", {})
-        tags = metadata.setdefault("tags", [])
+        tags = cell["metadata"].setdefault("tags", [])
         for tag, prompt in FOLDED_CELLS.items():
             if tag in tags:
-                # Folded and not removed: what a page was made with belongs on the page.
-                if not {"hide-input", "remove-input", "remove-cell", "hide-cell"} & set(tags):
-                    tags.append("hide-input")
-                metadata.setdefault("mystnb", {}).setdefault("code_prompt_show", prompt)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def stage_book(
-    executed_dir: str | os.PathLike[str],
-    out_dir: str | os.PathLike[str],
-    root: str | os.PathLike[str] = ".",
-) -> Path:
-    """Lay out the folder that ``jupyter-book build`` reads.
-
-    Parameters
-    ----------
-    executed_dir : path
-        Where the executed chapters are, named as the table of contents names them.
-    out_dir : path
-        The folder to make. One that is there already is replaced as a whole.
-    root : path, default "."
-        The repository, which holds ``_config.yml`` and ``book/``.
-
-    Returns
-    -------
-    pathlib.Path
-        ``out_dir``, absolute.
-
-    Raises
-    ------
-    ValueError
-        Where the table of contents names a page that is not there, or a source file is missing.
-    """
-    executed, out, root = Path(executed_dir), Path(out_dir).resolve(), Path(root).resolve()
-    book = root / "book"
-    for needed in (root / "_config.yml", book / "_toc.yml"):
-        if not needed.is_file():
-            raise ValueError(f"{needed} is missing: is {root} the root of the repository?")
-    toc = yaml.safe_load((book / "_toc.yml").read_text(encoding="utf-8"))
-    names = toc_files(toc)
-    pages = {name: _find_page(name, book, executed) for name in names}
-
-    staging = out.with_name(f".{out.name}.{os.getpid()}")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    try:
-        for source in (*book.glob("*.md"), book / "_toc.yml"):
-            shutil.copy2(source, staging)
-        if (book / "_static").is_dir():
-            shutil.copytree(book / "_static", staging / "_static")
-        for name, source in pages.items():
-            if source.suffix == ".ipynb":
-                _stage_notebook(source, staging / f"{name.removesuffix('.ipynb')}.ipynb")
-            elif source.parent != book:
-                (staging / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(source, staging / source.relative_to(book))
-        shutil.copy2(root / "_config.yml", staging)
-        # Only now, whole and checked, does it take the place of what was there.
-        shutil.rmtree(out, ignore_errors=True)
-        staging.replace(out)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    return out
+                cell["metadata"]["mystnb"] = {"code_prompt_show": prompt}
+                cell["metadata"]["tags"] = sorted({*tags, "hide-input"})
+    target.write_text(json.dumps(notebook, indent=1, ensure_ascii=False), encoding="utf-8")

@@ -1,0 +1,241 @@
+"""The command line: help, exit codes, what goes to which stream, what it says of failures."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+import numpy as np
+import pandas as pd
+import pytest
+
+import sing_nb.cli as cli
+from sing_nb.errors import SingError
+from sing_nb.study.profile import load_profile
+
+ROOT = Path(__file__).resolve().parents[2]
+HERE = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+COMMANDS = cli.sing.commands
+PROGRAM = [sys.executable, "-m", "sing_nb.cli"]
+
+
+@pytest.fixture
+def fails():
+    """Adds a command that raises an error."""
+    def add(error):
+        @cli._command()
+        def tried():
+            """Fail."""
+            raise error
+
+    yield add
+    COMMANDS.pop("tried", None)
+
+
+# --- help and usage -----------------------------------------------------------------------------
+
+
+def test_help_lists_the_commands_and_the_exit_codes(capsys):
+    assert cli.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    listed = re.findall(r"^  ([a-z-]+)  ", text.split("Commands:")[1], re.MULTILINE)
+    assert listed == sorted(COMMANDS)
+    assert re.findall(r"^    (\d+) ", text, re.MULTILINE) == ["0", "1", "2", "130"]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_examples_in_the_help_parse_and_name_a_profile(name):
+    command = COMMANDS[name]
+    assert command.help
+    for line in re.findall(r"^ *sing (.*)$", command.help, re.MULTILINE):
+        first, *words = shlex.split(line)
+        assert first == name
+        assert load_profile(command.make_context(name, words).params["profile"])
+
+
+@pytest.mark.parametrize("path", ["book/Snakefile", "Makefile", "README.md", ".ci/run"])
+def test_whoever_calls_a_command_finds_its_options(path):
+    text = (ROOT / path).read_text(encoding="utf-8")
+    for name, rest in re.findall(r"(?:\bsing|\{SING\}) ([a-z-]+)\b([^\n|`#]*)", text):
+        if name in COMMANDS:
+            known = {text for option in COMMANDS[name].params for text in option.opts}
+            assert set(re.findall(r"(?<=\s)--[a-z-]+", rest)) <= known | {"--help"}, name
+    if path == "book/Snakefile":
+        kinds = {"features", "embeddings"}  # {wildcards.kind}
+        called = {name for name in COMMANDS if f"{{SING}} {name}" in text} | kinds
+        assert called == {*COMMANDS} - {"report", "ask", "card", "check"}
+
+
+@pytest.mark.parametrize("words", [
+    ["fearures"], ["features", "--modle", "lite0"], ["features"], ["ask", "--model", "lite0"],
+    ["features", "--model", "lite0", "--threads", "0"], ["fetch", "--json"], ["card", "a", "b"],
+    ["features", "--model", "lite0", "--part", "3/2"], [],
+])
+def test_wrong_usage_is_two(words, capsys):
+    assert cli.main(words) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "Usage: sing" in shown.err
+    assert "Traceback" not in shown.err
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["check", "--profile", "smok"], "sing check: Unknown profile 'smok'; did you mean 'smoke'?"),
+    (["check", "--set", "vieuws=3"], "Unknown setting 'vieuws'; did you mean 'views'?"),
+    (["chapter", "--profile", "smoke", "--chapter", "99_none"], "Unknown chapter '99_none'"),
+    (["features", "--profile", "smoke", "--model", "lite9"], "lite9"),
+    (["card", "nowhere.safetensors"], "sing card: nowhere.safetensors"),
+    (["ask", "--model", "lite0", "--profile", "smok", "snow"], "sing ask: Unknown profile 'smok'"),
+])
+def test_what_cannot_be_done_is_one_and_said_on_stderr(words, said, capsys):
+    assert cli.main(words) == 1
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert said in shown.err
+    assert "Traceback" not in shown.err
+
+
+# --- failures -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("error", "said"), [
+    (RuntimeError("mat1 and mat2\n  differ"), "RuntimeError: mat1 and mat2 differ\nsing did not"),
+    (MemoryError(), "Memory ran out"),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "Memory ran out"),
+    (EOFError("Ran out of input"), "EOFError: Ran out of input"),  # to click, it is Control-C
+    (SingError("No class '\x1b[2Jcat'."), "No class '\\x1b[2Jcat'."),  # a terminal's command
+    (KeyError("\x1b[2Jcat"), "\\x1b[2Jcat"),
+])
+def test_a_failure_is_said_and_debug_shows_where(error, said, fails, capsys):
+    fails(error)
+    assert cli.main(["tried"]) == 1
+    text = capsys.readouterr().err
+    assert text.lstrip().startswith("sing tried: ")
+    assert said in text
+    assert "Traceback" not in text
+    assert "\x1b" not in text
+    assert cli.main(["tried", "--debug"]) == 1
+    text = capsys.readouterr().err
+    assert text.lstrip().startswith("Traceback")
+    assert "test_cli.py" in text
+
+
+def test_settings_that_the_advice_names_exist():
+    for key in re.findall(r"--set (\w+)=", cli._said(MemoryError())):
+        assert hasattr(load_profile("report"), key)
+
+
+def test_a_reader_that_leaves_and_a_full_disk():
+    shell = f"{shlex.join(PROGRAM)} --help | true"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, env=HERE)
+    assert "Traceback" not in done.stderr
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*PROGRAM, "check", "--profile", "smoke"], stdout=full,
+                              stderr=subprocess.PIPE, text=True, env=HERE)
+    assert done.returncode != 0
+    assert "No space left" in done.stderr
+
+
+def test_control_c_is_one_line_and_the_same_command_goes_on(tmp_path):
+    words = [*PROGRAM, "fetch", "--profile", "smoke", "--set", "clipart_files=800"]
+    env = {**HERE, "SING_BUILD": str(tmp_path)}
+    running = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               env=env, start_new_session=True)
+
+    def drawn():
+        return {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.jpg")}
+
+    while running.poll() is None and len(drawn()) < 5:
+        time.sleep(0.02)
+    os.killpg(running.pid, signal.SIGINT)  # as a terminal does: its workers, too
+    out, err = running.communicate(timeout=60)
+    assert (running.returncode, out) == (130, "")
+    assert err.strip() == f"sing fetch: interrupted. {cli.KEPT}"
+    kept = drawn()
+    assert not list(tmp_path.rglob("stages/fetch.json"))
+    again = subprocess.run(words, capture_output=True, text=True, env=env, timeout=120)
+    assert again.returncode == 0, again.stderr
+    assert len(list(tmp_path.rglob("stages/fetch.json"))) == 1
+    after = drawn()
+    assert len(after) > len(kept) >= 5
+    assert {path: after[path] for path in kept} == kept
+
+
+# --- what goes where ----------------------------------------------------------------------------
+
+
+def test_quiet_reaches_studies_and_ends_with_the_command(monkeypatch):
+    seen = []
+
+    @cli._command()
+    def tried():
+        seen.append(os.environ.get("SING_QUIET"))
+
+    monkeypatch.delenv("SING_QUIET", raising=False)
+    for words in (["tried"], ["tried", "--quiet"], ["tried"]):
+        assert cli.main(words) == 0
+    COMMANDS.pop("tried")
+    assert seen == [None, "1", None]
+
+
+def test_what_a_terminal_cannot_show_is_no_error():
+    code = ("import sing_nb.cli as cli\ndef tried(): print('雪 \\U0001f600')\n"
+            "cli._command()(tried)\nraise SystemExit(cli.main(['tried']))")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                          env={**HERE, "PYTHONIOENCODING": "ascii"})
+    assert (done.returncode, done.stdout) == (0, "\\u96ea \\U0001f600\n"), done.stderr
+
+
+def test_nothing_heavy_is_loaded_before_a_command_needs_it():
+    heavy = ("torch", "numpy", "pandas", "yaml", "tqdm", "rich", "papermill", "timm", "asyncio")
+    code = (f"import sys, sing_nb.cli as cli; cli.main(['report', '-h']); "
+            f"print([name for name in {heavy} if name in sys.modules])")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=HERE)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+def test_an_answer_of_a_real_study_on_both_streams(smoke, capsys):
+    from sing_nb.reports import asking
+
+    words = ["ask", "--model", "lite0", "--profile", "smoke", "snow", "a hand"]
+    assert cli.main([*words, "--json", "--quiet"]) == 0
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    content = json.loads(shown.out)
+    assert content["model"] == "lite0"
+    expected = asking.ask(smoke, "lite0", ["snow", "a hand"])
+    answers = pd.DataFrame(content["answers"])
+    assert answers["prompt"].tolist() == ["snow", "a hand"]
+    assert answers["verdict"].tolist() == expected["verdict"].tolist()
+    for column in ("hidden", "hidden_low", "hidden_high", "hidden_control", "full"):
+        np.testing.assert_allclose(answers[column].astype(float), expected[column], rtol=1e-9)
+    assert cli.main(words) == 0
+    table, told = capsys.readouterr().out.split("\n\n", 1)
+    assert [line.split("  ")[0] for line in table.splitlines()[2:]] == ["snow", "a hand"]
+    assert "EfficientNet-Lite0" in told
+
+
+def test_what_is_no_number_is_a_question_mark_for_people_and_null_for_programs(capsys):
+    answers = pd.DataFrame({
+        "prompt": ["a [bold]hand[/bold] \x1b[2J"], "verdict": ["cannot be told"],
+        "hidden": [np.nan], "hidden_low": [np.nan], "hidden_high": [np.nan],
+        "hidden_control": [0.2]})
+    cli._print_answers(answers)
+    row = capsys.readouterr().out.splitlines()[2]
+    assert re.split(r" {2,}", row.strip()) == [
+        "a [bold]hand[/bold] \\x1b[2J", "cannot be told", "?", "? to ?", "20 %"]
+
+
+def test_every_option_says_what_it_is_for():
+    for name, command in COMMANDS.items():
+        for option in command.params:
+            if isinstance(option, click.Option):
+                assert option.help or name == "sweep", (name, option.opts)
