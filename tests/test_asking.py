@@ -183,7 +183,7 @@ def test_numbers_are_those_of_the_pictures_own_embeddings(answered, smoke):
     scored = smoke.is_scored
     z = smoke.embeddings.double().numpy()[scored]
     text = smoke.space.encode_text(["an image of a fur"]).double().numpy()
-    right = smoke.spaces("lite0").right[:1000].T.numpy()
+    right = smoke.spaces("lite0").principal_basis.numpy()
     found = measured(
         smoke.features("lite0").double().numpy()[scored], z @ text.T,
         smoke.pictures["subject"][scored], right, controls=2, draws=100)
@@ -199,7 +199,7 @@ def test_known_factors_are_judged_by_the_rule_of_questions(smoke):
     rows = table["row"].to_numpy(copy=True)
     own = measured(
         smoke.features("lite0")[rows].double().numpy(), table[["view: scale"]].to_numpy(),
-        table["subject"], smoke.spaces("lite0").right[:1000].T.numpy(), table["stratum"],
+        table["subject"], smoke.spaces("lite0").principal_basis.numpy(), table["stratum"],
         controls=0, draws=smoke.config.bootstrap_draws, seed=smoke.config.seed)
     row = found.set_index("prompt").loc["view: scale"]
     columns = ["full", "full_low", "hidden", "hidden_low", "hidden_high"]

@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 import pytest
 import scipy.stats
-import torch
 from sklearn.linear_model import Ridge
 
 from sing_nb.checks.intervals import cluster_bootstrap, deal
@@ -21,7 +20,6 @@ from sing_nb.checks.reliability import (
     translator_spread,
 )
 from sing_nb.errors import SingError
-from sing_nb.method.translator import RidgeFitter
 
 #: Six targets and four judges, the example of Shrout and Fleiss (1979), table 2.
 JUDGES = np.array([
@@ -198,24 +196,3 @@ def test_a_class_over_its_pictures_is_a_one_way_anova(table, smoke):
                       "quantity == 'attribute_score'")
     assert row["value"].item() == pytest.approx(max(0, expected))
     assert row["objects"].item() == len(groups)
-
-
-# --- one lambda, many refits ----------------------------------------------------------------------
-
-
-def test_cholesky_solves_the_same_ridge():
-    rng = torch.Generator().manual_seed(0)
-    x, z = (torch.randn(60, width, generator=rng, dtype=torch.float64) for width in (30, 4))
-    fit = RidgeFitter(30, 4).update(x + 5, z)
-    one, other = fit.solve_directly(3.0, {"a": 1}), fit.path().translator(3.0)
-    assert torch.allclose(one.weight, other.weight, atol=1e-6)
-    assert torch.allclose(one.bias, other.bias, atol=1e-6)
-    assert one.card == {"lambda": 3.0, "a": 1}
-
-
-def test_a_lambda_of_nothing_is_refused():
-    fit = RidgeFitter(2, 1).update(torch.tensor([[0.0, 0], [2, 2]] * 2), torch.ones(4, 1))
-    with pytest.raises(SingError, match="above 0; got 0"):
-        fit.solve_directly(0)
-    with pytest.raises(SingError, match="too small for these 4 pictures"):
-        fit.solve_directly(1e-300)  # two features that are the same

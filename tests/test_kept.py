@@ -3,7 +3,6 @@
 import subprocess
 import sys
 
-import numpy as np
 import pandas as pd
 import pytest
 import safetensors.torch
@@ -14,6 +13,7 @@ from sing_nb.method.nullspace import HeadSpaces
 from sing_nb.models.classifier import Head, KeptClassifier, wrap_classifier
 from sing_nb.pictures.cache import content_key, keep, kept
 from sing_nb.pictures.features import _feature_key, compute_features, feature_key
+from sing_nb.study.heads import kept_spaces
 
 TENSORS = {
     "half": torch.arange(6, dtype=torch.bfloat16).reshape(2, 3), "turned": torch.eye(3)[:, :2].T,
@@ -59,52 +59,35 @@ def test_keys_tell_contents_apart(tmp_path):
     assert content_key(one.clone(), 1) == content_key(one, 1)
 
 
-@pytest.mark.parametrize("make", [HeadSpaces.from_weight, HeadSpaces.for_probabilities])
-@pytest.mark.parametrize("shape", [(5, 9), (9, 5), (6, 6)])
-def test_kept_spaces_are_the_same_to_the_bit(make, shape, tmp_path):
-    weight = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
-    weight[-1] = weight[:-1].sum(0)
-    f = torch.randn(4, shape[1], generator=torch.Generator().manual_seed(1))
-    fresh = make(weight)
-    for turn in range(3):  # computed, read, and computed again where one bit is wrong
-        spaces = make(weight, folder=tmp_path)
-        (path,) = tmp_path.iterdir()
-        assert (spaces.rank, spaces.tolerance) == (fresh.rank, fresh.tolerance)
-        assert torch.equal(spaces.singular_values, fresh.singular_values)
-        assert torch.equal(spaces.right, fresh.right)
-        assert spaces.right.stride() == fresh.right.stride()
-        assert torch.equal(spaces.null(f), fresh.null(f))
-        if turn == 1:
-            flip(path)
-    assert kept(path)  # written anew
-
-
-def test_kept_spaces_are_those_of_their_weight(tmp_path):
-    weight = torch.randn(4, 7, generator=torch.Generator().manual_seed(0))
-    one = HeadSpaces.from_weight(weight, folder=tmp_path)
-    other = HeadSpaces.from_weight(weight.flip(0) + 1, folder=tmp_path)
-    assert len(list(tmp_path.iterdir())) == 2
-    assert not torch.equal(one.singular_values, other.singular_values)
-    # The tolerance is no part of the decomposition.
-    assert HeadSpaces.from_weight(weight, rtol=0.9, folder=tmp_path).rank < one.rank
-    assert len(list(tmp_path.iterdir())) == 2
-
-
-def test_truncated_spaces_are_those_of_the_best_approximation():
-    weight = torch.randn(5, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    left, values, right = np.linalg.svd(weight.numpy(), full_matrices=False)
-    f = torch.eye(8, dtype=torch.float64)
-    for rank in (1, 3, 5):
-        cut = torch.tensor((left[:, :rank] * values[:rank]) @ right[:rank])
-        expected = HeadSpaces.from_weight(cut, rtol=1e-10).null(f)
-        torch.testing.assert_close(
-            HeadSpaces.from_weight(weight).truncated(rank).null(f), expected)
-
-
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("SING_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache" / "heads"
+
+
+@pytest.mark.parametrize("of_probabilities", [False, True])
+@pytest.mark.parametrize("shape", [(5, 9), (9, 5)])
+def test_kept_spaces_are_the_same_to_the_bit_and_those_of_their_weight(
+    of_probabilities, shape, cache
+):
+    weight = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+    weight[-1] = weight[:-1].sum(0)
+    f = torch.randn(4, shape[1], generator=torch.Generator().manual_seed(1))
+    make = HeadSpaces.for_probabilities if of_probabilities else HeadSpaces.from_weight
+    fresh = make(weight)
+    for turn in range(3):  # computed, read, and computed again where one bit is wrong
+        spaces = kept_spaces(weight, of_probabilities=of_probabilities)
+        (path,) = cache.iterdir()
+        assert repr(spaces) == repr(fresh)
+        assert spaces.tolerance == fresh.tolerance
+        assert torch.equal(spaces.singular_values, fresh.singular_values)
+        assert torch.equal(spaces.null(f), fresh.null(f))
+        if turn == 1:
+            flip(path)
+    assert kept(path)  # written anew
+    other = kept_spaces(weight.flip(0) + 1, of_probabilities=of_probabilities)
+    assert not torch.equal(other.singular_values, fresh.singular_values)
+    assert len(list(cache.iterdir())) == 2
 
 
 @pytest.fixture

@@ -234,7 +234,7 @@ def principal_first(
         key = frozenset(without), lam
         if key not in stages:
             total = rows_without(key[0])
-            stages[key] = total.solve_directly(lam) if total.n > 1 else None
+            stages[key] = total.solve(lam) if total.n > 1 else None
         return stages[key]
 
     def residual(number: int, without: set[int], lam: float) -> RidgeFitter | None:

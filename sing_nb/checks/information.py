@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from torch.nn.functional import normalize
 
-from ..method.metrics import attribute_score, image_score
+from ..method.metrics import scores
 from ..method.steer import matched_removal
 from ..study.study import KINDS, Study
 from .controls import chosen_lambdas, frame, kernel_map, principal_first
@@ -146,7 +146,7 @@ def _null_alone(candidates, keeper, part, always, folds, names, widths) -> None:
         start += widths[at]
         for fold, rows in keeper.folds():
             rest = total.without(folds[fold]).part(slice(None), own)
-            keeper.add(rows, name, "null", -1, rest.solve_directly(lambdas[fold][at])(part[rows]))
+            keeper.add(rows, name, "null", -1, rest.solve(lambdas[fold][at])(part[rows]))
 
 
 def _whole(study: Study, model: str, keeper: _Keeper, name: str) -> None:
@@ -194,8 +194,8 @@ class _Keeper:
             "rank": (cosine > own).sum(1).numpy() + 1,
         }
         if removed is not None:
-            columns["image_score"] = image_score(found, removed).numpy()
-            columns["attribute_score"] = attribute_score(found, removed, labels[truth]).numpy()
+            both = scores(found, removed, labels[truth])
+            columns |= {name: score.numpy() for name, score in both._asdict().items()}
         self.tables.append(
             pd.DataFrame(columns).assign(space=space, version=version, draw=draw))
 

@@ -13,6 +13,7 @@ import numpy as np
 import scipy  # scipy.stats comes when it is used, half a second
 
 from ..errors import SingError
+from ..method.steer import random_basis
 
 __all__ = [
     "Interval",
@@ -695,12 +696,3 @@ def deal(
     if strata is not None:
         place[np.lexsort((place, np.asarray(strata, dtype=str)))] = np.arange(subjects)
     return place % parts
-
-
-def random_basis(dimensions: int, size: int, seed: int) -> np.ndarray:
-    """Orthonormal basis (dimensions, size) of a uniformly random subspace."""
-    if not 0 < size <= dimensions:
-        raise SingError(f"A subspace of {dimensions} dimensions cannot have {size}.")
-    gaussian = np.random.default_rng(seed).standard_normal((dimensions, size))
-    basis, triangle = np.linalg.qr(gaussian)
-    return basis * np.sign(np.diagonal(triangle))

@@ -230,7 +230,7 @@ class _Asked:
         for fitter in folds.values():
             total.merge(fitter)
         for fold, fitter in folds.items():
-            fitted = total.without(fitter).solve_directly(lam_joint)
+            fitted = total.without(fitter).solve(lam_joint)
             self.maps[fold] = fitted.weight.double().numpy().T, fitted.bias.double().numpy()
         self.z = self._linear(x) + self._bias()
         self.left = self.z - self._linear(own @ null.T)  # without the null part

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from ..errors import SingError
-from ..method.metrics import attribute_score, image_score
+from ..method.metrics import scores
 from ..method.translator import RidgeFitter, Translator
 from ..study.study import KINDS, Study
 from .intervals import deal
@@ -134,7 +134,7 @@ def _refits(
         halves = [side.without(parts[2 * fold + half]) for half, side in enumerate(sides)]
         # Both halves hold the rows that are always fitted on; together they are to hold them once.
         both = halves[0].copy().merge(halves[1]).without(always)
-        found[fold] = tuple(one.solve_directly(lam) for one in (both, *halves))
+        found[fold] = tuple(one.solve(lam) for one in (both, *halves))
     return found
 
 
@@ -184,13 +184,9 @@ def _spread(study: Study, model: str) -> pd.DataFrame:
         for part, name in enumerate(("all", "first half", "second half")):
             translated = [_by_fold(maps, part, fold, state) for state in states]
             z, *others = translated  # without the null part, and without each random one
-            scores = {
-                "image_score": torch.stack([image_score(z, other) for other in others]),
-                "attribute_score": torch.stack(
-                    [attribute_score(z, other, text) for other in others]),
-            }
+            both = scores(z, torch.stack(others), text)._asdict()
             table = scored[["picture", "subject", "label"]].assign(deal=number, part=name)
-            for column, drawn in scores.items():
+            for column, drawn in both.items():
                 table[column] = drawn[0].numpy()
                 table[f"{column}_control"] = drawn[2:].mean(0).numpy()
                 table[f"{column}_other"] = drawn[1].numpy()

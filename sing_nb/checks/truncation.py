@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 from ..errors import SingError
-from ..method.metrics import attribute_score, image_score
+from ..method.metrics import scores as both_scores
 from ..method.nullspace import HeadSpaces
 from ..method.steer import matched_removal
 from ..models.classifier import model_names
@@ -93,11 +93,9 @@ def _one_head(study: Study, model: str, spaces: HeadSpaces) -> pd.DataFrame:
     for draw in range(study.config.control_draws):
         basis = random_basis(spaces.features, spaces.null_dim, study.config.seed + draw)
         z_other = study.translate(model, matched_removal(f, length, basis), rows)
-        control.append(torch.stack([image_score(z, z_other), attribute_score(z, z_other, text)]))
+        control.append(torch.stack(both_scores(z, z_other, text)))
     pairs = {
-        "null space removed": torch.stack(
-            [image_score(z, z_removed), attribute_score(z, z_removed, text)]
-        )[None],
+        "null space removed": torch.stack(both_scores(z, z_removed, text))[None],
         "random control": torch.stack(control),
     }
     values = {kind: pair.abs().permute(2, 0, 1).numpy() for kind, pair in pairs.items()}
@@ -162,14 +160,13 @@ def removal_curves(study: Study) -> pd.DataFrame:
 def _weakest(study: Study, model: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Directions (m, m) as columns and their squared singular values (m,), the weakest first."""
     spaces = study.spaces(model)
-    right, rank = spaces.right, spaces.rank
-    energy = torch.zeros(len(right), dtype=torch.float64)
+    rank, null = spaces.rank, spaces.null_basis
+    energy = torch.zeros(spaces.features, dtype=torch.float64)
     energy[:rank] = spaces.singular_values[:rank].square()
-    null = right[rank:].T
     if null.shape[1]:
         size = null.shape[1]
         null = null @ torch.as_tensor(random_basis(size, size, study.config.seed))
-    return torch.cat([null, right[:rank].flip(0).T], dim=1), energy.flip(0)
+    return torch.cat([null, spaces.principal_basis.flip(1)], dim=1), energy.flip(0)
 
 
 def _curves(study: Study) -> pd.DataFrame:
@@ -282,8 +279,7 @@ def _removals(
                 lengths[at] = square.sqrt()
             ratio = lengths[at] / square.sqrt().clamp_min(torch.finfo(torch.float64).tiny)
             moved = z - ratio[:, None] * dz
-            out[0, at] = image_score(z, moved)
-            out[1, at] = attribute_score(z, moved, text).abs()
+            out[:2, at] = torch.stack(both_scores(z, moved, text)).abs()
             out[2, at] = (ratio[:, None] * dl).abs().amax(1)
         return np.moveaxis(out, 2, 0)
 

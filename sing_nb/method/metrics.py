@@ -1,4 +1,7 @@
-"""Angles between embeddings: what moved, and did the class meaning move? Equations (5) to (8)."""
+"""Angles between embeddings, and the two scores made of them: equations (5) to (8) and (19).
+
+All is float64 on the CPU: float32 loses the digits of small angles, Apple's MPS has no float64.
+"""
 
 from __future__ import annotations
 
@@ -10,62 +13,39 @@ from torch.nn.functional import normalize
 from ..errors import SingError
 
 __all__ = [
-    "Scores", "angle", "attribute_score", "attribute_scores", "check_real", "image_score",
-    "match_length", "pairwise_angle", "scores",
+    "Scores", "angle", "attribute_score", "check_real", "exact", "image_score", "match_length",
+    "pairwise_angle", "scores",
 ]
 
-STEEP = 0.9999
-"""|cosine| (0.8 degrees from 0 or 180) beyond which the arc cosine is not trusted."""
 
-
-def check_real(
-    x: torch.Tensor, what: str, *, whole: bool = False, shapes: bool = False
-) -> None:
-    """Refuse what cannot be computed with, before torch does so in its own words, or not at all.
-
-    Parameters
-    ----------
-    x : torch.Tensor
-    what : str
-        Its name in the message, in the plural.
-    whole : bool
-        Whether whole numbers will do. Results in the dtype of x would be cut off to such.
-    shapes : bool
-        Whether the device meta will do, for results without numbers as well.
-
-    Raises
-    ------
-    SingError
-        If x is no tensor, or one without numbers (device meta), sparse, quantised, of truth
-        values or complex.
-    """
+def check_real(x: torch.Tensor, what: str, *, whole: bool = False) -> None:
+    """Refuse what torch cannot compute with; `what` names it, `whole` allows whole numbers."""
     if not isinstance(x, torch.Tensor):
         raise SingError(
             f"The {what} must be a torch tensor; got {type(x).__name__}. torch.as_tensor makes one "
             f"of a list or a NumPy array."
         )
-    if x.device.type == "meta" and not shapes:
+    real = x.is_floating_point() or (whole and x.dtype != torch.bool and not x.is_complex())
+    if x.is_meta or x.is_quantized or x.layout != torch.strided or not real:
         raise SingError(
-            f"The {what} lie on the device meta, which holds shapes and no numbers. Load the "
-            f"weights, and compute on cpu or cuda."
+            f"The {what} are {x.dtype}, {x.layout}, on the device {x.device}; expected real "
+            f"numbers of a floating type, such as float32, on a device that holds them: .float(), "
+            f".real, .to_dense() or .dequantize() makes them."
         )
-    if x.is_quantized or x.layout != torch.strided:
-        raise SingError(
-            f"The {what} are {'quantised' if x.is_quantized else 'sparse'}; expected a plain "
-            f"tensor. {'dequantize' if x.is_quantized else 'to_dense'}() makes one."
-        )
-    if not (x.is_floating_point() or (whole and x.dtype != torch.bool and not x.is_complex())):
-        raise SingError(
-            f"The {what} are {x.dtype}; expected real numbers of a floating type, such as "
-            f"float32: .float() or .real makes them."
-        )
+
+
+def exact(x: torch.Tensor, what: str) -> torch.Tensor:
+    """Numbers in float64 on the CPU, checked by :func:`check_real`; gradients pass through."""
+    check_real(x, what, whole=True)
+    return x.cpu().double()
 
 
 def angle(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Angle between vectors along the last axis, equation (5).
+    r"""Angle between vectors along the last axis, equation (5).
 
-    Computed in float64 as ``2 atan2(|u - v|, |u + v|)`` of the unit vectors u, v. The arc cosine
-    of the paper is the same angle, but loses everything below 0.03 degrees in float32.
+    .. math:: \angle(a, b) = \arccos \frac{a \cdot b}{|a| |b|} = 2 \, \mathrm{atan2}(|u-v|, |u+v|)
+
+    with unit vectors u, v. The second form keeps its digits near 0 and 180 degrees.
 
     Parameters
     ----------
@@ -75,7 +55,7 @@ def angle(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     Returns
     -------
     torch.Tensor
-        (...), degrees in [0, 180], float64; nan where a vector is zero.
+        (...), degrees in [0, 180], float64, on the CPU; nan where a vector is zero.
 
     Raises
     ------
@@ -84,160 +64,96 @@ def angle(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
     Examples
     --------
+    >>> import torch
     >>> angle(torch.tensor([1.0, 0.0]), torch.tensor([1.0, 1.0])).item()
     45.0
     """
-    check_real(a, "vectors", whole=True)
-    check_real(b, "vectors", whole=True)
-    if not a.ndim or not b.ndim or a.shape[-1] != b.shape[-1]:
+    a, b = exact(a, "vectors"), exact(b, "vectors")
+    sizes = list(zip(a.shape[::-1], b.shape[::-1]))
+    alike = all(p == q or 1 in (p, q) for p, q in sizes)
+    if not sizes or sizes[0][0] != sizes[0][1] or not alike:
         raise SingError(
-            f"angle needs vectors of one length; got {tuple(a.shape)} and {tuple(b.shape)}. "
-            f"Translate features before comparing them with embeddings."
+            f"angle needs vectors of one length, as many on both sides, or one; got "
+            f"{tuple(a.shape)} and {tuple(b.shape)}. Translate features before comparing them with "
+            f"embeddings; pairwise_angle compares each with each."
         )
-    if any(p != q and 1 not in (p, q) for p, q in zip(a.shape[::-1], b.shape[::-1])):
-        raise SingError(
-            f"angle needs as many vectors on both sides, or one; got {tuple(a.shape)} and "
-            f"{tuple(b.shape)}. pairwise_angle compares each with each."
-        )
-    u, v = (normalize(x.double(), dim=-1, eps=0) for x in (a, b))
+    u, v = (normalize(x, dim=-1, eps=0) for x in (a, b))
     return torch.rad2deg(2 * torch.atan2((u - v).norm(dim=-1), (u + v).norm(dim=-1)))
 
 
-def attribute_score(z: torch.Tensor, z_tilde: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-    """Attribute Score, equation (7): how far an equivalent moved towards a text.
-
-    Parameters
-    ----------
-    z, z_tilde : torch.Tensor
-        (n, d), translated feature and translated equivalent.
-    text : torch.Tensor
-        (d,), (n, d), or (n, p, d) for p prompts per picture; then z and z_tilde are (n, 1, d). For
-        p prompts that all pictures share see :func:`attribute_scores`.
-
-    Returns
-    -------
-    torch.Tensor
-        Degrees in [-180, 180]: positive means the equivalent lies closer to the text.
-    """
-    return angle(z, text) - angle(z_tilde, text)
-
-
-def pairwise_angle(a: torch.Tensor, b: torch.Tensor, block: int = 1 << 21) -> torch.Tensor:
-    """Angles between all pairs of rows, equation (5), by a matrix product.
-
-    The arc cosine of the float64 cosine; within 0.8 degrees of 0 or 180, where it loses digits,
-    :func:`angle` itself. The two agree to 1e-10 degrees everywhere. No (n, p, d) array is made.
-
-    Parameters
-    ----------
-    a : torch.Tensor
-        (n, d).
-    b : torch.Tensor
-        (p, d).
-    block : int
-        Numbers held at a time, in float64, besides `b` at unit length and the result; 16 MB by
-        default. At least one row of `a` is worked on.
-
-    Returns
-    -------
-    torch.Tensor
-        (n, p), degrees in [0, 180], float64; nan where a vector is zero.
-
-    Raises
-    ------
-    SingError
-        If the two are not matrices of one width.
-    """
+def pairwise_angle(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Angles (n, p) of rows (n, d) with rows (p, d), by one product; 0 may come out as 1e-6."""
+    a, b = exact(a, "vectors"), exact(b, "vectors")
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
         raise SingError(
-            f"pairwise_angle needs two matrices of one width, (n, d) and (p, d); got "
-            f"{tuple(a.shape)} and {tuple(b.shape)}. Translate features before comparing them with "
-            f"embeddings."
+            f"All pairs need two matrices of one width, (n, d) and (p, d); got {tuple(a.shape)} "
+            f"and {tuple(b.shape)}. Translate features before comparing them with embeddings."
         )
-    (n, d), p = a.shape, len(b)
-    v = normalize(b.double(), dim=-1, eps=0)
-    out = torch.empty(n, p, dtype=torch.float64, device=a.device)
-    # Half the block for rows (in float64, at unit length; sizes of cosines, places of steep ones),
-    # half for pairs (both vectors, again at unit length, their sum and their difference).
-    rows, pairs = max(1, block // (4 * d + 8 * p)), max(1, block // (16 * d))
-    for part, own in zip(out.split(rows), a.split(rows), strict=True):
-        _angles(own, v, part, pairs)
-    return out
+    cosine = normalize(a, dim=-1, eps=0) @ normalize(b, dim=-1, eps=0).T
+    return torch.rad2deg(cosine.clamp(-1, 1).arccos())
 
 
-def _angles(a: torch.Tensor, v: torch.Tensor, out: torch.Tensor, pairs: int) -> None:
-    """Angles of rows to unit vectors into `out`; a function, so that each block is let go."""
-    u = normalize(a.double(), dim=-1, eps=0)
-    torch.matmul(u, v.T, out=out)
-    steep = (out.abs() > STEEP).nonzero()
-    out.clamp_(-1, 1).arccos_().rad2deg_()
-    for i, j in (chosen.unbind(1) for chosen in steep.split(pairs)):
-        out[i, j] = angle(u[i], v[j])
-
-
-def attribute_scores(
-    z: torch.Tensor, z_tilde: torch.Tensor, texts: torch.Tensor, block: int = 1 << 21
+def attribute_score(
+    z: torch.Tensor, z_tilde: torch.Tensor, text: torch.Tensor, paired: bool | None = None
 ) -> torch.Tensor:
-    """Attribute Scores of all pictures towards all prompts, equation (7), in bounded memory.
+    r"""Attribute Score, equation (7): how far an equivalent moved towards a text.
+
+    .. math:: \mathrm{AS} = \angle(z, t) - \angle(\tilde z, t)
 
     Parameters
     ----------
     z, z_tilde : torch.Tensor
         (n, d), translated features and translated equivalents.
-    texts : torch.Tensor
-        (p, d), embeddings of prompts.
-    block : int
-        As in :func:`pairwise_angle`.
+    text : torch.Tensor
+        (d,), one text for all; or (p, d), several.
+    paired : bool, optional
+        What several texts are for, which has to be said: True, one for each picture (p = n);
+        False, each for every picture.
 
     Returns
     -------
     torch.Tensor
-        (n, p), degrees in [-180, 180]: positive means the equivalent lies closer to the text.
+        (n,), or (n, p) if not `paired`; degrees in [-180, 180], float64, on the CPU. Positive
+        means that the equivalent lies closer to the text.
+
+    Raises
+    ------
+    SingError
+        If the shapes do not fit, or it was not said what several texts are for.
+
+    Examples
+    --------
+    >>> import torch
+    >>> z, z_tilde, texts = torch.eye(2), torch.ones(2, 2), torch.eye(2)
+    >>> attribute_score(z, z_tilde, texts, paired=True).tolist()
+    [-45.0, -45.0]
+    >>> attribute_score(z, z_tilde, texts, paired=False)[0].round().tolist()
+    [-45.0, 45.0]
     """
-    return pairwise_angle(z, texts, block).sub_(pairwise_angle(z_tilde, texts, block))
+    if paired is False:
+        return pairwise_angle(z, text) - pairwise_angle(z_tilde, text)
+    if paired is None and text.ndim > 1 and len(text) > 1:
+        raise SingError(
+            f"Several texts, {tuple(text.shape)}, can be meant in two ways: say paired=True for "
+            f"one text a picture, or paired=False for every text with every picture."
+        )
+    return angle(z, text) - angle(z_tilde, text)
 
 
 def image_score(z: torch.Tensor, z_tilde: torch.Tensor) -> torch.Tensor:
-    """Image Score, equation (8): how far the equivalent moved at all.
+    r"""Image Score, equation (8): how far the equivalent moved at all.
+
+    .. math:: \mathrm{IS} = \angle(z, \tilde z)
 
     Parameters
     ----------
     z, z_tilde : torch.Tensor
-        (n, d), translated feature and translated equivalent.
+        (n, d), translated features and translated equivalents.
 
     Returns
     -------
     torch.Tensor
-        (n,), degrees in [0, 180]; 0 means that nothing changed in the joint space.
-    """
-    return angle(z, z_tilde)
-
-
-class Scores(NamedTuple):
-    """Both scores of a move in the joint space, in degrees: see :func:`scores`."""
-
-    image_score: torch.Tensor
-    attribute_score: torch.Tensor
-
-
-def scores(z: torch.Tensor, z_moved: torch.Tensor, text: torch.Tensor) -> Scores:
-    """Image Score and Attribute Score of one move, equations (7) and (8).
-
-    Parameters
-    ----------
-    z : torch.Tensor
-        (n, d), translated features.
-    z_moved : torch.Tensor
-        (n, d), the same after the move; or (k, n, d) for k moves of each, such as draws of a
-        control.
-    text : torch.Tensor
-        (n, d), a text for each picture, or (d,), one for all.
-
-    Returns
-    -------
-    Scores
-        ``image_score``, how far each moved, in [0, 180], and ``attribute_score``, how much nearer
-        to its text it came, in [-180, 180]: both (n,) or (k, n), float64, degrees.
+        (n,), degrees in [0, 180], float64, on the CPU; 0 where nothing changed.
 
     Raises
     ------
@@ -247,27 +163,32 @@ def scores(z: torch.Tensor, z_moved: torch.Tensor, text: torch.Tensor) -> Scores
     Examples
     --------
     >>> import torch
-    >>> z, moved = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 1.0]])
-    >>> turned, nearer = scores(z, moved, text=torch.tensor([0.0, 1.0]))
-    >>> turned, nearer
-    (tensor([45.], dtype=torch.float64), tensor([45.], dtype=torch.float64))
+    >>> image_score(torch.eye(2), torch.ones(2, 2)).tolist()
+    [45.0, 45.0]
+    """
+    return angle(z, z_tilde)
+
+
+class Scores(NamedTuple):
+    """Both scores of a move, in degrees: see :func:`scores`."""
+
+    image_score: torch.Tensor
+    attribute_score: torch.Tensor
+
+
+def scores(z: torch.Tensor, z_moved: torch.Tensor, text: torch.Tensor) -> Scores:
+    """Image Score and Attribute Score of one move, equations (7) and (8), in degrees.
+
+    Of z (n, d), moved to (n, d), or to (k, n, d) in k ways such as draws of a control, and a text
+    for each row (n, d) or for all (d,). Both scores are (n,) or (k, n).
+
+    >>> turned, nearer = scores(torch.tensor([[1.0, 0]]), torch.ones(1, 2), torch.tensor([0.0, 1]))
+    >>> turned.item(), nearer.item()
+    (45.0, 45.0)
     """
     return Scores(angle(z, z_moved), angle(z, text) - angle(z_moved, text))
 
 
 def match_length(z_tilde: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
-    """An equivalent's embedding at the length of the original's, equation (19).
-
-    No angle changes; what draws pictures from embeddings needs the length that it was made for.
-
-    Parameters
-    ----------
-    z_tilde, z : torch.Tensor
-        (n, d), translated equivalent and translated feature.
-
-    Returns
-    -------
-    torch.Tensor
-        (n, d), ``z_tilde |z| / |z_tilde|``; nan where z_tilde is zero.
-    """
+    """Embeddings at the lengths of others, both (n, d), equation (19): no angle changes."""
     return z_tilde * (z.norm(dim=-1, keepdim=True) / z_tilde.norm(dim=-1, keepdim=True))

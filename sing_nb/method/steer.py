@@ -1,108 +1,42 @@
-"""Equivalents: features that a head cannot tell from the original, and pushes that it can.
+"""Pushes that a head cannot see, and controls of the same size. Equations (9) to (13), (16), (17).
 
-Equations (9) to (13), (16) and (17).
+All is float64 on the CPU (Apple's MPS has none); features keep their dtype and device.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from ..checks.intervals import random_basis
 from ..errors import SingError
-from .metrics import STEEP, angle, attribute_score, image_score
+from .metrics import angle, exact, scores
 from .nullspace import HeadSpaces
 from .translator import Translator
 
 __all__ = [
-    "Steered",
-    "SteeredAll",
-    "directions",
-    "matched_perturbations",
-    "matched_removal",
-    "move",
-    "null_direction",
-    "random_part",
-    "steer",
-    "steer_all",
-    "step_for_angle",
-    "turning_step",
+    "Steered", "matched_perturbations", "matched_removal", "null_direction", "random_basis",
+    "random_part", "steer", "steer_all", "turning_step",
 ]
 
 
-class Steered(NamedTuple):
-    """Features pushed along a null direction.
-
-    Attributes
-    ----------
-    features : torch.Tensor
-        (n, m), f + step * direction; the original where the target cannot be reached.
-    direction : torch.Tensor
-        (n, m), unit vectors in the null space.
-    step : torch.Tensor
-        (n,), in units of the feature; nan where the target cannot be reached.
-    image_score, attribute_score : torch.Tensor
-        (n,), degrees; nan where the target cannot be reached.
-    reachable : torch.Tensor
-        (n,), bool.
-    limit : torch.Tensor
-        (n,), degrees: the angle that no step in this direction reaches.
-    """
-
-    features: torch.Tensor
-    direction: torch.Tensor
-    step: torch.Tensor
-    image_score: torch.Tensor
-    attribute_score: torch.Tensor
-    reachable: torch.Tensor
-    limit: torch.Tensor
-
-
-class SteeredAll(NamedTuple):
-    """Every feature pushed towards every text, without the pushed features: see :func:`steer_all`.
-
-    Attributes
-    ----------
-    step : torch.Tensor
-        (n, p), in units of the feature; nan where the target cannot be reached.
-    image_score, attribute_score : torch.Tensor
-        (n, p), degrees; nan where the target cannot be reached.
-    reachable : torch.Tensor
-        (n, p), bool.
-    limit : torch.Tensor
-        (n, p), degrees: the angle that no step in this direction reaches.
-    """
-
-    step: torch.Tensor
-    image_score: torch.Tensor
-    attribute_score: torch.Tensor
-    reachable: torch.Tensor
-    limit: torch.Tensor
+def random_basis(dimensions: int, size: int, seed: int) -> np.ndarray:
+    """Orthonormal basis (dimensions, size) of a uniformly random subspace."""
+    if not 0 < size <= dimensions:
+        raise SingError(f"A subspace of {dimensions} dimensions cannot have {size}.")
+    gaussian = np.random.default_rng(seed).standard_normal((dimensions, size))
+    basis, triangle = np.linalg.qr(gaussian)
+    return basis * np.sign(np.diagonal(triangle))
 
 
 def matched_removal(f: torch.Tensor, energy: torch.Tensor, basis: np.ndarray) -> torch.Tensor:
-    """The control of null removal: remove a random part of the same size.
-
-    Parameters
-    ----------
-    f : torch.Tensor
-        (n, m), features.
-    energy : torch.Tensor
-        (n,), length of what null removal takes away from each feature.
-    basis : numpy.ndarray
-        (m, k), orthonormal basis of a random subspace as large as the null space.
-
-    Returns
-    -------
-    torch.Tensor
-        (n, m), f minus its part in the random subspace, that part rescaled to length `energy`.
-    """
-    frame = torch.as_tensor(basis, dtype=torch.float64)
-    part = (f.double() @ frame) @ frame.T
-    return (f.double() - normalize(part, dim=-1) * energy.double()[:, None]).to(f.dtype)
+    """Features (n, m) minus their part in the span of a basis (m, k), rescaled to lengths (n,)."""
+    wide, frame = exact(f, "features"), torch.as_tensor(basis, dtype=torch.float64)
+    part = normalize((wide @ frame) @ frame.T, dim=-1)
+    return (wide - part * exact(energy, "lengths")[:, None]).to(f)
 
 
 def random_part(f: torch.Tensor, *, like: torch.Tensor, size: int, seed: int = 0) -> torch.Tensor:
@@ -131,9 +65,9 @@ def random_part(f: torch.Tensor, *, like: torch.Tensor, size: int, seed: int = 0
 
     Examples
     --------
-    >>> import torch, sing_nb as sing
+    >>> import torch
     >>> f, part = torch.eye(3), torch.full((3, 3), 0.1)
-    >>> sing.random_part(f, like=part, size=2).norm(dim=1).mul(10).round(decimals=3)
+    >>> random_part(f, like=part, size=2).norm(dim=1).mul(10).round(decimals=3)
     tensor([1.7320, 1.7320, 1.7320])
     """
     basis = random_basis(f.shape[-1], size, seed)
@@ -143,34 +77,15 @@ def random_part(f: torch.Tensor, *, like: torch.Tensor, size: int, seed: int = 0
 def matched_perturbations(
     f: torch.Tensor, sensitive: torch.Tensor, spaces: HeadSpaces, wider: HeadSpaces, seed: int = 0
 ) -> dict[str, torch.Tensor]:
-    """Pushes of one length, as long as each feature's null part: seen or not seen by the head.
+    """Pushes (n, m), each as long as a feature's null part, that a head sees or does not see.
 
-    Parameters
-    ----------
-    f : torch.Tensor
-        (n, m), features.
-    sensitive : torch.Tensor
-        (n, m), a direction for each feature that the head reads strongly, such as the weight of
-        the predicted class.
-    spaces : HeadSpaces
-        Of the logits.
-    wider : HeadSpaces
-        Of the probabilities, see :meth:`HeadSpaces.for_probabilities`.
-    seed : int
-        Of the random directions.
-
-    Returns
-    -------
-    dict of torch.Tensor
-        (n, m), float64, in the paper's supplement 2 and beyond it: ``null part removed`` and
-        ``random null direction`` (equation 17: W delta = 0); ``common shift``, along the direction
-        that moves all logits alike, and so no probability; ``random direction``, isotropic; and
-        ``principal direction``, against `sensitive`. Without a null space,
-        or without a common shift, those entries are missing.
+    The paper's (supplement 2): ``null part removed``; ``random null direction``, equation (17);
+    ``principal direction``, against `sensitive` (n, m), what the head reads strongly. And ``random
+    direction``, isotropic; and ``common shift``, which moves all logits alike: `wider` are the
+    spaces of the probabilities. Those that a head does not have are missing.
     """
-    f = f.double()
+    f = exact(f, "features")
     null = spaces.null(f)
-    length = null.norm(dim=1, keepdim=True)
     rng = torch.Generator().manual_seed(seed)
     noise = torch.randn(2, *f.shape, generator=rng, dtype=torch.float64)
     found = {}
@@ -179,108 +94,57 @@ def matched_perturbations(
         found["random null direction"] = spaces.null(noise[0])
     if wider.null_dim == spaces.null_dim + 1:
         # What the wider null space has of the head's principal space is one direction.
-        shift = spaces.principal(wider.null(noise[0]))
-        found["common shift"] = shift
+        found["common shift"] = spaces.principal(wider.null(noise[0]))
     found["random direction"] = noise[1]
-    found["principal direction"] = -sensitive.double()
+    found["principal direction"] = -exact(sensitive, "directions")
+    length = null.norm(dim=1, keepdim=True)
     return {kind: normalize(delta, dim=1) * length for kind, delta in found.items()}
 
 
-def directions(f: torch.Tensor, translator: Translator, text: torch.Tensor) -> torch.Tensor:
-    """Gradient of the cosine between T(f) and a text with respect to f, equation (11).
+class Steered(NamedTuple):
+    """Features pushed along null directions; from :func:`steer_all` without the last two fields."""
 
-    Closed form through the affine map: with z = T(f), u = z / |z| and the unit text t,
-    the gradient is W^T (t - (u.t) u) / |z|.
-
-    Parameters
-    ----------
-    f : torch.Tensor
-        (n, m).
-    translator : Translator
-    text : torch.Tensor
-        (d,) or (n, d).
-
-    Returns
-    -------
-    torch.Tensor
-        (n, m), float64.
-    """
-    z = translator(f.double())
-    u, t = normalize(z, dim=-1), normalize(text.double(), dim=-1)
-    along = (u * t).sum(-1, keepdim=True)
-    return ((t - along * u) / z.norm(dim=-1, keepdim=True)) @ translator.weight.double()
+    step: torch.Tensor
+    image_score: torch.Tensor
+    attribute_score: torch.Tensor
+    reachable: torch.Tensor
+    limit: torch.Tensor
+    features: torch.Tensor | None = None
+    direction: torch.Tensor | None = None
 
 
 def null_direction(
     f: torch.Tensor, translator: Translator, text: torch.Tensor, spaces: HeadSpaces
 ) -> torch.Tensor:
-    """Unit direction towards a text inside the null space, equation (12); (n, m), float64."""
-    _need_null_space(spaces)
-    return normalize(spaces.null(directions(f, translator, text)), dim=-1)
+    """Unit direction (n, m) in the null space that turns T(f) towards a text: (11) and (12).
 
-
-def _need_null_space(spaces: HeadSpaces) -> None:
-    if spaces.null_dim == 0:
-        raise SingError(
-            f"This head has rank {spaces.rank} for {spaces.features} features: its null space is "
-            f"empty, so no direction leaves the logits unchanged. Choose a classifier with fewer "
-            f"classes than features."
-        )
-
-
-def step_for_angle(
-    f: torch.Tensor, direction: torch.Tensor, translator: Translator, target: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Step along a direction that turns T(f) by a target angle, in closed form.
-
-    With a = T(f), b = T.linear(direction) and phi the angle between them, the sine rule gives
-    step = |a| sin(target) / (|b| sin(phi - target)); angles from phi on are out of reach.
-
-    Parameters
-    ----------
-    f, direction : torch.Tensor
-        (n, m).
-    translator : Translator
-    target : float
-        Degrees, above 0 and below 180.
-
-    Returns
-    -------
-    step : torch.Tensor
-        (n,), float64; nan where out of reach.
-    limit : torch.Tensor
-        (n,), phi in degrees.
+    The projected gradient of their cosine, in closed form: with unit vectors u of T(f) and t of
+    the text it is W^T (t - (u.t) u) / |T(f)|.
     """
-    return turning_step(translator(f.double()), translator.linear(direction.double()), target)
+    seen = _seen(translator, spaces)
+    u = normalize(translator(exact(f, "features")), dim=-1)
+    t = normalize(exact(text, "texts"), dim=-1)
+    return normalize((t - (u * t).sum(-1, keepdim=True) * u) @ seen, dim=-1)
 
 
 def turning_step(
     z: torch.Tensor, turn: torch.Tensor, target: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """:func:`step_for_angle` inside the joint space: z + step * turn lies `target` degrees from z.
+    """Step at which z + step * turn lies `target` degrees from z, equation (13) in closed form.
 
-    Parameters
-    ----------
-    z, turn : torch.Tensor
-        (n, d), T(f) and T.linear(direction).
-    target : float
-        Degrees, above 0 and below 180.
+    By the sine rule, |z| sin(target) / (|turn| sin(limit - target)), nan where the target is out
+    of reach; and the limit, the angle between z and turn (n, d) in degrees, both (n,).
 
-    Returns
-    -------
-    step, limit : torch.Tensor
-        (n,), as in :func:`step_for_angle`.
+    >>> turning_step(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]), 45.0)[0].round()
+    tensor([1.], dtype=torch.float64)
     """
-    _need_target(target)
-    limit = angle(z, turn)
-    phi, theta = torch.deg2rad(limit), np.deg2rad(target)
-    step = z.norm(dim=-1) * np.sin(theta) / (turn.norm(dim=-1) * torch.sin(phi - theta))
-    return torch.where(limit > target, step, torch.nan), limit
-
-
-def _need_target(target: float) -> None:
     if not 0 < target < 180:
         raise SingError(f"The target Image Score lies between 0 and 180 degrees; got {target}.")
+    limit, theta = angle(z, turn), math.radians(target)
+    z, turn = exact(z, "vectors"), exact(turn, "vectors")
+    sine = torch.sin(torch.deg2rad(limit) - theta)
+    step = z.norm(dim=-1) * math.sin(theta) / (turn.norm(dim=-1) * sine)
+    return torch.where(limit > target, step, torch.nan), limit
 
 
 def steer(
@@ -306,149 +170,108 @@ def steer(
     Returns
     -------
     Steered
-        Attribute Scores are towards `text`: positive means closer to it.
+        ``features`` (n, m), f + step * direction, the original where the target is out of reach;
+        ``direction`` (n, m), unit vectors in the null space; ``step`` (n,), in units of the
+        feature, ``image_score`` and ``attribute_score`` (towards the text; positive: closer), (n,),
+        degrees, all nan where out of reach; ``reachable`` (n,), bool; and ``limit`` (n,), the
+        angle in degrees that no step in this direction reaches.
 
     Raises
     ------
     SingError
         If both or none of `step` and `target_is` are given, or the null space is empty.
+
+    Examples
+    --------
+    >>> import torch
+    >>> spaces = HeadSpaces.from_weight(torch.tensor([[1.0, 0.0]]))  # reads the first number
+    >>> f, T = torch.tensor([[1.0, 0.0]]), Translator(torch.eye(2), torch.zeros(2))
+    >>> pushed = steer(f, T, torch.tensor([0.0, 1.0]), spaces, target_is=45.0)
+    >>> pushed.features, pushed.attribute_score.round()
+    (tensor([[1., 1.]]), tensor([45.], dtype=torch.float64))
     """
-    _need_one_of(step, target_is)
-    return move(f, null_direction(f, translator, text, spaces), translator, text, step, target_is)
-
-
-def move(
-    f: torch.Tensor, direction: torch.Tensor, translator: Translator, text: torch.Tensor,
-    step: float | None = None, target_is: float | None = None,
-) -> Steered:
-    """Push features along given unit directions; what :func:`steer` does after finding them."""
-    z, turn = translator(f.double()), translator.linear(direction.double())
-    reach, limit = turning_step(z, turn, 90.0 if target_is is None else target_is)
-    if step is not None:
-        reach = torch.full_like(limit, step)
-    reachable = torch.isfinite(reach)
-    length = torch.where(reachable, reach, 0.0)[:, None]
-    moved, z_tilde = f.double() + length * direction, z + length * turn
-    blank = torch.where(reachable, 1.0, torch.nan)
-    return Steered(
-        moved.to(f.dtype), direction.to(f.dtype), reach, image_score(z, z_tilde) * blank,
-        attribute_score(z, z_tilde, text.double()) * blank, reachable, limit,
-    )
-
-
-def _need_one_of(step: float | None, target_is: float | None) -> None:
-    if (step is None) == (target_is is None):
-        raise SingError("steer needs either step (a length) or target_is (degrees), one of them.")
-
-
-# --- all pictures towards all prompts -----------------------------------------------------------
+    wide, direction = exact(f, "features"), null_direction(f, translator, text, spaces)
+    z, turn = translator(wide), translator.linear(direction)
+    found = _pushed(z, turn, exact(text, "texts"), step, target_is)
+    length = torch.where(found.reachable, found.step, 0.0)[:, None]
+    return found._replace(features=(wide + length * direction).to(f), direction=direction.to(f))
 
 
 def steer_all(
     f: torch.Tensor, translator: Translator, texts: torch.Tensor, spaces: HeadSpaces,
-    step: float | None = None, target_is: float | None = None, block: int = 1 << 22,
-) -> SteeredAll:
-    """What :func:`steer` finds for every feature and every text, without a feature-wide push.
+    step: float | None = None, target_is: float | None = None,
+) -> Steered:
+    """What :func:`steer` finds for every feature and every text, without feature-wide pushes.
 
-    With ``A = W P`` (the translator's weight in the null space), ``B = A A^T``, ``z = T(f)``,
-    ``u = z / |z|``, a unit text t and ``w = t - (u.t) u``, the gradient in the null space is
-    ``A^T w / |z|`` and a unit push turns z by ``q = B w / |A^T w|``, with ``|A^T w|^2 = w.B w``.
-    So all lengths and angles are sums of u.t, t.B u, u.B u, t.B t and the same with B B: of two
-    large products, f W^T and u B, and small ones. Pairs whose sums lose digits (a text, or q,
-    within 0.8 degrees of z or its opposite, or a push that turns z a thousand times less than
-    others would) are worked out one by one.
+    With ``A = W P`` (the translator's weight in the null space), ``B = A A^T``, a unit text t and
+    ``w = t - (u.t) u``, a unit push turns z by ``B w / sqrt(w.B w)``: all in the joint space.
 
     Parameters
     ----------
-    f : torch.Tensor
-        (n, m), features.
-    translator : Translator
+    f, translator, spaces, step, target_is
+        As for :func:`steer`.
     texts : torch.Tensor
         (p, d), embeddings of the prompts.
-    spaces : HeadSpaces
-        Of the head that shall not notice.
-    step, target_is : float, optional
-        As in :func:`steer`, one of the two.
-    block : int
-        Numbers held at a time, in float64, besides A, B and the result; 32 MB by default. At
-        least one picture is worked on.
 
     Returns
     -------
-    SteeredAll
-        In float64: those of :func:`steer`, whose features are ``f[i] + step[i, j] * direction``
-        with ``null_direction(f[i], translator, texts[j], spaces)``.
+    Steered
+        As of :func:`steer`, (n, p) in float64, without ``features`` and ``direction``.
 
     Raises
     ------
     SingError
         As :func:`steer`, or if `texts` is no matrix of the translator's width.
+
+    Examples
+    --------
+    >>> import torch
+    >>> spaces = HeadSpaces.from_weight(torch.tensor([[1.0, 0.0]]))
+    >>> f, T = torch.tensor([[1.0, 0.0]]), Translator(torch.eye(2), torch.zeros(2))
+    >>> texts = torch.tensor([[0.0, 1.0], [0.0, -1.0]])
+    >>> steer_all(f, T, texts, spaces, target_is=45.0).step.round()
+    tensor([[1., 1.]], dtype=torch.float64)
     """
-    _need_one_of(step, target_is)
-    _need_null_space(spaces)
-    if target_is is not None:
-        _need_target(target_is)
     if texts.ndim != 2 or texts.shape[1] != len(translator.weight):
         raise SingError(
             f"steer_all needs prompts of shape (p, {len(translator.weight)}), as wide as the "
             f"translator's embeddings; got {tuple(texts.shape)}. Encode them by encode_text."
         )
-    seen = spaces.null(translator.weight.to(f.device).double())
-    t = normalize(texts.to(f.device).double(), dim=-1)
-    gram = seen @ seen.T
-    # Half the block for rows, half for pairs that are worked out one by one: what both hold.
-    rows = max(1, block // (2 * f.shape[1] + 10 * t.shape[1] + 60 * len(t)))
-    pairs = max(1, block // (4 * f.shape[1] + 24 * t.shape[1]))
-    parts = [
-        _steered(translator(own.double()), seen, gram, t, step, target_is, pairs)
-        for own in f.split(rows)
-    ]
-    return SteeredAll(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    seen = _seen(translator, spaces)
+    gram, z = seen @ seen.T, translator(exact(f, "features"))
+    u = normalize(z, dim=-1)
+    turned_u, columns = u @ gram, []
+    for t in normalize(exact(texts, "texts"), dim=-1):
+        along = (u @ t)[:, None]
+        w, turned = t - along * u, t @ gram - along * turned_u
+        # A translator that is blind to the null space turns nothing: 0, and not 0 / 0.
+        square = (w * turned).sum(-1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+        columns.append(_pushed(z, turned / square.sqrt(), t, step, target_is)[:5])
+    return Steered(*(torch.stack(column, 1) for column in zip(*columns)))
 
 
-def _steered(
-    z: torch.Tensor, seen: torch.Tensor, gram: torch.Tensor, t: torch.Tensor,
-    step: float | None, target: float | None, pairs: int,
-) -> SteeredAll:
-    """:func:`steer_all` for a block of z (n, d) and unit texts (p, d); A (d, m) and B (d, d)."""
-    length = z.norm(dim=-1, keepdim=True)
-    u = z / length
-    bu, bt = u @ gram, t @ gram
-    ut, ubt, ubbt = u @ t.T, bu @ t.T, bu @ bt.T
-    ubu, ubbu = (bu * u).sum(-1, keepdim=True), (bu * bu).sum(-1, keepdim=True)
-    tbt, tbbt = (bt * t).sum(-1), (bt * bt).sum(-1)
-    # With w = t - (u.t) u: w.Bw, |Bw|, t.Bw, and the cosine of the angle between u and Bw.
-    energy = tbt - 2 * ut * ubt + ut.square() * ubu
-    reach = (tbbt - 2 * ut * ubbt + ut.square() * ubbu).clamp_min(0).sqrt()
-    tbw, cosine = tbt - ut * ubt, (ubt - ut * ubu) / reach
-    limit = torch.rad2deg(cosine.clamp(-1, 1).arccos())
-    # Sums of which little is left have lost their digits, and so has a steep arc cosine.
-    size = gram.norm()
-    lost = (ut.abs() > STEEP) | (cosine.abs() > STEEP)
-    lost |= ~((reach > 1e-3 * size) & (energy > 1e-6 * size))
-    for i, j in (chosen.unbind(1) for chosen in lost.nonzero().split(pairs)):
-        gradient = (t[j] - ut[i, j, None] * u[i]) @ seen
-        bw = gradient @ seen.T
-        energy[i, j], reach[i, j] = gradient.square().sum(-1), bw.norm(dim=-1)
-        tbw[i, j], limit[i, j] = (t[j] * bw).sum(-1), angle(u[i], bw)
-    # A unit push adds q to z: its length, and its parts along z, across z and along t.
-    # Where the null space turns nothing, and the limit is nan, q is zero.
-    unit = energy.clamp_min(0).rsqrt().nan_to_num(posinf=0.0)
-    q, phi = reach * unit, torch.deg2rad(limit).nan_to_num()
-    if target is None:
-        found = torch.full_like(limit, step)
-    else:
-        theta = np.deg2rad(target)
-        found = length * np.sin(theta) / (q * torch.sin(phi - theta))
-        found = torch.where(limit > target, found, torch.nan)
-    reachable = torch.isfinite(found)
-    along, across = length + found * q * phi.cos(), found * q * phi.sin()
-    turned = torch.rad2deg(torch.atan2(across.abs(), along))
-    after = (length * ut + found * tbw * unit) / torch.hypot(along, across)
-    score = torch.rad2deg(ut.clamp(-1, 1).arccos() - after.clamp(-1, 1).arccos())
-    steep = reachable & ((ut.abs() > STEEP) | (after.abs() > STEEP))
-    for i, j in (chosen.unbind(1) for chosen in steep.nonzero().split(pairs)):
-        bw = (t[j] - ut[i, j, None] * u[i]) @ seen @ seen.T
-        moved = z[i] + (found[i, j] * unit[i, j])[:, None] * bw
-        score[i, j] = attribute_score(z[i], moved, t[j])
-    return SteeredAll(found, turned, score, reachable, limit)
+def _pushed(
+    z: torch.Tensor, turn: torch.Tensor, text: torch.Tensor, step: float | None,
+    target_is: float | None,
+) -> Steered:
+    """How far rows of z go along unit pushes, and what that does to both scores; all (n,)."""
+    if (step is None) == (target_is is None):
+        raise SingError("steer needs either step (a length) or target_is (degrees), one of them.")
+    reach, limit = turning_step(z, turn, 90.0 if target_is is None else target_is)
+    if step is not None:
+        reach = torch.full_like(limit, step)
+    reachable = torch.isfinite(reach)
+    both = scores(z, z + torch.where(reachable, reach, 0.0)[:, None] * turn, text)
+    blank = (torch.where(reachable, score, torch.nan) for score in both)
+    return Steered(reach, *blank, reachable, limit)
+
+
+def _seen(translator: Translator, spaces: HeadSpaces) -> torch.Tensor:
+    """What a translator reads of the null space, (d, m): the null parts of its weights."""
+    if spaces.null_dim == 0:
+        raise SingError(
+            f"This head has rank {spaces.rank} for {spaces.features} features: its null space is "
+            f"empty, so no direction leaves the logits unchanged. Choose a classifier with fewer "
+            f"classes than features."
+        )
+    return spaces.null(exact(translator.weight, "weights"))

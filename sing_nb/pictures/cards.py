@@ -96,14 +96,10 @@ def save(
         held = {"weight": thing.weight, "bias": thing.bias}
         about = {"holds": "translator", "format": FORMAT, "content": checksum(held)}
         return dataclasses.replace(thing, card=json.loads(written) | about).save(path)
-    # Columns where LAPACK made columns: products of the same numbers in another layout differ in
-    # their last bits.
-    right = thing.right
-    name, vectors = ("right", right) if right.is_contiguous() else ("columns", right.T)
-    held = {"values": thing.singular_values.contiguous(), name: vectors.contiguous()}
+    held = {"values": thing.singular_values.contiguous(), "vectors": thing.vectors}
     about = {
         "holds": "spaces", "format": FORMAT, "content": checksum(held), "rank": thing.rank,
-        "tolerance": thing.tolerance, "card": written,
+        "tolerance": thing.tolerance, "classes": thing.classes, "card": written,
     }
     about["checksum"] = checksum(held, _sorted(about))
     # One entry: of several the order is another in every process.
@@ -319,14 +315,15 @@ def _spaces(path: Path, about: dict, held: Mapping[str, torch.Tensor]) -> HeadSp
         raise _damaged(path, "content or card are not those that its checksum was taken of")
     card = _card(path, about)
     try:
-        right = held["right"] if "right" in held else held["columns"].T
-        values = held["values"]
+        values, vectors = held["values"], held["vectors"]
         if (
-            right.ndim != 2 or len(right) != right.shape[1] or values.ndim != 1
-            or len(values) > len(right) or {values.dtype, right.dtype} != {torch.float64}
+            vectors.ndim != 2 or values.shape != vectors.shape[:1]
+            or {values.dtype, vectors.dtype} != {torch.float64}
         ):
-            raise ValueError(f"singular values {tuple(values.shape)}, vectors {tuple(right.shape)}")
-        spaces = HeadSpaces.from_svd(values, right, about["rank"], about["tolerance"])
+            raise ValueError(
+                f"singular values {tuple(values.shape)}, vectors {tuple(vectors.shape)}")
+        spaces = HeadSpaces.from_svd(
+            values, vectors, about["rank"], about["tolerance"], about["classes"])
     except (KeyError, ValueError, TypeError) as error:
         raise _damaged(path, error) from error
     return dataclasses.replace(spaces, card=card)

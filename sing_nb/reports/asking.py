@@ -183,7 +183,7 @@ def _features(study: Study, model: str, table: pd.DataFrame) -> np.ndarray:
 def _row_space(study: Study, model: str) -> np.ndarray:
     """Orthonormal basis (m, rank) of what the head reads."""
     spaces = study.spaces(model)
-    return spaces.right[: spaces.rank].T.numpy()
+    return spaces.principal_basis.numpy()
 
 
 def _far(study: Study, z: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -403,7 +403,7 @@ def factors(study: Study, model: str) -> pd.DataFrame:
         rows = table["row"].to_numpy(copy=True)
         found = measured(
             study.features(model)[rows].double().numpy(), table.iloc[:, 3:].to_numpy(),
-            table["subject"], spaces.right[: spaces.rank].T.numpy(), table["stratum"],
+            table["subject"], spaces.principal_basis.numpy(), table["stratum"],
             controls=min(2, study.config.control_draws), draws=study.config.bootstrap_draws,
             seed=study.config.seed)
         return found.assign(prompt=table.columns[3:])

@@ -18,7 +18,7 @@ from torch.nn.functional import normalize
 
 from ..errors import SingError
 from ..method.metrics import angle, attribute_score, image_score
-from ..method.steer import matched_removal, null_direction, step_for_angle
+from ..method.steer import matched_removal, null_direction, turning_step
 from ..method.translator import Translator
 from ..models.prompts import complete_prompt, prompt
 from ..pictures.images import decoded, open_picture, thumbnail
@@ -282,7 +282,9 @@ def answer(
         raise SingError("answer needs either a step or a target (degrees), one of them.")
     pair = _pair(study, model, photo, kind, words)
     goals = _goal(study, model, photo, towards), _aim(kind, words)
-    found, limit = step_for_angle(photo.f, pair[0].delta, photo.translator, target or 90.0)
+    found, limit = turning_step(
+        photo.translator(photo.f.double()), photo.translator.linear(pair[0].delta.double()),
+        target or 90.0)
     if target is not None:
         step = float(found) if target else 0.0
         if not np.isfinite(step):

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from torch.nn.functional import normalize
 
-from ..method.metrics import angle, attribute_score, attribute_scores, image_score
+from ..method.metrics import angle, attribute_score, image_score
 from ..method.steer import null_direction, turning_step
 from ..method.translator import Translator
 from ..models.classifier import Classifier
@@ -146,7 +146,7 @@ class _Group:
             parts.append((turned, after, reachable, {
                 "step": step / self.f.norm(dim=1),
                 "image_score": image_score(self.z, turned) * blank,
-                "own_score": attribute_score(self.z, after, self.own_text) * blank,
+                "own_score": attribute_score(self.z, after, self.own_text, paired=True) * blank,
                 "limit": limit, "reachable": reachable,
                 "logit_change": (self.clf.logits(moved) - self.logits).abs().amax(1),
                 "length": after.norm(dim=1) / self.z.norm(dim=1),
@@ -161,7 +161,7 @@ class _Group:
     def towards(self, way: _Way, texts: torch.Tensor) -> dict[str, np.ndarray]:
         """The columns of a push that depend on the prompt, for each of the texts: (k n, p)."""
         times = len(way.turned) // len(self.z)
-        score = attribute_scores(self.z.repeat(times, 1), way.turned, texts)
+        score = attribute_score(self.z.repeat(times, 1), way.turned, texts, paired=False)
         return {
             "attribute_score": torch.where(way.reachable[:, None], score, torch.nan).numpy(),
             "rank": self.reader.ranks(way.after, texts),

@@ -60,6 +60,7 @@ from ..pictures.images import (
     thumbnail,
 )
 from ..progress import say
+from .heads import kept_spaces
 from .profile import build_dir, load_profile, unknown
 
 __all__ = ["Study", "stored"]
@@ -417,8 +418,8 @@ class Study:
     def spaces(self, model: str) -> HeadSpaces:
         """Principal and null space of a classifier's head."""
         if model not in self._spaces:
-            weight = self.classifier(model).head.weight.cpu()
-            spaces = HeadSpaces.from_weight(weight, folder=cache_dir() / "heads")
+            weight = self.classifier(model).head.weight
+            spaces = kept_spaces(weight)
             if spaces.null_dim == 0:
                 raise SingError(
                     f"{self.classifier(model).title} has an empty null space: its head reads all "
@@ -864,7 +865,7 @@ class Study:
         z_removed = self.translate(model, removed, rows)
         before = clf.logits(f)
         table["image_score"] = image_score(z, z_removed).numpy()
-        table["attribute_score"] = attribute_score(z, z_removed, text).numpy()
+        table["attribute_score"] = attribute_score(z, z_removed, text, paired=True).numpy()
         table["translator_error"] = angle(z, self.embeddings[rows]).numpy()
         table["label_angle"] = angle(z, text).numpy()
         table["null_share"] = spaces.null_share(f).numpy()
@@ -904,7 +905,8 @@ class Study:
                     {
                         "picture": self.pictures["picture"].to_numpy()[rows], "draw": draw,
                         "image_score": image_score(z, z_other).numpy(),
-                        "attribute_score": attribute_score(z, z_other, text).numpy(),
+                        "attribute_score": attribute_score(
+                            z, z_other, text, paired=True).numpy(),
                         "logit_change": (clf.logits(other) - before).abs().amax(1).numpy(),
                     }
                 )

@@ -8,9 +8,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..method.nullspace import HeadSpaces
 from ..method.steer import matched_perturbations
-from ..pictures.fetch import cache_dir
+from .heads import kept_spaces
 from .study import Study
 
 __all__ = ["neighbours_kept"]
@@ -19,7 +18,7 @@ __all__ = ["neighbours_kept"]
 def _pushes(study: Study, model: str, rows: np.ndarray, seed: int) -> dict[str, torch.Tensor]:
     clf, f = study.classifier(model), study.features(model)[rows]
     weight = clf.head.weight
-    wider = HeadSpaces.for_probabilities(weight, folder=cache_dir() / "heads")
+    wider = kept_spaces(weight, of_probabilities=True)
     sensitive = weight[clf.logits(f).argmax(1)]
     return matched_perturbations(f, sensitive, study.spaces(model), wider, seed)
 
