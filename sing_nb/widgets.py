@@ -25,10 +25,11 @@ from .charts import explorers
 from .errors import SingError
 from .models.prompts import complete_prompt
 from .pictures.images import thumbnail
-from .study import pushes
+from .study import classes, pushes, tables
 from .study.classes import class_pictures
 from .study.profile import unknown
-from .study.study import KINDS, Study
+from .study.study import Study
+from .study.tables import KINDS
 
 __all__ = ["ConceptExplorer", "Explorer", "ModelComparer", "NullSpaceExplorer"]
 
@@ -454,7 +455,7 @@ class ConceptExplorer(Explorer):
         with self.answering():
             label, model = self.label.value, self.model.value
             concepts = _concepts(self.words.value)
-            table = self.study.string_graph(model, label, concepts)
+            table = classes.string_graph(self.study, model, label, concepts)
             chart = explorers.string_graph(
                 table.assign(label=label, title=self.study.title(model)))
             chart.width = LIVE_WIDTH  # `properties` would copy it all, which takes 20 ms
@@ -466,12 +467,12 @@ class ConceptExplorer(Explorer):
     def counterpart(self) -> alt.LayerChart:
         """The string graph of a few classes and every classifier, for the study's own concepts."""
         study, first = self.study, self.label.value
-        order = study.classes(self.model.value)["label"]
+        order = tables.classes(study, self.model.value)["label"]
         spread = order.iloc[np.linspace(0, len(order) - 1, min(8, len(order))).round().astype(int)]
         # The explorer's own choice comes first: a menu begins with its first row.
         models = [self.model.value, *study.config.models]
         return explorers.concept_explorer(pd.concat([
-            study.string_graph(model, label).assign(label=label, title=study.title(model))
+            classes.string_graph(study, model, label).assign(label=label, title=study.title(model))
             for label in dict.fromkeys([first, *spread]) for model in dict.fromkeys(models)
         ], ignore_index=True))
 
@@ -604,7 +605,7 @@ class ModelComparer(Explorer):
             quantity, kind = self.measure.value, self.kind.value
             if first == second:
                 raise SingError("Both sides show one classifier; choose two.")
-            table = pd.concat([self.study.model(name) for name in (first, second)])
+            table = pd.concat([tables.model(self.study, name) for name in (first, second)])
             difference = self._difference(first, second, quantity, kind)
             chart = _medians(table, [quantity])
             chart.width = LIVE_WIDTH
@@ -615,13 +616,13 @@ class ModelComparer(Explorer):
 
     def _difference(self, *asked: str) -> dict[str, float]:
         if asked not in self._differences:
-            self._differences[asked] = self.study.model_difference(*asked)
+            self._differences[asked] = tables.model_difference(self.study, *asked)
         return self._differences[asked]
 
     def counterpart(self) -> alt.TopLevelMixin:
         """Linked views of all classifiers; of a single one, its medians."""
         if len(self.study.config.models) < 2:
-            return _medians(self.study.models(), list(QUANTITIES))
+            return _medians(tables.models(self.study), list(QUANTITIES))
         points = class_pictures(self.study)
         thumbs = points[["picture"]].drop_duplicates()
         return explorers.linked_models(points, self.study.with_thumbnails(thumbs, 44))

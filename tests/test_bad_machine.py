@@ -31,6 +31,7 @@ from sing_nb.models.joint import TextFiles
 from sing_nb.models.prompts import class_aliases
 from sing_nb.pictures.cache import keep, keep_table, kept, kept_table, opened, read_or_none
 from sing_nb.pictures.fetch import Source, cache_dir, fetch, make_folder, write_atomic
+from sing_nb.study import tables
 from sing_nb.study.heads import kept_spaces
 from sing_nb.study.profile import build_dir
 
@@ -240,7 +241,7 @@ def results_of(study):
     return {
         "features": study.features(model), "embeddings": study.embeddings,
         "translators": torch.cat([one.weight for one in study.translators(model)]),
-        "images": torch.tensor(study.images(model)["image_score"].to_numpy()),
+        "images": torch.tensor(tables.images(study, model)["image_score"].to_numpy()),
     }
 
 
@@ -510,6 +511,7 @@ def test_a_full_disk_and_one_that_is_read_only(tmp_path):
         from sing_nb import SingError
         from sing_nb.pictures.cache import keep, keep_table, kept, kept_table
         from sing_nb.study.heads import kept_spaces
+from sing_nb.study import tables
         from sing_nb.cli import main
 
         def say(act):

@@ -21,6 +21,7 @@ from sing_nb.method.nullspace import HeadSpaces
 from sing_nb.method.translator import RidgeFitter, Translator
 from sing_nb.pictures import cards
 from sing_nb.pictures.cache import checksum, keep
+from sing_nb.study import tables
 
 CARD = {"model": "own", "note": "naïve 日本 \ud800", "list": [1, 2.5, None, True, {"deep": "x"}]}
 
@@ -333,7 +334,7 @@ def test_the_card_of_a_study_says_what_its_results_depend_on(smoke, plain):
     assert found["lambda"] == plain.translators[-1].card["lambda"]
     assert found["lambdas"] == [one.card["lambda"] for one in plain.translators[:-1]]
     # The held-out error by hand: median angle of translations by the fold that never saw them.
-    scored = smoke.scored("lite0")["picture"]
+    scored = tables.scored(smoke, "lite0")["picture"]
     rows = smoke.rows(scored)
     moved, z = plain.translate(plain.f[rows], rows), smoke.embeddings.double().numpy()[rows]
     cosine = (moved * z).sum(1) / np.linalg.norm(moved, axis=1) / np.linalg.norm(z, axis=1)

@@ -13,6 +13,7 @@ import vl_convert
 from sing_nb import charts, widgets
 from sing_nb.book.figures import bundle
 from sing_nb.charts import explorers
+from sing_nb.study import tables
 
 TABLE = pd.DataFrame({
     "title": ["A", "A", "B", "B"] * 2, "kind": [*charts.KINDS] * 4,
@@ -107,7 +108,7 @@ def test_no_label_of_the_photo_explorer_is_cut(counterpart):
 
 
 def test_no_label_of_the_violins_is_cut(smoke):
-    scored = smoke.scored("lite0")
+    scored = tables.scored(smoke, "lite0")
     names = {label: f"{label} of the great white north"[:28].strip() for label in smoke.labels}
     table = scored.assign(label=scored["label"].map(names))
     written = texts(explorers.class_violins({"A": table}))
@@ -115,8 +116,8 @@ def test_no_label_of_the_violins_is_cut(smoke):
 
 
 def test_violins_are_sorted_by_their_medians(smoke):
-    table = smoke.scored("lite0")
-    spec = explorers.class_violins({"A": table, "B": smoke.scored("lite1")}).to_dict()
+    table = tables.scored(smoke, "lite0")
+    spec = explorers.class_violins({"A": table, "B": tables.scored(smoke, "lite1")}).to_dict()
     middles = next(t for t in spec["datasets"].values() if t and "m" in t[0])
     own = [row for row in middles if row["t"] == 0]
     wanted = table.groupby("label")["attribute_score"].median().sort_values()

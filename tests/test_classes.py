@@ -11,7 +11,7 @@ from sing_nb.checks.intervals import holm
 from sing_nb.errors import SingError
 from sing_nb.method.metrics import angle
 from sing_nb.models.prompts import class_aliases, imagenet_names
-from sing_nb.study import classes
+from sing_nb.study import classes, tables
 
 
 @pytest.fixture(scope="module")
@@ -113,13 +113,13 @@ def angles_by_hand(smoke, by_hand, asked):
 
 
 def test_angles_to_concepts_are_those_of_plain_numpy(smoke, asked, angles_by_hand):
-    for found, expected in zip(smoke.concept_angles("lite0", *asked), angles_by_hand):
+    for found, expected in zip(classes.concept_angles(smoke, "lite0", *asked), angles_by_hand):
         np.testing.assert_allclose(found, expected, atol=0.01)
 
 
 def test_a_string_graph_knows_its_control_and_its_strongest(smoke, asked, angles_by_hand):
     label, concepts = asked
-    table = smoke.string_graph("lite0", label, concepts).set_index("concept")
+    table = classes.string_graph(smoke, "lite0", label, concepts).set_index("concept")
     before, _, other = angles_by_hand
     control = (before - other).mean(1)
     for column, concept in enumerate(concepts):
@@ -131,9 +131,9 @@ def test_a_string_graph_knows_its_control_and_its_strongest(smoke, asked, angles
     assert table["strength"].sort_values().index.tolist() == (
         size.sort_values(ascending=False).index.tolist()
     )
-    by_alias = smoke.string_graph("lite0", "Loxodonta africana", ["snow"])
+    by_alias = classes.string_graph(smoke, "lite0", "Loxodonta africana", ["snow"])
     pd.testing.assert_frame_equal(
-        by_alias, smoke.string_graph("lite0", "African elephant", ["snow"])
+        by_alias, classes.string_graph(smoke, "lite0", "African elephant", ["snow"])
     )
 
 
@@ -149,7 +149,7 @@ def rows_with(chart, *columns):
 
 
 def test_classes_with_two_views_have_dots_and_no_shapes(smoke):
-    table = smoke.scored("lite0").groupby("label").head(2)
+    table = tables.scored(smoke, "lite0").groupby("label").head(2)
     chart = explorers.class_violins({"Lite0": table})
     assert len(rows_with(chart, "label", "m", "c")) == table["label"].nunique()
     assert not [rows for rows in chart.to_dict()["datasets"].values() if rows and "h" in rows[0]]
@@ -157,11 +157,11 @@ def test_classes_with_two_views_have_dots_and_no_shapes(smoke):
 
 @pytest.mark.parametrize("shown", [None, 2])
 def test_violins_are_sorted_by_each_classifiers_own_medians(smoke, shown):
-    tables = {smoke.title(model): smoke.scored(model) for model in smoke.config.everyone}
-    middles = rows_with(explorers.class_violins(tables, shown), "label", "m", "c")
-    for number, (model, table) in enumerate(zip(smoke.config.everyone, tables.values())):
+    parts = {smoke.title(model): tables.scored(smoke, model) for model in smoke.config.everyone}
+    middles = rows_with(explorers.class_violins(parts, shown), "label", "m", "c")
+    for number, (model, table) in enumerate(zip(smoke.config.everyone, parts.values())):
         own = middles[middles["t"] == number].sort_values("p")
-        order = smoke.classes(model)["label"].tolist()
+        order = tables.classes(smoke, model)["label"].tolist()
         assert own["label"].tolist() == (order if shown is None else order[:2] + order[-2:])
         groups = table.groupby("label")
         for column, score in (("m", "attribute_score"), ("c", "attribute_score_control")):
@@ -170,16 +170,16 @@ def test_violins_are_sorted_by_each_classifiers_own_medians(smoke, shown):
 
 
 def test_of_too_many_classes_some_evenly_over_the_order_are_drawn(smoke):
-    table = smoke.scored("lite0")
+    table = tables.scored(smoke, "lite0")
     middles = rows_with(explorers.class_violins({"Lite0": table}, most=3), "label", "m", "c")
-    order = smoke.classes("lite0")["label"].tolist()
+    order = tables.classes(smoke, "lite0")["label"].tolist()
     expected = [order[0], order[(len(order) - 1) // 2], order[-1]]
     assert middles.sort_values("p")["label"].tolist() == expected
 
 
 def test_the_short_string_graph_shows_the_extremes_alone(smoke):
     label = smoke.subjects["label"][0]
-    table = smoke.string_graph("lite0", label).assign(label=label, title="Lite0")
+    table = classes.string_graph(smoke, "lite0", label).assign(label=label, title="Lite0")
     kept = rows_with(explorers.string_graph(table, extremes=3), "concept", "near")
     order = table.loc[table["attribute_score"].abs().sort_values().index, "concept"].tolist()
     assert set(kept["concept"]) == {*order[:3], *order[-3:]}
@@ -188,7 +188,7 @@ def test_the_short_string_graph_shows_the_extremes_alone(smoke):
 
 def test_whiskers_stand_where_the_arrow_would_end(smoke):
     label = smoke.subjects["label"][0]
-    table = smoke.string_graph("lite0", label).assign(label=label, title="Lite0")
+    table = classes.string_graph(smoke, "lite0", label).assign(label=label, title="Lite0")
     kept = rows_with(explorers.string_graph(table), "concept", "near").set_index("concept")
     for row in table.itertuples():
         own = kept.loc[row.concept]
@@ -206,8 +206,8 @@ def test_the_excess_of_a_concept_is_over_subjects_and_more_subspaces(smoke):
     assert (found["draws"] == 4 * smoke.config.control_draws).all()
     own = found[found["model"] == "lite0"].set_index("concept")
     moved, gaps = [], []
-    for label in smoke.classes("lite0")["label"]:
-        before, after, _ = smoke.concept_angles("lite0", label, concepts)
+    for label in tables.classes(smoke, "lite0")["label"]:
+        before, after, _ = classes.concept_angles(smoke, "lite0", label, concepts)
         rows = np.flatnonzero((smoke.pictures["label"] == label).to_numpy() & smoke.is_scored)
         other = [
             angle(smoke.translate("lite0", f, rows)[:, None], smoke.text(concepts)[None]).numpy()

@@ -20,6 +20,7 @@ from sing_nb.checks.reliability import (
     translator_spread,
 )
 from sing_nb.errors import SingError
+from sing_nb.study import tables
 
 #: Six targets and four judges, the example of Shrout and Fleiss (1979), table 2.
 JUDGES = np.array([
@@ -189,7 +190,7 @@ def test_the_picture_level_is_the_anova_of_the_spread(table, spread, smoke, kind
 
 
 def test_a_class_over_its_pictures_is_a_one_way_anova(table, smoke):
-    scored = smoke.scored("lite0")
+    scored = tables.scored(smoke, "lite0")
     groups = [own["attribute_score"] for _, own in scored.groupby("label")]
     expected = 1 - 1 / scipy.stats.f_oneway(*groups).statistic
     row = table.query("over == @PICTURES and kind == @KINDS[0] and "

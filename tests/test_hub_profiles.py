@@ -14,7 +14,7 @@ from PIL import Image
 
 import sing_nb
 from sing_nb.errors import SingError
-from sing_nb.study import joint_spaces
+from sing_nb.study import joint_spaces, tables
 from sing_nb.study.neighbours import PAINTED, around, looks, painter
 
 
@@ -61,7 +61,7 @@ def test_embeddings_are_open_clips_own(mini):
 
 def test_scores_are_those_of_plain_numpy(mini):
     model = mini.config.models[1]
-    table = mini.images(model).head(5)
+    table = tables.images(mini, model).head(5)
     f = mini.features(model)[:5].double().numpy()
     weight = mini.classifier(model).head.weight.double().numpy()
     right = np.linalg.svd(weight, full_matrices=True)[2]
@@ -77,7 +77,7 @@ def test_scores_are_those_of_plain_numpy(mini):
 
 
 def test_all_folder_pictures_count_and_nothing_else(mini):
-    scored = mini.scored(mini.config.models[0])
+    scored = tables.scored(mini, mini.config.models[0])
     assert scored["picture"].tolist() == mini.pictures["picture"][mini.is_scored].tolist()
 
 
@@ -154,7 +154,7 @@ def test_published_translators_take_the_place_of_fitted_ones(mini, tmp_path):
     )
     there = {"published_translators": str(folder), "models": [model]}
     study = changed(mini, joint_space=wide, other_spaces=[], **there)
-    table = study.images(model).head(3)
+    table = tables.images(study, model).head(3)
     f = study.features(model)[:3]
     z = (f @ weight.T + 1).double().numpy()
     moved = (study.spaces(model).remove_null(f) @ weight.T + 1).double().numpy()

@@ -14,6 +14,7 @@ from sing_nb.checks.controls import chosen_lambdas, frame, kernel_map, principal
 from sing_nb.checks.intervals import random_basis
 from sing_nb.errors import SingError
 from sing_nb.method.translator import RidgeFitter, grouped_cv, nested_cv
+from sing_nb.study import tables
 from sing_nb.study.profile import load_profile
 
 
@@ -304,7 +305,7 @@ def test_null_removal_of_the_paper_is_that_of_the_study(smoke):
     found = information.picture_table(smoke, "lite0")
     found = found[(found["space"] == "lite2") & (found["version"] == "whole")
                   & (found["draw"] < 0)].set_index("picture")
-    expected = smoke.images("lite0").set_index("picture").loc[found.index]
+    expected = tables.images(smoke, "lite0").set_index("picture").loc[found.index]
     for score in ("image_score", "attribute_score"):
         np.testing.assert_allclose(found[score], expected[score], atol=2e-3)
 
@@ -326,7 +327,7 @@ def test_a_study_can_be_made_with_the_repaired_translator(smoke, repaired):
     table = information.picture_table(smoke, "lite0")
     own = table[(table["space"] == "lite2") & (table["version"] == "principal-first")
                 & (table["draw"] < 0)].set_index("picture")
-    images = repaired.images("lite0").set_index("picture").loc[own.index]
+    images = tables.images(repaired, "lite0").set_index("picture").loc[own.index]
     np.testing.assert_allclose(images["image_score"], own["image_score"], atol=5e-3)
     assert (images["logit_change"] < 1e-2).all()
 

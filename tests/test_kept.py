@@ -13,6 +13,7 @@ from sing_nb.method.nullspace import HeadSpaces
 from sing_nb.models.classifier import Head, KeptClassifier, wrap_classifier
 from sing_nb.pictures.cache import content_key, keep, kept
 from sing_nb.pictures.features import _feature_key, compute_features, feature_key
+from sing_nb.study import tables
 from sing_nb.study.heads import kept_spaces
 
 TENSORS = {
@@ -168,11 +169,13 @@ def test_stored_features_need_no_network(tmp_path):
 
 
 def test_what_looks_at_results_loads_no_library_of_networks(smoke):
-    smoke.images("lite0"), smoke.models(), smoke.text(smoke.labels)
+    tables.images(smoke, "lite0"), tables.models(smoke), smoke.text(smoke.labels)
     code = """if True:
         import sys, sing_nb
+        from sing_nb.study import tables
         study = sing_nb.Study("smoke", progress=False)
-        study.images("lite0"), study.models(), study.spaces("lite0"), study.text(study.labels)
+        tables.images(study, "lite0"), tables.models(study)
+        study.spaces("lite0"), study.text(study.labels)
         study.label("zebra"), study.label("Arabian camel"), study.title("lite0")
         heavy = {"timm", "torchvision", "open_clip", "transformers", "sklearn", "foolbox"}
         print(sorted(heavy & set(sys.modules)))

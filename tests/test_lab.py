@@ -15,6 +15,7 @@ from browser import find_chromium, open_browser
 from lab import borrow_results, command_line, copy_chapter, family, open_notebook, psutil, serve_lab
 
 from sing_nb.models.prompts import imagenet_names
+from sing_nb.study import tables
 
 # In CI a missing browser is a failure and no reason to skip.
 pytestmark = pytest.mark.skipif(
@@ -127,7 +128,7 @@ def test_a_readers_own_chart_is_drawn_without_the_internet(notebook):
 def test_the_explorer_says_what_the_tables_say(explorer, smoke):
     # The chapter's first photo, its null part removed: a row of the table of all pictures.
     (picture,) = smoke.examples([explorer.locator("figure img").first.get_attribute("alt")])
-    table = smoke.images("lite0")
+    table = tables.images(smoke, "lite0")
     (row,) = table[table["picture"] == picture].itertuples()
     assert degrees(scores(explorer)["Image Score"][0]) == pytest.approx(row.image_score, abs=0.051)
 

@@ -13,7 +13,7 @@ from test_study import degrees, prompt_of
 
 from sing_nb.book.page import chart_html
 from sing_nb.charts import explorers
-from sing_nb.study import classes
+from sing_nb.study import classes, tables
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,8 @@ def test_a_picture_has_the_scores_of_numpy(points, plain, smoke):
 
 def test_classes_are_spread_over_their_order_and_pictures_are_shared(smoke):
     few = classes.class_pictures(smoke, most=3, each=2)
-    medians = smoke.scored("lite0").groupby("label")["attribute_score"].median().sort_values()
+    scored = tables.scored(smoke, "lite0")
+    medians = scored.groupby("label")["attribute_score"].median().sort_values()
     expected = [medians.index[at] for at in (0, 4, 7)]  # of eight: both ends and the middle
     for model, own in few.groupby("model"):
         assert own["label"].tolist() == [label for label in expected for _ in range(2)]

@@ -12,6 +12,7 @@ from torch import nn
 import sing_nb
 from sing_nb.errors import SingError
 from sing_nb.pictures.features import FeatureSet
+from sing_nb.study import tables
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +95,7 @@ def test_a_classifier_with_given_features_is_scored_by_them(smoke):
     assert torch.equal(part, f)
     # 12 features, 3 classes: SciPy's null space of the same weights.
     basis = scipy.linalg.null_space(clf.head.weight.double().numpy())
-    table = mine.images("given").set_index("picture")
+    table = tables.images(mine, "given").set_index("picture")
     rows = mine.rows(table.index)
     x = f[rows].double().numpy()
     share = ((x @ basis) ** 2).sum(1) / (x**2).sum(1)
@@ -122,7 +123,7 @@ def test_what_does_not_belong_together_is_refused(smoke):
 
 
 def test_ridge_candidates_follow_the_size_of_the_features(folder):
-    tables = []
+    parts = []
     for scale in (1.0, 1e-6):
         mine, clf = study(folder), tiny()
         f = torch.randn(len(mine.pictures), 12, generator=torch.Generator().manual_seed(1)) * scale
@@ -130,10 +131,10 @@ def test_ridge_candidates_follow_the_size_of_the_features(folder):
         fitted = (mine.pictures["source"] != "photo").to_numpy()
         unit = np.var(f.double().numpy()[fitted], axis=0, ddof=1).mean()
         assert mine.lambdas("tiny") == pytest.approx([lam * unit for lam in mine.config.lambdas])
-        tables.append(mine.images("tiny"))
+        parts.append(tables.images(mine, "tiny"))
     for score in ("image_score", "attribute_score", "image_score_control", "translator_error"):
-        assert np.allclose(tables[0][score], tables[1][score], atol=1e-3), score
-    assert tables[0]["image_score"].max() > 1e-3  # degrees: something moves at all
+        assert np.allclose(parts[0][score], parts[1][score], atol=1e-3), score
+    assert parts[0]["image_score"].max() > 1e-3  # degrees: something moves at all
 
 
 def test_the_unit_of_candidates_is_part_of_what_results_are_kept_under(folder):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from test_study import ByHand, degrees, prompt_of
 
-from sing_nb.study import photos
+from sing_nb.study import photos, tables
 
 
 @pytest.fixture(scope="module")
@@ -14,7 +14,7 @@ def by_hand(smoke):
 
 @pytest.fixture(scope="module")
 def pictures(smoke):
-    table = smoke.images("lite0")
+    table = tables.images(smoke, "lite0")
     wrong = table.loc[table["correct"].eq(False), "picture"]
     some = smoke.examples(smoke.subjects["label"].tolist()[:2])
     return list(dict.fromkeys([*some, *wrong.iloc[[0, -1]]]))
@@ -35,7 +35,7 @@ def softmax(logits):
 def test_cards_are_the_rows_of_the_study_and_mark_mistakes(smoke, by_hand, pictures):
     cards = photos.photo_cards(smoke, "lite0", pictures)
     assert cards["picture"].tolist() == pictures
-    images = smoke.images("lite0").set_index("picture")
+    images = tables.images(smoke, "lite0").set_index("picture")
     for card in cards.to_dict("records"):
         own = images.loc[card["picture"]]
         for column in ("null_share", "image_score", "attribute_score_control", "translator_error"):

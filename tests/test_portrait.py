@@ -15,7 +15,8 @@ from torch import nn
 import sing_nb
 from sing_nb.errors import SingError
 from sing_nb.reports import report_tables
-from sing_nb.study.study import KINDS
+from sing_nb.study import tables as study_tables
+from sing_nb.study.tables import KINDS
 
 NULL, CONTROL = KINDS
 LABELS = ("zebra", "teapot", "*a* <b> [x]", "snail")
@@ -135,7 +136,7 @@ def test_classes_are_ranked_by_what_exceeds_the_control(study, tables):
     table = tables["classes"]
     assert sorted(table["label"]) == sorted(LABELS)
     assert table["is_excess"].is_monotonic_decreasing
-    images = study.images("own")
+    images = study_tables.images(study, "own")
     own = images[(images["label"] == "zebra") & (images["source"] == "folder")]
     gap = (own["image_score"] - own["image_score_control"]).median()
     assert table.set_index("label").loc["zebra", "is_excess"] == pytest.approx(gap)

@@ -10,7 +10,7 @@ from PIL import Image
 from sing_nb import SingError
 from sing_nb.method import metrics
 from sing_nb.models.prompts import complete_prompt
-from sing_nb.study import pushes
+from sing_nb.study import neighbours, pushes, tables
 
 MODEL = "lite0"
 
@@ -18,7 +18,7 @@ MODEL = "lite0"
 @pytest.fixture(scope="module")
 def pictures(smoke):
     """A stamp and a photograph that no translator is fitted on."""
-    table = smoke.images(MODEL)
+    table = tables.images(smoke, MODEL)
     return [table.loc[table["source"] == source, "picture"].iloc[0] for source in
             ("stamp", "photo")]
 
@@ -36,8 +36,8 @@ def degrees(a, b):
 
 
 def test_one_step_of_removal_is_the_book_s_own_null_removal(smoke, pictures):
-    table = smoke.images(MODEL).set_index("picture")
-    control = smoke.controls(MODEL).query("draw == 0").set_index("picture")
+    table = tables.images(smoke, MODEL).set_index("picture")
+    control = tables.controls(smoke, MODEL).query("draw == 0").set_index("picture")
     for picture in pictures:
         one = pushes.known(smoke, MODEL, picture)
         found = pushes.answer(smoke, MODEL, one, "remove", step=1.0)
@@ -132,9 +132,9 @@ def test_words_and_photos_are_those_of_the_two_places(smoke, plain, photo):
     for state, f in (("before", plain.f[number]), ("after", plain.f[number] + 3 * delta)):
         z = torch.tensor(plain.translate([f], [number]))
         words = found.words[found.words["state"] == state]
-        assert words["word"].tolist() == smoke.words(z, 5)["word"].tolist()
+        assert words["word"].tolist() == neighbours.words(smoke, z, 5)["word"].tolist()
         near = found.photos.loc[found.photos["state"] == state, "picture"]
-        assert near.tolist() == smoke.nearest(z, 4, photo.subject)["picture"].tolist()
+        assert near.tolist() == neighbours.nearest(smoke, z, 4, photo.subject)["picture"].tolist()
     subject = smoke.pictures["subject"].iloc[smoke.rows(found.photos["picture"])]
     assert photo.subject not in set(subject)
     words = {state: set(part["word"]) for state, part in found.words.groupby("state")}
@@ -202,7 +202,7 @@ def test_an_own_picture_is_measured_towards_the_class_it_is_taken_for(smoke, pic
     own = pushes.uploaded(smoke, MODEL, content)
     found = pushes.answer(smoke, MODEL, own, "remove", step=1.0)
     assert found.towards == complete_prompt(found.scores["before"][0])
-    near = smoke.nearest(own.translator(own.f), 4)["picture"].tolist()
+    near = neighbours.nearest(smoke, own.translator(own.f), 4)["picture"].tolist()
     assert found.photos.query("state == 'before'")["picture"].tolist() == near
 
 

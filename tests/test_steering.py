@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from sing_nb.study import steering
+from sing_nb.study import steering, tables
 from sing_nb.study.steering import RANDOM, TOWARDS, _random_directions
 
 JELLYFISH = "an image of a jellyfish"
@@ -309,7 +309,7 @@ def test_yardsticks_are_medians_of_pairs(smoke):
             [degrees(z[a], z[b]) for a in own.index for b in others.index]))
     assert found.loc["two views of one subject", "value"] == pytest.approx(np.median(views), 1e-6)
     assert found.loc["two subjects", "value"] == pytest.approx(np.median(subjects), 1e-6)
-    images = smoke.images("lite0").query("source == 'stamp'")
+    images = tables.images(smoke, "lite0").query("source == 'stamp'")
     removed = [np.median(part["image_score"]) for _, part in images.groupby("subject")]
     assert found.loc["null part removed", "value"] == pytest.approx(np.median(removed))
     assert (found["low"] <= found["value"]).all()

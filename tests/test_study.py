@@ -14,6 +14,7 @@ from sklearn.linear_model import Ridge
 import sing_nb
 from sing_nb.errors import SingError
 from sing_nb.method.translator import grouped_cv
+from sing_nb.study import classes, neighbours, tables
 
 
 def degrees(a, b):
@@ -62,7 +63,7 @@ def by_hand(smoke):
 
 @pytest.fixture(scope="module")
 def images(smoke):
-    return smoke.images("lite0")
+    return tables.images(smoke, "lite0")
 
 
 def prompt_of(label):
@@ -180,7 +181,7 @@ def test_scores_of_one_picture_are_those_of_plain_numpy(smoke, by_hand, images, 
 
 
 def test_every_control_draw_is_a_random_part_of_the_same_size(smoke, by_hand):
-    controls = smoke.controls("lite0")
+    controls = tables.controls(smoke, "lite0")
     rows = np.flatnonzero(by_hand.table["source"] != "clipart")[::9]
     names = by_hand.table["picture"].to_numpy()[rows]
     for draw in range(smoke.config.control_draws):
@@ -199,14 +200,14 @@ def test_every_control_draw_is_a_random_part_of_the_same_size(smoke, by_hand):
 
 
 def test_the_controls_of_a_draw_are_its_own(smoke):
-    controls = smoke.controls("lite0").set_index(["picture", "draw"])
+    controls = tables.controls(smoke, "lite0").set_index(["picture", "draw"])
     for draw in range(smoke.config.control_draws):
-        scored = smoke.scored("lite0", draw)
+        scored = tables.scored(smoke, "lite0", draw)
         for name in ("image_score", "attribute_score", "logit_change"):
             expected = [controls.loc[(picture, draw), name] for picture in scored["picture"]]
             assert scored[f"{name}_control"].tolist() == expected
-    backwards = smoke.scored("lite0")["picture"].tolist()[::-1]
-    found = smoke.by_draw("lite0", "image_score", backwards)
+    backwards = tables.scored(smoke, "lite0")["picture"].tolist()[::-1]
+    found = tables.by_draw(smoke, "lite0", "image_score", backwards)
     assert found.shape == (len(backwards), smoke.config.control_draws)
     assert found[2].tolist() == controls.loc[backwards[2], "image_score"].sort_index().tolist()
 
@@ -233,7 +234,7 @@ def test_only_subjects_of_a_true_class_are_right_or_wrong(images):
 
 
 def test_every_score_has_an_interval_and_its_control(smoke):
-    table = smoke.models()
+    table = tables.models(smoke)
     for (model, kind), rows in table.groupby(["model", "kind"]):
         assert rows["quantity"].is_unique, (model, kind)
     for model in ("lite0", "lite1", "lite2"):
@@ -249,7 +250,7 @@ def test_every_score_has_an_interval_and_its_control(smoke):
 
 
 def test_the_tower_comes_last_and_is_marked(smoke):
-    table = smoke.models()
+    table = tables.models(smoke)
     assert table["model"].drop_duplicates().tolist() == ["lite0", "lite1", "lite2"]
     marked = table["role"] == "control: the tower itself"
     assert (marked == (table["model"] == "lite2")).all()
@@ -257,14 +258,14 @@ def test_the_tower_comes_last_and_is_marked(smoke):
 
 def test_scores_of_models_are_medians_of_their_pictures(smoke, images):
     rows = images[(images["source"] == "stamp") & (images["class_index"] >= 0)]
-    table = smoke.models().query("model == 'lite0'").set_index(["quantity", "kind"])["value"]
-    draws = [smoke.scored("lite0", draw) for draw in range(smoke.config.control_draws)]
-    for kind, tables, suffix in (
+    table = tables.models(smoke).query("model == 'lite0'").set_index(["quantity", "kind"])["value"]
+    draws = [tables.scored(smoke, "lite0", draw) for draw in range(smoke.config.control_draws)]
+    for kind, parts, suffix in (
         ("null space removed", [rows], ""), ("random control", draws, "_control")
     ):
         # Of a control each draw has its own medians, which are averaged.
-        moved = np.array([np.median(t[f"image_score{suffix}"]) for t in tables])
-        towards = np.array([np.median(np.abs(t[f"attribute_score{suffix}"])) for t in tables])
+        moved = np.array([np.median(t[f"image_score{suffix}"]) for t in parts])
+        towards = np.array([np.median(np.abs(t[f"attribute_score{suffix}"])) for t in parts])
         assert table["image_score", kind] == pytest.approx(moved.mean())
         assert table["attribute_score", kind] == pytest.approx(towards.mean())
         assert table["ratio", kind] == pytest.approx((moved / towards).mean())
@@ -273,16 +274,16 @@ def test_scores_of_models_are_medians_of_their_pictures(smoke, images):
 
 
 def test_a_difference_of_models_is_paired(smoke):
-    ratios = smoke.models().query("quantity == 'ratio' and kind == 'null space removed'")
+    ratios = tables.models(smoke).query("quantity == 'ratio' and kind == 'null space removed'")
     ratios = ratios.set_index("model")["value"]
-    found = smoke.model_difference("lite0", "lite1")
+    found = tables.model_difference(smoke, "lite0", "lite1")
     assert found["value"] == pytest.approx(ratios["lite1"] - ratios["lite0"])
     assert found["low"] <= found["value"] <= found["high"]
-    assert smoke.model_difference("lite0", "lite0") == {"value": 0, "low": 0, "high": 0}
+    assert tables.model_difference(smoke, "lite0", "lite0") == {"value": 0, "low": 0, "high": 0}
 
 
 def test_scores_of_classes_are_medians_of_their_views(smoke, images):
-    found = smoke.classes("lite0")
+    found = tables.classes(smoke, "lite0")
     assert found["as_median"].is_monotonic_increasing
     scored = images[(images["source"] == "stamp") & (images["class_index"] >= 0)]
     assert set(found["label"]) == set(scored["label"])
@@ -294,7 +295,7 @@ def test_scores_of_classes_are_medians_of_their_views(smoke, images):
         )
         assert row["as_abs"] == pytest.approx(np.median(np.abs(own["attribute_score"])))
         assert row["is_median"] == pytest.approx(np.median(own["image_score"]))
-        draws = [smoke.scored("lite0", draw) for draw in range(smoke.config.control_draws)]
+        draws = [tables.scored(smoke, "lite0", draw) for draw in range(smoke.config.control_draws)]
         drawn = [table[table["label"] == row["label"]] for table in draws]
         for name, column in (("as_abs", "attribute_score"), ("is_median", "image_score")):
             medians = [np.median(np.abs(part[f"{column}_control"])) for part in drawn]
@@ -307,7 +308,7 @@ def test_scores_of_classes_are_medians_of_their_views(smoke, images):
 
 def test_a_string_graph_is_the_mean_angle_before_and_after(smoke, by_hand):
     label, concepts = smoke.subjects["label"][0], ["horse", "snow", "kitchen"]
-    table = smoke.string_graph("lite0", label, concepts).set_index("concept")
+    table = classes.string_graph(smoke, "lite0", label, concepts).set_index("concept")
     rows = np.flatnonzero(
         (by_hand.table["label"] == label) & (by_hand.table["source"] == "stamp")
     )
@@ -322,11 +323,11 @@ def test_a_string_graph_is_the_mean_angle_before_and_after(smoke, by_hand):
         assert row["attribute_score"] == pytest.approx(before - after, abs=0.01)
         assert row["low"] <= row["attribute_score"] <= row["high"]
     with pytest.raises(SingError, match="Unknown class"):
-        smoke.string_graph("lite0", "no such thing")
+        classes.string_graph(smoke, "lite0", "no such thing")
 
 
 def test_accuracy_and_null_space_of_every_classifier(smoke):
-    table = smoke.accuracy()
+    table = tables.accuracy(smoke)
     assert table["model"].tolist() == ["lite0", "lite1", "lite2"]
     assert (table["right"] >= 18).all()
     assert (table["photos"] == 20).all()
@@ -341,7 +342,7 @@ def test_accuracy_and_null_space_of_every_classifier(smoke):
 
 def test_the_nearest_words_are_those_of_the_smallest_angles(smoke):
     z = smoke.embeddings[:2]
-    found = smoke.words(z, 3)
+    found = neighbours.words(smoke, z, 3)
     texts = smoke.space.encode_text([prompt_of(word) for word in smoke.vocabulary])
     for number in range(2):
         angles = degrees(z[number].double().numpy(), texts.double().numpy())
@@ -362,7 +363,7 @@ def test_the_vocabulary_has_every_word_once(smoke):
 
 def test_nearest_pictures_are_one_a_subject_and_never_the_own(smoke):
     own = smoke.pictures["subject"][0]
-    found = smoke.nearest(smoke.embeddings[:1], k=4, exclude=own)
+    found = neighbours.nearest(smoke, smoke.embeddings[:1], k=4, exclude=own)
     subjects = smoke.pictures.set_index("picture")["subject"][found["picture"]]
     assert subjects.is_unique
     assert own not in set(subjects)
@@ -426,7 +427,7 @@ def test_translators_of_another_tower_lead_into_its_space(smoke, other):
 
 
 def test_tables_of_another_tower_are_kept_apart(smoke, other, images):
-    found = other.images("lite1").set_index("picture")
+    found = tables.images(other, "lite1").set_index("picture")
     rows = np.flatnonzero(smoke.pictures["picture"].isin(found.index))
     f, spaces = smoke.features("lite1")[rows], smoke.spaces("lite1")
     z, moved = (
@@ -436,7 +437,7 @@ def test_tables_of_another_tower_are_kept_apart(smoke, other, images):
     expected = pd.Series(degrees(z, moved), smoke.pictures["picture"][rows])
     np.testing.assert_allclose(found["image_score"], expected[found.index], atol=1e-3)
     assert not np.allclose(
-        found["image_score"], smoke.images("lite1")["image_score"], atol=0.01
+        found["image_score"], tables.images(smoke, "lite1")["image_score"], atol=0.01
     )
 
 
@@ -449,23 +450,23 @@ def stored(study, name):
 
 
 def test_a_second_study_reads_the_same_tables(smoke, images):
-    models, before = smoke.models(), stored(smoke, "*")
+    models, before = tables.models(smoke), stored(smoke, "*")
     again = sing_nb.Study("smoke", progress=False)
-    pd.testing.assert_frame_equal(again.images("lite0"), images)
-    pd.testing.assert_frame_equal(again.models(), models)
+    pd.testing.assert_frame_equal(tables.images(again, "lite0"), images)
+    pd.testing.assert_frame_equal(tables.models(again), models)
     assert stored(smoke, "*") == before
 
 
 def test_what_one_does_to_a_table_does_not_stay(smoke, images):
-    table = smoke.images("lite0")
+    table = tables.images(smoke, "lite0")
     table["image_score"] = -1.0
-    pd.testing.assert_frame_equal(smoke.images("lite0"), images)
+    pd.testing.assert_frame_equal(tables.images(smoke, "lite0"), images)
 
 
 def test_overrides_give_other_results_in_other_files(smoke, images):
     before = stored(smoke, "images-lite0")
     other = sing_nb.Study("smoke", progress=False, temperature=2, control_draws=1, lambdas=[50])
-    found = other.images("lite0")
+    found = tables.images(other, "lite0")
     assert dataclasses.replace(smoke.config, temperature=2.0, control_draws=1, lambdas=[50.0]) == (
         other.config
     )
@@ -473,7 +474,7 @@ def test_overrides_give_other_results_in_other_files(smoke, images):
     after = stored(smoke, "images-lite0")
     assert before.items() <= after.items()
     again = sing_nb.Study("smoke", progress=False)
-    pd.testing.assert_frame_equal(again.images("lite0"), images)
+    pd.testing.assert_frame_equal(tables.images(again, "lite0"), images)
 
 
 def test_wrong_overrides_are_refused():
@@ -493,17 +494,17 @@ def test_the_scores_follow_from_the_seed_alone(smoke):
     # A bootstrap or a control that asked the global generators would differ.
     torch.manual_seed(1)
     fresh = sing_nb.Study("smoke", progress=False)
-    table = fresh._models()
-    pd.testing.assert_frame_equal(table, smoke.models(), check_dtype=False)
+    table = tables.model.__wrapped__(fresh, "lite1")
+    pd.testing.assert_frame_equal(table, tables.model(smoke, "lite1"), check_dtype=False)
 
 
 # --- excess over the control --------------------------------------------------------------------
 
 
 def test_excess_of_a_model_is_that_of_numpy(smoke):
-    scored = smoke.scored("lite0")
-    drawn = smoke.controls("lite0").set_index("picture")
-    table = smoke.models().query("model == 'lite0'").set_index(["quantity", "kind"])
+    scored = tables.scored(smoke, "lite0")
+    drawn = tables.controls(smoke, "lite0").set_index("picture")
+    table = tables.models(smoke).query("model == 'lite0'").set_index(["quantity", "kind"])
     kind = "null space removed"
     for name in ("image_score", "attribute_score"):
         mean = drawn.groupby("picture")[name].mean().loc[scored["picture"]].to_numpy()
@@ -523,23 +524,23 @@ def test_excess_of_a_model_is_that_of_numpy(smoke):
 
 
 def test_a_constant_translator_errs_by_the_angle_to_the_mean_of_the_others(smoke):
-    scored = smoke.scored("lite0")
+    scored = tables.scored(smoke, "lite0")
     z, fold = smoke.embeddings.double().numpy(), smoke.pictures["fold"].to_numpy()
     angles = []
     for row in smoke.rows(scored["picture"]):
         others = z[(fold != fold[row]) & (smoke.pictures["source"] != "photo").to_numpy()].mean(0)
         cosine = others @ z[row] / np.linalg.norm(others) / np.linalg.norm(z[row])
         angles.append(np.degrees(np.arccos(cosine)))
-    table = smoke.models().query("model == 'lite0' and quantity == 'translator_error'")
+    table = tables.models(smoke).query("model == 'lite0' and quantity == 'translator_error'")
     found = table.set_index("kind")["value"]
     assert found["constant"] == pytest.approx(np.median(angles))
 
 
 def test_intervals_of_a_class_draw_its_pictures(smoke):
     label = smoke.labels[0]
-    scored = smoke.scored("lite0").query("label == @label")
+    scored = tables.scored(smoke, "lite0").query("label == @label")
     values = scored["attribute_score"].to_numpy()
-    row = smoke.classes("lite0").set_index("label").loc[label]
+    row = tables.classes(smoke, "lite0").set_index("label").loc[label]
     drawn = np.random.default_rng(smoke.config.seed).integers(
         0, len(values), (smoke.config.bootstrap_draws, len(values)))
     low, high = np.quantile(np.median(values[drawn], axis=1), ends(len(values)))
@@ -552,7 +553,7 @@ def test_intervals_of_a_class_draw_its_pictures(smoke):
 
 
 def test_the_accuracy_on_photos_has_wilsons_interval(smoke):
-    row = smoke.accuracy().iloc[0]
+    row = tables.accuracy(smoke).iloc[0]
     n, share, z = row["photos"], row["share"], scipy.stats.norm.ppf(0.975)
     middle, half = share + z**2 / (2 * n), z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
     low, high = (middle - half) / (1 + z**2 / n), (middle + half) / (1 + z**2 / n)

@@ -20,6 +20,7 @@ import pytest
 import sing_nb
 from sing_nb import Study
 from sing_nb.study import comparison, steering
+from sing_nb.study import tables as study_tables
 
 ABOUT = {"model", "title", "label", "class", "concept"}
 CONTROL = re.compile(r"control|random|chance|constant|permuted|untouched", re.IGNORECASE)
@@ -29,16 +30,16 @@ EXEMPT = {
     "study.Study.subjects": "names of the subjects",
     "study.Study.stored": "keeps any table",
     "study.Study.with_thumbnails": "adds pictures to any table",
-    "study.Study.words": "words nearest to given embeddings",
+    "neighbours.words": "words nearest to given embeddings",
     "neighbours.around": "pictures nearest to given embeddings",
     "neighbours.looks": "pictures nearest to given embeddings",
-    "study.Study.nearest": "pictures nearest to given embeddings",
+    "neighbours.nearest": "pictures nearest to given embeddings",
     "comparison.paired_differences": "differences from ridge, which is the control",
     "asking.trials": "single trials with known answers, which trial_table summarises",
     "plants.plant_runs": "single planted runs, which score_table summarises",
     "plants.plant_power": "single planted runs, which power_table summarises",
-    "probe.trail": "one photo, along its own null part and along its control",
-    "probe.explored": "single photos, along every direction",
+    "pushes.trail": "one photo, along its own null part and along its control",
+    "pushes.explored": "single photos, along every direction",
 }
 FIGURES_EXEMPT = {
     "spectrum": "singular values of the weights: nothing is sampled",
@@ -150,8 +151,8 @@ def test_no_exemption_outlives_its_table():
 
 
 def test_the_walk_finds_the_tables_that_chapters_show():
-    shown = {"study.Study.models", "study.Study.classes", "study.Study.string_graph",
-             "classes.concept_excess", "towers.pair_table", "truncation.truncated_heads",
+    shown = {"tables.models", "tables.classes", "classes.string_graph",
+             "classes.concept_excess", "joint_spaces.pair_table", "truncation.truncated_heads",
              "robustness.group_accuracies", "steering.contrasts"}
     assert shown <= set(TABLES) - set(EXEMPT)
 
@@ -230,7 +231,7 @@ def test_the_walk_fails_on_a_figure_without(row, missing):
 
 
 def test_intervals_of_tables_lie_around_their_values(smoke):
-    for table in (smoke.models(), smoke.classes("lite0").rename(columns={
+    for table in (study_tables.models(smoke), study_tables.classes(smoke, "lite0").rename(columns={
             "as_low": "quarter", "as_high": "three quarters"})):
         for low in (name for name in table if re.fullmatch(r"(.+_)?low", name)):
             known = np.isfinite(table[low])

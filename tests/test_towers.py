@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from conftest import ends
 
+from sing_nb.study import tables
 from sing_nb.study.joint_spaces import pair_table, space_table
 
 ALL = ["lite0", "lite1", "lite2"]
@@ -21,7 +22,7 @@ def pairs(fresh, smoke):
 
 
 def ratio(study, model):
-    scored = study.scored(model)
+    scored = tables.scored(study, model)
     return scored["image_score"].median() / scored["attribute_score"].abs().median()
 
 
@@ -50,7 +51,7 @@ def test_titles_do_not_depend_on_the_space(spaces):
 def test_the_own_space_of_the_study_is_one_of_them(spaces, smoke):
     own = spaces[spaces["joint"] == "lite2"].reset_index(drop=True)
     columns = ["model", "role", "quantity", "kind", "value", "low", "high"]
-    pd.testing.assert_frame_equal(own[columns], smoke.models()[columns])
+    pd.testing.assert_frame_equal(own[columns], tables.models(smoke)[columns])
 
 
 def test_scores_are_of_the_space_and_the_classifier_that_they_stand_for(spaces, smoke):
@@ -88,7 +89,7 @@ def test_differences_are_second_minus_first_in_the_pairs_space(pairs, smoke):
 
 def test_intervals_are_paired_over_subjects(pairs, smoke):
     space = smoke.in_space("lite0")
-    one, two = (space.scored(name).sort_values("picture") for name in ("lite1", "lite2"))
+    one, two = (tables.scored(space, name).sort_values("picture") for name in ("lite1", "lite2"))
     assert one["picture"].tolist() == two["picture"].tolist()
     names, subjects = sorted(set(one["subject"])), one["subject"].to_numpy()
     rng, found = np.random.default_rng(space.config.seed), []

@@ -19,6 +19,7 @@ from sing_nb.checks.truncation import (
 from sing_nb.errors import SingError
 from sing_nb.method.nullspace import HeadSpaces
 from sing_nb.models.classifier import model_names
+from sing_nb.study import tables
 
 
 def degrees(a, b):
@@ -44,7 +45,7 @@ class ByHand:
     """Null removal for the best approximation of Lite0's head, in NumPy."""
 
     def __init__(self, plain, smoke, rank):
-        scored = smoke.scored("lite0")
+        scored = tables.scored(smoke, "lite0")
         self.rows = plain.table.index[plain.table["picture"].isin(scored["picture"])].to_numpy()
         self.truth = plain.table["class_index"].to_numpy()[self.rows]
         self.subjects = plain.table["subject"].to_numpy()[self.rows]
@@ -149,14 +150,14 @@ def test_intervals_come_from_whole_subjects(table, plain, smoke):
 
 
 def test_the_head_as_it_is_has_the_scores_of_the_models(table, smoke):
-    models = smoke.models().query("model == 'lite0'").set_index(["kind", "quantity"])["value"]
+    models = tables.models(smoke).query("model == 'lite0'").set_index(["kind", "quantity"])["value"]
     for kind in ("null space removed", "random control"):
         for name in ("image_score", "attribute_score", "ratio"):
             found = quantity(table, 1000, kind, name)
             assert found["value"] == pytest.approx(models[kind, name], rel=1e-5)
 
 
-def test_a_head_without_null_space_is_scored_only_when_cut(fresh, smoke):
+def test_a_head_without_null_space_is_scored_only_when_cut(fresh, smoke, monkeypatch):
     # 12 classes read 6 features: nothing is invisible before two directions are cut.
     rng = np.random.default_rng(0)
     weight = torch.tensor(rng.standard_normal((12, 6)), dtype=torch.float32)
@@ -167,6 +168,8 @@ def test_a_head_without_null_space_is_scored_only_when_cut(fresh, smoke):
     classifier = SimpleNamespace(
         head=SimpleNamespace(weight=weight), logits=lambda f: f @ weight.T
     )
+    counted = tables.scored(smoke, "lite0")
+    monkeypatch.setattr(tables, "scored", lambda study, model: counted)
     table = truncated_heads(
         fresh(
             classifier=lambda model: classifier, features=lambda model: features,
@@ -190,7 +193,7 @@ def test_ranks_that_cut_nothing_are_refused(fresh):
 
 
 def test_accuracy_goes_by_what_is_right_for_the_classifier(fresh, smoke):
-    rows = smoke.rows(smoke.scored("lite0")["picture"])
+    rows = smoke.rows(tables.scored(smoke, "lite0")["picture"])
     winner = smoke.logits("lite0").argmax(1).numpy()
     truth = np.full(len(winner), -1)
     truth[rows] = winner[rows]

@@ -8,7 +8,7 @@ import pytest
 
 from sing_nb import widgets
 from sing_nb.book.figures import show
-from sing_nb.study import pushes
+from sing_nb.study import pushes, tables
 
 MODEL = "lite0"
 
@@ -54,8 +54,8 @@ def state(explorer):
 
 
 def test_it_opens_with_the_null_part_removed(smoke, explorer):
-    wanted = smoke.images(MODEL).set_index("picture").loc[explorer.photo.value]
-    control = smoke.controls(MODEL).query("draw == 0").set_index("picture").loc[wanted.name]
+    wanted = tables.images(smoke, MODEL).set_index("picture").loc[explorer.photo.value]
+    control = tables.controls(smoke, MODEL).query("draw == 0").set_index("picture").loc[wanted.name]
     shown = cells(explorer.numbers)
     assert [number(text) for text in shown["Image Score"]] == pytest.approx(
         [wanted["image_score"], control["image_score"]], abs=0.051)
@@ -271,11 +271,11 @@ def test_a_clip_like_study_is_explored(mini):
 def test_the_counterpart_holds_the_answers(smoke, counterpart):
     spec = counterpart.to_dict()
     assert "towards “an image of a jellyfish”" in str(spec["params"])
-    tables = sorted(spec["datasets"].values(), key=len)
-    rows = next(table for table in tables if table and "turn" in table[0])
-    pictures = next(table for table in tables if table and "image" in table[0])
+    parts = sorted(spec["datasets"].values(), key=len)
+    rows = next(table for table in parts if table and "turn" in table[0])
+    pictures = next(table for table in parts if table and "image" in table[0])
     assert len({row["picture"] for row in pictures}) == len(pictures)
-    wanted = smoke.images(MODEL).set_index("picture").loc["photo-00"]
+    wanted = tables.images(smoke, MODEL).set_index("picture").loc["photo-00"]
     row = next(
         row for row in rows
         if row["way"] == "remove the null part" and row["step"] == 1

@@ -10,6 +10,7 @@ import pytest
 import sing_nb
 from sing_nb import widgets
 from sing_nb.models.prompts import prompt
+from sing_nb.study import classes, tables
 from sing_nb.widgets import ConceptExplorer, ModelComparer
 
 WORDS = ["sand", "fish", "birthday cake", "snow"]
@@ -64,7 +65,7 @@ def test_typed_words_get_their_scores(concepts, smoke, plain):
 
 
 def test_whether_random_removals_do_the_same_is_said(smoke):
-    table = smoke.string_graph("lite0", smoke.labels[0], WORDS)
+    table = classes.string_graph(smoke, "lite0", smoke.labels[0], WORDS)
     best = table["strength"].idxmin()
     for beyond, words in ((1.0, "more than under every one of 2"), (0.5, "1 of 2 random removals")):
         table.loc[best, "beyond"] = beyond
@@ -75,7 +76,7 @@ def test_class_and_classifier_are_chosen(concepts, smoke):
     other = next(label for label in concepts.label.options if label != concepts.label.value)
     concepts.label.value = other
     concepts.model.value = "lite1"
-    expected = smoke.string_graph("lite1", other, WORDS)
+    expected = classes.string_graph(smoke, "lite1", other, WORDS)
     shown = rows(concepts.chart)
     assert set(shown["title"]) == {smoke.title("lite1")}
     for column in ("before", "after", "low", "high", "attribute_score_control", "control_low"):
@@ -122,21 +123,11 @@ def test_unknown_names_are_said_and_there_is_an_answer(smoke):
 
 def test_words_one_by_one_are_words_together(smoke):
     label = smoke.labels[1]
-    together = smoke.string_graph("lite1", label, WORDS).set_index("concept")
+    together = classes.string_graph(smoke, "lite1", label, WORDS).set_index("concept")
     for word in WORDS:
-        one = smoke.string_graph("lite1", label, [word]).set_index("concept")
+        one = classes.string_graph(smoke, "lite1", label, [word]).set_index("concept")
         columns = together.columns.drop("strength")
         pd.testing.assert_frame_equal(one[columns], together.loc[[word], columns])
-
-
-def test_states_of_few_classes_are_kept(smoke, monkeypatch):
-    monkeypatch.setattr(sing_nb.study.study, "KEPT_CLASSES", 2)
-    monkeypatch.setattr(smoke, "_states", {})
-    first = smoke.string_graph("lite0", smoke.labels[0], WORDS)
-    for label in smoke.labels[1:4]:
-        smoke.string_graph("lite0", label, WORDS)
-    assert [label for _, label in smoke._states] == smoke.labels[2:4]
-    pd.testing.assert_frame_equal(smoke.string_graph("lite0", smoke.labels[0], WORDS), first)
 
 
 def test_the_page_gets_a_chart_of_several_classes(concepts, smoke):
@@ -166,11 +157,11 @@ def comparer(smoke):
 
 def medians(smoke, model, suffix):
     """Median IS and |AS| of a classifier's scored pictures; of a control, one column a draw."""
-    table = smoke.images(model)
+    table = tables.images(smoke, model)
     table = table[(table["source"] == "stamp") & (table["class_index"] >= 0)]
     if not suffix:
         return np.median(table[["image_score", "attribute_score"]].abs(), axis=0)[:, None]
-    drawn = smoke.controls(model)
+    drawn = tables.controls(smoke, model)
     drawn = drawn[drawn["picture"].isin(table["picture"])].assign(
         size=lambda t: t["attribute_score"].abs())
     return drawn.groupby("draw")[["image_score", "size"]].median().to_numpy().T
@@ -185,7 +176,7 @@ def test_two_classifiers_are_compared(comparer, smoke, measure, kind):
         size, towards = medians(smoke, model, "control" if "control" in kind else "")
         score = {"image_score": size, "attribute_score": towards, "ratio": size / towards}
         values.append(score[measure].mean())
-    found = smoke.model_difference("lite0", "lite1", measure, kind)
+    found = tables.model_difference(smoke, "lite0", "lite1", measure, kind)
     assert found["value"] == pytest.approx(values[1] - values[0], abs=1e-5)
     assert found["low"] <= found["value"] <= found["high"]
     numbers = said(comparer.numbers).replace("\N{MINUS SIGN}", "-")
@@ -193,7 +184,7 @@ def test_two_classifiers_are_compared(comparer, smoke, measure, kind):
     for model, value in zip(("lite0", "lite1"), values):
         assert f"{value:.2f}" in numbers
         assert smoke.title(model) in numbers
-        error = smoke.scored(model)["translator_error"].median()
+        error = tables.scored(smoke, model)["translator_error"].median()
         assert f"{error:.1f}° (" in numbers
     assert set(rows(comparer.chart)["quantity"]) == {measure}
     together = found["low"] <= 0 <= found["high"]
@@ -207,7 +198,7 @@ def test_two_classifiers_are_compared(comparer, smoke, measure, kind):
 ])
 def test_what_is_compared_has_a_name(smoke, asked, words):
     with pytest.raises(sing_nb.SingError, match=re.escape(words)):
-        smoke.model_difference("lite0", "lite1", *asked)
+        tables.model_difference(smoke, "lite0", "lite1", *asked)
 
 
 @pytest.mark.parametrize(("difference", "words"), [

@@ -42,22 +42,24 @@ def tables(study: Study, model: str | None) -> None:
     """Score tables of one classifier, or those that compare all of them."""
     if model:
         from ..study.robustness import group_probabilities
+        from ..study.tables import images
 
-        study.images(model)
+        images(study, model)
         group_probabilities(study, model)
         return
     from ..checks.truncation import truncated_heads
     from ..study.joint_spaces import pair_table, space_table
+    from ..study.tables import accuracy, models
 
-    study.models()
-    study.accuracy()
-    for table in (space_table, pair_table, truncated_heads):
+    for table in (models, accuracy, space_table, pair_table, truncated_heads):
         table(study)
 
 
 def space(study: Study, space: str) -> None:
     """The comparison of classifiers in another joint space."""
-    study.in_space(space).models()
+    from ..study.tables import models
+
+    models(study.in_space(space))
 
 
 def controls(study: Study, model: str) -> None:

@@ -170,7 +170,7 @@ def class_violins(
     Parameters
     ----------
     tables : dict
-        For each classifier's title: rows of ``Study.scored``.
+        For each classifier's title: rows of ``tables.scored``.
     shown : int, optional
         Classes at each end of the order, parted by a dashed line; all classes by default.
     row : int
@@ -178,7 +178,7 @@ def class_violins(
     most : int, optional
         Of more classes, this many evenly over the order.
     scores : dict, optional
-        For each title rows of ``Study.classes``, for intervals of the medians and of the excess.
+        For each title rows of ``tables.classes``, for intervals of the medians and of the excess.
     """
     shapes, middles, names = [], [], []
     fields = {"low": "as_median_low", "high": "as_median_high", "e": "as_excess",
@@ -251,7 +251,7 @@ def string_graph(table: pd.DataFrame, extremes: int | None = None) -> alt.LayerC
     Parameters
     ----------
     table : pandas.DataFrame
-        ``Study.string_graph`` of several classes and classifiers, with ``label`` and ``title``;
+        ``classes.string_graph`` of several classes and classifiers, with ``label`` and ``title``;
         where there are several, menus choose.
     extremes : int, optional
         Show this many concepts of largest ``|AS|``, and below a dashed line as many of smallest;
@@ -276,7 +276,7 @@ def concept_explorer(table: pd.DataFrame) -> alt.LayerChart:
     Parameters
     ----------
     table : pandas.DataFrame
-        ``Study.string_graph`` of several classes and classifiers, with ``label`` and ``title``.
+        ``classes.string_graph`` of several classes and classifiers, with ``label`` and ``title``.
     """
     count = int(table["concept"].nunique())
     most = alt.param(name="most", value=min(12, count), bind=alt.binding_range(

@@ -18,7 +18,8 @@ from torch.nn.functional import normalize
 
 from ..method.metrics import scores
 from ..method.steer import matched_removal
-from ..study.study import KINDS, Study
+from ..study.study import Study
+from ..study.tables import KINDS
 from .controls import chosen_lambdas, frame, kernel_map, principal_first
 
 __all__ = [
@@ -387,7 +388,7 @@ def version_table(study: Study) -> pd.DataFrame:
         versions in two stages a random subspace took the null space's place when they were
         fitted), quantity (``image_score``, ``attribute_score``: medians of IS and of the size of
         AS, degrees), value, low, high (95 %, cluster bootstrap over subjects). Pictures as in
-        ``Study.models``.
+        ``tables.models``.
     """
     return study.stored(
         _name(study, "versions"), lambda: _version_table(study), *study.config.everyone)

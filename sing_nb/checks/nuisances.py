@@ -27,6 +27,7 @@ import pandas as pd
 import torch
 
 from ..errors import SingError
+from ..study import tables
 from ..study.study import Study
 from .intervals import cluster_bootstrap
 
@@ -142,21 +143,21 @@ def _sums(
     first = np.unique(blocks, return_index=True)[1]
     squares = [np.bincount(clusters, np.square(v).sum(1), count) for v in (values, inner)]
 
-    tables = {name: _centred(table, blocks) for name, table in factors.items()}
-    tables = {name: table for name, table in tables.items() if np.abs(table).max() > 1e-9}
-    ends = np.cumsum([0, *(table.shape[1] for table in tables.values())])
-    columns = {name: slice(*pair) for name, pair in zip(tables, itertools.pairwise(ends))}
-    x = np.hstack([*tables.values(), np.empty((n, 0))])
+    parts = {name: _centred(table, blocks) for name, table in factors.items()}
+    parts = {name: table for name, table in parts.items() if np.abs(table).max() > 1e-9}
+    ends = np.cumsum([0, *(table.shape[1] for table in parts.values())])
+    columns = {name: slice(*pair) for name, pair in zip(parts, itertools.pairwise(ends))}
+    x = np.hstack([*parts.values(), np.empty((n, 0))])
     crossed, answers = np.zeros((count, *2 * x.shape[1:])), np.zeros((count, x.shape[1], m))
-    own = {name: np.zeros(count) for name in tables}
+    own = {name: np.zeros(count) for name in parts}
     for cluster in range(count):
         rows = clusters == cluster
         crossed[cluster] = x[rows].T @ x[rows]
         answers[cluster] = x[rows].T @ inner[rows]
     for block in range(blocks.max() + 1) if own else ():
         rows = blocks == block
-        for name, table in tables.items():
-            held = [tables[other][rows] for other in PLANNED if other in tables and other != name]
+        for name, table in parts.items():
+            held = [parts[other][rows] for other in PLANNED if other in parts and other != name]
             held = np.hstack([*held, np.empty((rows.sum(), 0))])
             own[name][clusters[first[block]]] += _own(inner[rows], table[rows], held)
     return _Sums(
@@ -234,8 +235,8 @@ def _parts(study: Study, model: str) -> dict[tuple[str, str], list[np.ndarray]]:
     f, spaces = study.features(model)[rows].double(), study.spaces(model)
     null = spaces.null(f)
     picture = study.pictures["picture"].to_numpy()[rows]
-    table = study.images(model).set_index("picture").loc[picture]
-    control = study.by_draw(model, "image_score", picture)
+    table = tables.images(study, model).set_index("picture").loc[picture]
+    control = tables.by_draw(study, model, "image_score", picture)
     score = table[["image_score"]].to_numpy()
     return {
         ("features", "null space"): [null.numpy()],

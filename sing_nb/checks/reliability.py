@@ -16,7 +16,9 @@ import torch
 from ..errors import SingError
 from ..method.metrics import scores
 from ..method.translator import RidgeFitter, Translator
-from ..study.study import KINDS, Study
+from ..study import tables
+from ..study.study import Study
+from ..study.tables import KINDS
 from .intervals import deal
 
 __all__ = ["agreement_icc", "grouped_icc", "model_reliability", "translator_spread"]
@@ -170,13 +172,13 @@ def _spread(study: Study, model: str) -> pd.DataFrame:
             f"A spread needs at least 2 deals of the subjects and 2 random subspaces; the profile "
             f"has redeals {study.config.redeals} and control_draws {study.config.control_draws}."
         )
-    scored = study.scored(model)
+    scored = tables.scored(study, model)
     rows = study.rows(scored["picture"])
     f, text = study.features(model)[rows], study.text(scored["label"])
     states = [f, study.spaces(model).remove_null(f), *study.random_removals(model, f)]
     always = study.fitter(model, study.pictures["source"] == "clipart")
     lam = study.fitted(model)[-1].card["lambda"]
-    tables = []
+    parts = []
     for number in range(study.config.redeals):
         group = _deal(study, number)
         fold = group[rows] // 2
@@ -190,8 +192,8 @@ def _spread(study: Study, model: str) -> pd.DataFrame:
                 table[column] = drawn[0].numpy()
                 table[f"{column}_control"] = drawn[2:].mean(0).numpy()
                 table[f"{column}_other"] = drawn[1].numpy()
-            tables.append(table)
-    return pd.concat(tables, ignore_index=True)
+            parts.append(table)
+    return pd.concat(parts, ignore_index=True)
 
 
 def _by_fold(maps: dict, part: int, fold: np.ndarray, f: torch.Tensor) -> torch.Tensor:
@@ -318,7 +320,7 @@ def _icc_of_sums(
 
 def _over_pictures(study: Study, model: str) -> list[dict]:
     """Of classes over their pictures, with the study's own translators."""
-    table, first = study.scored(model), study.scored(model, draw=0)
+    table, first = tables.scored(study, model), tables.scored(study, model, draw=0)
     draws = study.config.control_draws
     for name in ("image_score", "attribute_score"):
         one = first[f"{name}_control"]

@@ -17,6 +17,7 @@ from ..method.metrics import scores as both_scores
 from ..method.nullspace import HeadSpaces
 from ..method.steer import matched_removal
 from ..models.classifier import model_names
+from ..study import tables
 from ..study.profile import unknown
 from ..study.study import Study
 from .intervals import excess, random_basis
@@ -63,7 +64,7 @@ def truncated_heads(study: Study, ranks: Sequence[int] = RANKS) -> pd.DataFrame:
 
 
 def _truncated(study: Study, ranks: Sequence[int]) -> pd.DataFrame:
-    tables = []
+    parts = []
     for model in study.config.everyone:
         whole = study.spaces(model)
         full = whole.rank
@@ -75,12 +76,12 @@ def _truncated(study: Study, ranks: Sequence[int]) -> pd.DataFrame:
         for rank in [full, *(rank for rank in ranks if rank < full)]:
             spaces = whole.truncated(rank)
             if spaces.null_dim:
-                tables.append(_one_head(study, model, spaces))
-    return pd.concat(tables, ignore_index=True)
+                parts.append(_one_head(study, model, spaces))
+    return pd.concat(parts, ignore_index=True)
 
 
 def _one_head(study: Study, model: str, spaces: HeadSpaces) -> pd.DataFrame:
-    scored = study.scored(model)
+    scored = tables.scored(study, model)
     rows = study.rows(scored["picture"])
     f, clf = study.features(model)[rows], study.classifier(model)
     text = study.text(scored["label"])
@@ -191,7 +192,7 @@ def _curves(study: Study) -> pd.DataFrame:
     found = [_removals(study, model, frames[model][0], removed[model]) for model in everyone]
     score, control = (np.stack([one[part] for one in found], axis=at)
                       for part, at in (("score", 1), ("control", 2)))
-    subjects = study.scored(everyone[0])["subject"]
+    subjects = tables.scored(study, everyone[0])["subject"]
     ends = excess(score, control, subjects, _kinds, draws=study.config.bootstrap_draws,
                   seed=study.config.seed, of_medians=True)
     rows = []
@@ -252,7 +253,7 @@ def _removals(
         (n, draws, 3, sizes), the same of random subspaces; ``share`` (n, sizes), share of the
         squared length that goes.
     """
-    scored = study.scored(model)
+    scored = tables.scored(study, model)
     rows = study.rows(scored["picture"])
     f, clf = study.features(model)[rows].double(), study.classifier(model)
     text, weight = study.text(scored["label"]), clf.head.weight.double().cpu()
@@ -349,7 +350,8 @@ def _paper_sizes(study: Study, model: str) -> pd.DataFrame:
         kinds = _kinds(score, control)
         return np.stack([kinds, kinds - kinds[..., smallest]], axis=1)
 
-    ends = excess(found["score"], found["control"], study.scored(model)["subject"], statistic,
+    subjects = tables.scored(study, model)["subject"]
+    ends = excess(found["score"], found["control"], subjects, statistic,
                   draws=study.config.bootstrap_draws, seed=study.config.seed, of_medians=True)
     names, gaps = ("value", "low", "high"), ("gap", "gap_low", "gap_high")
     table = pd.DataFrame([

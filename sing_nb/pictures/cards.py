@@ -441,13 +441,15 @@ def study_card(study: Any, model: str, *, command: str = "") -> dict:
         held-out angle in degrees with its 95 % interval, and the same of a ``constant``; ``seed``,
         ``settings``, ``versions``, ``date`` (UTC) and ``command``.
     """
+    from ..study import tables  # here: that is a floor above
+
     config, spaces = study.config, study.spaces(model)
     lambdas = [_finite(fitted.card.get("lambda")) for fitted in study.translators(model)]
     return {
         "model": model, "classifier": _classifier(study, model, spaces), "data": _data(study),
         "joint_space": config.joint_space, "tower": config.tower,
         "translator": "published" if config.published_translators else config.translator,
-        "lambda": lambdas[-1], "lambdas": lambdas[:-1], "error": _error(study.model(model)),
+        "lambda": lambdas[-1], "lambdas": lambdas[:-1], "error": _error(tables.model(study, model)),
         "seed": config.seed, "settings": {
             key: value for key, value in dataclasses.asdict(config).items()
             if key not in ("expected", "about")
@@ -484,7 +486,7 @@ def _data(study: Any) -> dict:
 
 
 def _error(rows: pd.DataFrame) -> dict:
-    """Held-out angles of :meth:`Study.model`, degrees."""
+    """Held-out angles of :func:`sing_nb.study.tables.model`, degrees."""
     found = rows[rows["quantity"] == "translator_error"].set_index("kind")
     names = {"held out": "", "constant": "constant_"}
     return {"unit": "degrees"} | {

@@ -18,8 +18,10 @@ from ..checks.reliability import REDEALT, model_reliability
 from ..errors import SingError
 from ..pictures.images import BACKGROUNDS
 from ..progress import Progress
+from ..study import tables as study_tables
 from ..study.photos import photo_cards, word_changes
-from ..study.study import KINDS, Study
+from ..study.study import Study
+from ..study.tables import KINDS
 from .asking import THRESHOLD, THRESHOLD_HIGH, VERDICTS, factors
 from .asking import ask as answers
 from .finetune import grouped_classifier
@@ -105,10 +107,10 @@ def tables(
           where labels are no classes) with ``_low``, ``_high``, ``named`` (pictures that have a
           right answer), ``pictures`` and ``subjects``.
         - ``spectrum``: index (from 1), value, of singular values that are not zero.
-        - ``scores``: as ``Study.models``.
+        - ``scores``: as ``tables.models``.
         - ``difference``: what the second classifier's scores are minus the first's: quantity,
           kind, value, low, high (degrees; of ratios a number).
-        - ``classes``: as ``Study.classes``, with ``rank`` by the excess of the Image Score and
+        - ``classes``: as ``tables.classes``, with ``rank`` by the excess of the Image Score and
           ``verdict`` (more than chance, less than chance, cannot be told).
         - ``concepts``, ``asked``: as `asking.ask`; first what is ignored, then what
           is kept, and what cannot be told last, each the most hidden first.
@@ -127,7 +129,7 @@ def tables(
     return {
         "head": pd.DataFrame([_head(study, name) for name in models]),
         "spectrum": pd.concat([_spectrum(study, name) for name in models], ignore_index=True),
-        "scores": pd.concat([_who(study, name, study.model(name)) for name in models],
+        "scores": pd.concat([_who(study, name, study_tables.model(study, name)) for name in models],
                             ignore_index=True),
         "difference": _difference(study, model, beside),
         "classes": _classes(study, model),
@@ -148,7 +150,8 @@ def _who(study: Study, model: str, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _head(study: Study, model: str) -> dict[str, object]:
-    clf, spaces, table = study.classifier(model), study.spaces(model), study.scored(model)
+    clf, spaces = study.classifier(model), study.spaces(model)
+    table = study_tables.scored(study, model)
     values, subjects = spaces.singular_values, table["subject"]
     share = study.interval(table["null_share"].to_numpy(), subjects)
     known = table[table["correct"].notna()]
@@ -184,14 +187,14 @@ def _spectrum(study: Study, model: str) -> pd.DataFrame:
 def _difference(study: Study, model: str, beside: str) -> pd.DataFrame:
     records = [
         {"quantity": quantity, "kind": kind}
-        | study.model_difference(beside, model, quantity, kind)
+        | study_tables.model_difference(study, beside, model, quantity, kind)
         for quantity in QUANTITIES for kind in KINDS
     ] if beside else []
     return pd.DataFrame(records, columns=["quantity", "kind", "value", "low", "high"])
 
 
 def _classes(study: Study, model: str) -> pd.DataFrame:
-    table = study.classes(model)
+    table = study_tables.classes(study, model)
     table = table.sort_values("is_excess", ascending=False, kind="stable", ignore_index=True)
     beyond = np.select(
         [table["is_excess_low"] > 0, table["is_excess_high"] < 0],
@@ -219,7 +222,8 @@ def _ranked(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def _photos(study: Study, model: str) -> pd.DataFrame:
-    table = study.scored(model).sort_values("image_score", ascending=False, kind="stable")
+    table = study_tables.scored(study, model)
+    table = table.sort_values("image_score", ascending=False, kind="stable")
     names = table.drop_duplicates("subject")["picture"].tolist()[:PHOTOS]
     cards = photo_cards(study, model, names)
     words = word_changes(study, model, names, WORDS)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -16,14 +17,16 @@ import torch
 
 from ..checks.intervals import cluster_means, excess_test
 from ..method.metrics import pairwise_angle
+from . import tables
+from .profile import unknown
 from .study import Study
 
-__all__ = ["class_pictures", "concept_excess"]
+__all__ = ["class_pictures", "concept_angles", "concept_excess", "string_graph"]
 
 
 def _spread_classes(study: Study, most: int) -> list[str]:
     """At most so many classes, evenly over their order by the first classifier's median AS."""
-    scored = study.scored(study.config.everyone[0])
+    scored = tables.scored(study, study.config.everyone[0])
     order = scored.groupby("label")["attribute_score"].median().sort_values(kind="stable").index
     places = np.linspace(0, len(order) - 1, min(most, len(order))).round().astype(int)
     return order[places].tolist()
@@ -52,13 +55,13 @@ def class_pictures(study: Study, most: int = 20, each: int = 12) -> pd.DataFrame
         "label", "picture", "attribute_score", "image_score", "attribute_score_control",
         "image_score_control", "translator_error",
     ]
-    tables = []
+    parts = []
     for model in study.config.everyone:
-        scored = study.scored(model, draw=0)[columns]
+        scored = tables.scored(study, model, draw=0)[columns]
         own = scored[scored["label"].isin(chosen)].groupby("label").head(each)
         own = own.sort_values("label", key=lambda names: names.map(chosen.index), kind="stable")
-        tables.append(own.assign(model=model, title=study.title(model)))
-    return pd.concat(tables, ignore_index=True)
+        parts.append(own.assign(model=model, title=study.title(model)))
+    return pd.concat(parts, ignore_index=True)
 
 
 def _concept_moves(
@@ -67,7 +70,7 @@ def _concept_moves(
     """Each classifier, its pictures of the classes, their AS (n, k) and controls (n, draws, k)."""
     text = study.text(concepts)
     for model in study.config.everyone:
-        scored = study.scored(model)
+        scored = tables.scored(study, model)
         scored = scored[scored["label"].isin(chosen)]
         rows = study.rows(scored["picture"])
         f = study.features(model)[rows]
@@ -119,7 +122,7 @@ def concept_excess(
 
 
 def _concept_excess(study: Study, concepts: list[str], most: int, draws: int) -> pd.DataFrame:
-    chosen, tables = _spread_classes(study, most), []
+    chosen, parts = _spread_classes(study, most), []
     how = {"draws": study.config.bootstrap_draws, "seed": study.config.seed}
     for model, scored, moved, other in _concept_moves(study, concepts, chosen, draws):
         rows = [np.flatnonzero(scored["subject"] == name) for name in scored["subject"].unique()]
@@ -127,7 +130,7 @@ def _concept_excess(study: Study, concepts: list[str], most: int, draws: int) ->
         subjects = np.arange(len(rows))
         score, beyond = cluster_means(moved, subjects, **how), study.excess(moved, other, subjects)
         p = excess_test(moved, other, subjects, **how)
-        tables.append(pd.DataFrame({
+        parts.append(pd.DataFrame({
             "model": model, "title": study.title(model), "concept": concepts,
             "subjects": len(rows), "draws": draws, "value": score.estimate, "low": score.low,
             "high": score.high, "control": other.mean((0, 1)), "excess": beyond["value"],
@@ -137,4 +140,72 @@ def _concept_excess(study: Study, concepts: list[str], most: int, draws: int) ->
                 else np.nan
             ),
         }))
-    return pd.concat(tables, ignore_index=True)
+    return pd.concat(parts, ignore_index=True)
+
+
+def concept_angles(
+    study: Study, model: str, label: str, concepts: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Angles from a class's pictures to concepts: before, after null removal, and controls.
+
+    The first two are (views, concepts), degrees; the controls (draws, views, concepts).
+    """
+    label, known = study.label(label), set(study.labels)
+    if label not in known:
+        raise unknown("class", label, known)
+    text = study.text(concepts)
+    angles = [pairwise_angle(z, text).numpy() for z in _class_states(study, model, label)]
+    return angles[0], angles[1], np.stack(angles[2:])
+
+
+@lru_cache(maxsize=64)  # some 100 kB each; what is asked next is often the same class
+def _class_states(study: Study, model: str, label: str) -> tuple[torch.Tensor, ...]:
+    """Translated features (views, d) of a class: before, after null removal, each control."""
+    rows = np.flatnonzero((study.pictures["label"] == label).to_numpy() & study.is_scored)
+    f = study.features(model)[rows]
+    states = [f, study.spaces(model).remove_null(f), *study.random_removals(model, f)]
+    return tuple(study.translate(model, state, rows) for state in states)
+
+
+def string_graph(
+    study: Study, model: str, label: str, concepts: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """Angles from a class's pictures to concepts, before and after null removal.
+
+    Parameters
+    ----------
+    study : Study
+    model : str
+    label : str
+        Label of a subject, or another name of its class.
+    concepts : sequence of str, optional
+        Those of ``data/concepts.yaml`` by default.
+
+    Returns
+    -------
+    pandas.DataFrame
+        From near to far: concept, ``before`` and ``after`` (mean angle), ``attribute_score``
+        (before - after), its ``low`` and ``high`` (over views: of this subject only),
+        ``attribute_score_control`` (mean over random subspaces) with ``control_low`` and
+        ``control_high`` (smallest and largest of them), ``beyond`` (share of the random subspaces
+        whose ``|AS|`` is smaller), ``excess`` (AS minus the mean control) with ``excess_low`` and
+        ``excess_high`` (over views and random subspaces) and ``strength`` (place by ``|AS|``,
+        1 = strongest).
+    """
+    concepts = list(concepts or study.concepts)
+    before, after, other = concept_angles(study, model, label, concepts)
+    views, moved = np.arange(len(before)), before - after
+    c, shifts = study.config, before - other
+    score = cluster_means(moved, views, draws=c.bootstrap_draws, seed=c.seed)
+    beyond = study.excess(moved, shifts.swapaxes(0, 1), views)
+    control = shifts.mean(1)
+    table = pd.DataFrame({
+        "concept": concepts, "before": before.mean(0), "after": after.mean(0),
+        "attribute_score": score.estimate, "low": score.low, "high": score.high,
+        "attribute_score_control": control.mean(0), "control_low": control.min(0),
+        "control_high": control.max(0),
+        "beyond": np.mean(np.abs(control) < np.abs(score.estimate), axis=0),
+        "excess": beyond["value"], "excess_low": beyond["low"], "excess_high": beyond["high"],
+    })
+    table["strength"] = table["attribute_score"].abs().rank(ascending=False, method="first")
+    return table.sort_values("before").reset_index(drop=True)

@@ -11,6 +11,7 @@ from itertools import combinations
 
 import pandas as pd
 
+from . import tables
 from .study import Study
 
 __all__ = ["pair_table", "space_table"]
@@ -22,20 +23,20 @@ def space_table(study: Study) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        Rows of ``Study.models`` with ``joint`` (the space), ``space`` (its title) and
+        Rows of ``tables.models`` with ``joint`` (the space), ``space`` (its title) and
         ``circular`` (the classifier built this space itself).
     """
     return study.stored("space-table", lambda: _space_table(study), *study.config.everyone)
 
 
 def _space_table(study: Study) -> pd.DataFrame:
-    tables = []
+    parts = []
     for joint in study.config.spaces:
-        table = study.in_space(joint).models()
+        table = tables.models(study.in_space(joint))
         table["joint"], table["space"] = joint, study.space_title(joint)
         table["title"] = table["model"].map(lambda name: study.classifier(name).title)
-        tables.append(table.assign(circular=table["model"] == joint))
-    return pd.concat(tables, ignore_index=True)
+        parts.append(table.assign(circular=table["model"] == joint))
+    return pd.concat(parts, ignore_index=True)
 
 
 def pair_table(study: Study) -> pd.DataFrame:
@@ -62,10 +63,10 @@ def _pair_table(study: Study) -> pd.DataFrame:
             records.append(
                 {
                     "joint": joint, "space": study.space_title(joint), "first": title[first],
-                    "second": title[second], **space.model_difference(first, second),
-                    **_beside("control", space.model_difference(
-                        first, second, kind="random control")),
-                    **_beside("excess", space.difference_excess(first, second)),
+                    "second": title[second], **tables.model_difference(space, first, second),
+                    **_beside("control", tables.model_difference(
+                        space, first, second, kind="random control")),
+                    **_beside("excess", tables.difference_excess(space, first, second)),
                     "neutral": joint not in (first, second),
                 }
             )

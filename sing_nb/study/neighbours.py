@@ -1,4 +1,4 @@
-"""What embeddings look like: the nearest photos and, where the profile has a decoder, unCLIP's."""
+"""What embeddings mean: the nearest words and photos, and unCLIP's pictures where there is one."""
 
 from __future__ import annotations
 
@@ -8,15 +8,88 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 import torch
+from torch.nn.functional import normalize
 
+from ..method.metrics import angle, pairwise_angle
 from ..models.render import Renderer, embedding_length, load_renderer
 from ..pictures.images import picture_file, store_pictures
 from .study import Study
 
-__all__ = ["PAINTED", "around", "looks", "painter"]
+__all__ = ["PAINTED", "around", "looks", "nearest", "painter", "words"]
 
 PAINTED = "unCLIP"
 """Place of a painted picture among the nearest photos."""
+
+
+def words(study: Study, z: torch.Tensor, k: int = 5) -> pd.DataFrame:
+    """The k words of the vocabulary nearest to each embedding.
+
+    Parameters
+    ----------
+    z : torch.Tensor
+        (n, d).
+    k : int
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns row, rank (from 1), word, angle (degrees).
+    """
+    angles = pairwise_angle(z, study.text(study.vocabulary))
+    best = angles.topk(k, dim=1, largest=False)
+    return pd.DataFrame(
+        {
+            "row": np.repeat(np.arange(len(z)), k),
+            "rank": np.tile(np.arange(1, k + 1), len(z)),
+            "word": [study.vocabulary[i] for i in best.indices.flatten().tolist()],
+            "angle": best.values.flatten().numpy(),
+        }
+    )
+
+
+def nearest(
+    study: Study, z: torch.Tensor, k: int = 4, exclude: str | None = None
+) -> pd.DataFrame:
+    """Pictures nearest to each embedding in the joint space, one per subject.
+
+    Parameters
+    ----------
+    z : torch.Tensor
+        (n, d).
+    k : int
+        Pictures for each embedding.
+    exclude : str, optional
+        A subject to leave out (the picture's own).
+
+    Returns
+    -------
+    pandas.DataFrame
+        row, rank (from 1), picture, label, angle (degrees).
+    """
+    table = study.pictures
+    rows = np.flatnonzero(
+        ((table["source"] != "clipart") & (table["subject"] != exclude)).to_numpy()
+    )
+    # The order is that of cosines, a matrix product; only what is shown needs its angle.
+    known = normalize(study.embeddings[rows].double(), dim=1)
+    cosines = (normalize(z.double(), dim=1) @ known.T).numpy()
+    subjects = table["subject"].to_numpy()[rows]
+    records = []
+    for number, line in enumerate(cosines):
+        order = np.argsort(-line, kind="stable")
+        _, first = np.unique(subjects[order], return_index=True)
+        near = order[np.sort(first)[:k]]
+        angles = angle(z[number], known[near]).numpy()
+        for rank, (index, far) in enumerate(zip(near, angles), start=1):
+            chosen = rows[index]
+            records.append(
+                {
+                    "row": number, "rank": rank, "angle": far,
+                    "picture": table["picture"].iloc[chosen],
+                    "label": table["label"].iloc[chosen],
+                }
+            )
+    return pd.DataFrame(records)
 
 
 @lru_cache(maxsize=4)  # a decoder is large and slow to load
@@ -57,7 +130,7 @@ def looks(
         row, place (the rank from 1 as text, or ``unCLIP``), picture, label (empty for a painted
         picture), angle (degrees; nan for a painted picture).
     """
-    near = study.nearest(z, k, exclude)
+    near = nearest(study, z, k, exclude)
     near["place"] = near.pop("rank").astype(str)
     if study.config.renderer == "nearest":
         return near

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 
 from ..method.metrics import pairwise_angle
+from . import tables
 from .study import Study
 
 __all__ = ["photo_cards", "word_changes"]
@@ -84,14 +85,14 @@ def photo_cards(study: Study, model: str, pictures: Sequence[str]) -> pd.DataFra
     Returns
     -------
     pandas.DataFrame
-        Rows of ``Study.images`` in the order asked for, with ``name`` (unique, for people),
+        Rows of ``tables.images`` in the order asked for, with ``name`` (unique, for people),
         ``menu`` (the same, but a mistake says so) and ``probability`` (of the predicted class,
         0 to 1).
     """
     rows = study.rows(pictures)
     sure = torch.softmax(study.logits(model)[rows].double(), 1).amax(1).numpy()
     names = study.pictures["picture"].iloc[rows]
-    table = study.images(model).set_index("picture").loc[names].reset_index()
+    table = tables.images(study, model).set_index("picture").loc[names].reset_index()
     table = table.assign(name=study.names(pictures), probability=sure)
     called = table["name"] + " (called " + table["predicted"] + ")"
     return table.assign(menu=table["name"].mask(table["correct"].eq(False), called))

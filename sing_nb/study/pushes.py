@@ -22,6 +22,7 @@ from ..method.steer import matched_removal, null_direction, turning_step
 from ..method.translator import Translator
 from ..models.prompts import complete_prompt, prompt
 from ..pictures.images import decoded, open_picture, thumbnail
+from . import neighbours
 from .profile import unknown
 from .study import Study
 
@@ -298,8 +299,8 @@ def answer(
     return Answer(
         pd.concat(tables, ignore_index=True), goals[0], float(angle(start, photo.z)),
         float(limit),
-        _before_after(study.words(both, k), "word"),
-        _before_after(study.nearest(both, photos, photo.subject), "picture"),
+        _before_after(neighbours.words(study, both, k), "word"),
+        _before_after(neighbours.nearest(study, both, photos, photo.subject), "picture"),
     )
 
 
@@ -396,8 +397,8 @@ def explored(
         for kind in DIRECTIONS:
             along = course(study, model, photo, kind, aim)
             table, z = _scores(study, model, photo, along, steps, goal, aim)
-            said = study.words(z, k).groupby("row").agg(list)
-            near = study.nearest(z, photos, photo.subject).groupby("row").agg(list)
+            said = neighbours.words(study, z, k).groupby("row").agg(list)
+            near = neighbours.nearest(study, z, photos, photo.subject).groupby("row").agg(list)
             tables.append(table.assign(
                 picture=photo.name, name=name, towards=goal, translator_error=error,
                 words=said["word"], word_angles=said["angle"], photos=near["picture"],

@@ -19,6 +19,7 @@ from ..method.metrics import angle, attribute_score, image_score
 from ..method.steer import null_direction, turning_step
 from ..method.translator import Translator
 from ..models.classifier import Classifier
+from . import tables
 from .neighbours import looks
 from .study import Study
 
@@ -249,8 +250,8 @@ def _pushes(
                  way.after)
                 for kind, draw, way, scored, column in ways
             ]
-    tables, z = zip(*(part for key in sorted(found) for part in found[key]), strict=True)
-    return pd.concat(tables, ignore_index=True)[COLUMNS], torch.cat(z)
+    parts, z = zip(*(part for key in sorted(found) for part in found[key]), strict=True)
+    return pd.concat(parts, ignore_index=True)[COLUMNS], torch.cat(z)
 
 
 def pushed_everywhere(
@@ -427,7 +428,8 @@ def yardsticks(study: Study, model: str) -> pd.DataFrame:
             if len(pairs):
                 angles[views].append(np.median(pairs))
             angles[others].append(np.median(between[np.ix_(mine, ~mine)]))
-    removed = study.images(model).query("source != 'photo'").groupby("subject")["image_score"]
+    images = tables.images(study, model).query("source != 'photo'")
+    removed = images.groupby("subject")["image_score"]
     angles["null part removed"] = removed.median().tolist()
     records = []
     for what, values in angles.items():
@@ -455,7 +457,7 @@ def ladder_photos(
         nan for the picture itself and for a painted one).
     """
     angles = sorted({0.0, *angles})
-    tables = []
+    parts = []
     for picture in pictures:
         own = study.pictures.iloc[study.row(picture)]
         scored, z = _pushes(study, model, [picture], [prompt], angles, 1)
@@ -465,6 +467,6 @@ def ladder_photos(
                           near])
         scored = scored.drop(columns=["picture", "label", "photo"])
         table = near.merge(scored, left_on="row", right_index=True).assign(name=own["label"])
-        tables.append(table[(table["place"] != "photo") | (table["target"] == 0)])
-    found = pd.concat(tables, ignore_index=True).drop(columns="row")
+        parts.append(table[(table["place"] != "photo") | (table["target"] == 0)])
+    found = pd.concat(parts, ignore_index=True).drop(columns="row")
     return found.assign(state=found["target"].map("IS {:g}°".format))

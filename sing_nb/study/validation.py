@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 
 from ..method.steer import matched_perturbations
+from . import neighbours
 from .heads import kept_spaces
 from .study import Study
 
@@ -57,7 +58,7 @@ def _kept(study: Study, model: str, kinds: Sequence[str], k: int) -> pd.DataFram
     for state, feature in states.items():
         z = study.translate(model, feature, rows)
         for number, row in enumerate(rows):
-            found = study.nearest(z[[number]], k, exclude=table["subject"].iloc[row])
+            found = neighbours.nearest(study, z[[number]], k, exclude=table["subject"].iloc[row])
             near[state].append(set(subject[found["picture"]]))
     kept = np.array(
         [[len(a & b) for a, b in zip(near["translated"], near[kind])] for kind in kinds]
