@@ -19,7 +19,7 @@ _HOMES = {
     "image_score": "method.metrics",
     "import_translator": "models.published",
     "load": "pictures.cards",
-    "load_classifier": "models.classifier",
+    "load_classifier": "models.load",
     "load_joint_space": "models.joint",
     "load_renderer": "models.render",
     "random_part": "method.steer",

@@ -134,7 +134,7 @@ PART = click.option("--part", callback=_read_part, metavar="I/K",
 FILE = click.Path(path_type=Path)
 OWN = (
     click.option("--model", required=True, metavar="NAME",
-                 help="Your classifier: path/file.py:factory, module:factory, torchscript:FILE, "
+                 help="Your classifier: path/file.py:factory, module:factory, "
                  "timm/NAME[:FILE], torchvision/NAME:WEIGHTS, or a short name such as lite0."),
     click.option("--images", type=FILE, metavar="DIR",
                  help="Pictures in folders by class; the default photos if absent."),

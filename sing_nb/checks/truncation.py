@@ -16,7 +16,7 @@ from ..errors import SingError
 from ..method.metrics import scores as both_scores
 from ..method.nullspace import HeadSpaces
 from ..method.steer import matched_removal
-from ..models.classifier import model_names
+from ..models.load import model_names
 from ..study import tables
 from ..study.profile import unknown
 from ..study.study import Study

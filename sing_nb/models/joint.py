@@ -23,8 +23,9 @@ from tqdm.auto import tqdm
 from ..errors import SingError
 from ..pictures.cache import checksum
 from ..pictures.fetch import data_dir, write_atomic
-from .classifier import Classifier, load_classifier
+from .classifier import Classifier
 from .hub import from_hub
+from .load import load_classifier
 from .prompts import prompt
 
 __all__ = [

@@ -12,7 +12,8 @@ import yaml
 
 from ..errors import SingError
 from ..method.translator import Translator
-from .classifier import Classifier, model_names
+from .classifier import Classifier
+from .load import model_names
 
 __all__ = ["PUBLISHED_SPACE", "import_translator", "published_translators"]
 

@@ -28,7 +28,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..errors import SingError
 from ..models.classifier import Classifier
-from ..models.factories import described
+from ..models.own import described
 from ..progress import Progress, progress_bar
 from .cache import content_key, keep, opened, read_or_none
 from .fetch import cache_dir, slug, write_atomic
@@ -315,7 +315,7 @@ def _classifier_run(
         return features, classifier.logits(features)
 
     # The hooks of a plain run would catch what other threads run.
-    return _Prepared(run, fast != classifier.run, classifier.followable if exact else None)
+    return _Prepared(run, fast != classifier.run)
 
 
 def _autocast(device: torch.device, precision: str) -> AbstractContextManager:

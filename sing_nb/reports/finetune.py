@@ -18,7 +18,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 
 from ..errors import SingError
-from ..models.classifier import Classifier, with_head
+from ..models.classifier import Classifier
+from ..models.lazy import with_head
 from ..pictures.cache import content_key, keep, kept
 from ..pictures.features import FeatureSet
 from ..pictures.fetch import slug, write_atomic

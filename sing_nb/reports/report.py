@@ -21,14 +21,10 @@ import pandas as pd
 from torch import nn
 
 from ..errors import SingError
-from ..models.classifier import (
-    Classifier,
-    as_classifier,
-    keep_classifier,
-    load_classifier,
-    name_parts,
-    resolve_name,
-)
+from ..models.classifier import Classifier
+from ..models.lazy import keep_classifier
+from ..models.load import load_classifier, name_parts, resolve_name
+from ..models.own import as_classifier
 from ..pictures import cards
 from ..pictures.cache import content_key
 from ..pictures.features import feature_key
@@ -158,6 +154,8 @@ def own_study(
                 classifier, Path(name.removeprefix("kept:")), study.feature_key(name),
                 study.pictures["picture"],
             )
+    for name, _ in given:
+        study.spaces(name)  # an empty null space is said now, not after hours of features
     return study, settings["models"][0]
 
 
@@ -200,7 +198,7 @@ def _named(
     """A classifier's name in every process, and the classifier unless that name is enough."""
     if isinstance(model, str):
         name = resolve_name(model)
-        if name_parts(name)[0] not in ("factory", "torchscript") and not (names or transform):
+        if name_parts(name)[0] != "factory" and not (names or transform):
             return name, None  # the same weights wherever it is loaded
         own = load_classifier(name)
     elif isinstance(model, nn.Module | Classifier):

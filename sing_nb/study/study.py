@@ -30,8 +30,9 @@ from ..errors import SingError
 from ..method.nullspace import HeadSpaces
 from ..method.steer import matched_removal
 from ..method.translator import RidgeFitter, Translator
-from ..models.classifier import Classifier, load_classifier
+from ..models.classifier import Classifier
 from ..models.joint import ConseSpace, OpenClipSpace, joint_spaces, load_joint_space
+from ..models.load import load_classifier
 from ..models.prompts import class_aliases, imagenet_names, prompt
 from ..models.published import PUBLISHED_SPACE, import_translator
 from ..pictures.cache import content_key, keep, keep_table, kept_table, opened, read_or_none

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -169,7 +170,7 @@ def classifier_of(form):
         with torch.no_grad():
             module.train()(x)
     clf = wrap_classifier(module, name=form)
-    for layer in clf._layers:
+    for layer in clf.layers:
         nn.init.normal_(layer.weight, std=0.3)
         nn.init.normal_(layer.bias, std=0.1)
     return wrap_classifier(clf.module, name=form), x
@@ -183,7 +184,7 @@ def own_logits(clf, x):
 
 def with_features(clf, x, f):
     """What the model itself gives when these features enter its head, or heads."""
-    parts = f.split([layer.weight.shape[1] for layer in clf._layers], dim=1)
+    parts = f.split([layer.weight.shape[1] for layer in clf.layers], dim=1)
     hooks = [
         layer.register_forward_pre_hook(
             # Where the head reads many positions, all of them get the same features.
@@ -193,7 +194,7 @@ def with_features(clf, x, f):
                 else part.reshape(len(part), *[1] * (args[0].ndim - 2), -1).expand_as(args[0]),
             )
         )
-        for layer, part in zip(clf._layers, parts)
+        for layer, part in zip(clf.layers, parts)
     ]
     try:
         return own_logits(clf, x)
@@ -314,13 +315,13 @@ class Pair(nn.Module):
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (Twice, "applied 2 times in one pass"),
-        (EachToken, "several positions or tokens"),
-        (TokensInTheBatch, r"reads \(16, 3\) for 4 pictures"),
+        (Twice, r"reads \[\(4, 12\), \(4, 12\)\]"),
+        (EachToken, "nor its mean over positions or tokens"),
+        (TokensInTheBatch, r"of 4 pictures it reads \[\(16, 3\)\]"),
         (Pair, "returns tuple"),
         # SqueezeNet clips between the head and the mean.
         (lambda: nn.Sequential(nn.Conv2d(3, 5, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
-                               nn.Flatten()), "several positions or tokens"),
+                               nn.Flatten()), "nor its mean over positions or tokens"),
     ],
     ids=["twice", "each-token", "tokens-in-the-batch", "pair", "clipped-between"],
 )
@@ -331,12 +332,6 @@ def test_heads_without_one_feature_a_picture_are_refused(make, reason):
         clf.run(torch.randn(4, 3, 2, 2))
 
 
-def test_squeezenet_is_refused():
-    clf = wrap_classifier(tv.squeezenet1_1(num_classes=CLASSES))
-    with pytest.raises(SingError, match="several positions or tokens"):
-        clf.run(torch.randn(2, 3, 64, 64))
-
-
 def test_each_size_of_map_is_checked():
     # On one position the maximum is the mean; on four it is not.
     torch.manual_seed(0)
@@ -344,24 +339,26 @@ def test_each_size_of_map_is_checked():
         nn.Conv2d(3, 5, 1), nn.AdaptiveMaxPool2d(1), nn.Flatten()
     ))
     clf.run(torch.randn(2, 3, 1, 1))
-    with pytest.raises(SingError, match="several positions"):
+    clf.run(torch.randn(0, 3, 2, 2))  # an empty batch shows nothing
+    with pytest.raises(SingError, match="mean over positions"):
         clf.run(torch.randn(2, 3, 2, 2))
 
 
-def test_the_head_can_be_named():
-    class Late(nn.Module):
-        """Registers an unused layer after its head."""
+class Late(nn.Module):
+    """Registers an auxiliary layer after its head."""
 
-        def __init__(self):
-            super().__init__()
-            self.body = nn.Sequential(nn.Flatten(), nn.Linear(12, 5))
-            self.probe = nn.Linear(12, 5)
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(12, 5))
+        self.probe = nn.Linear(12, 5)
 
-        def forward(self, x):
-            return self.body(x)
+    def forward(self, x):
+        return self.body(x)
 
+
+def test_an_auxiliary_layer_defined_last_is_told_from_the_head_which_is_named():
     x, module = torch.randn(2, 3, 2, 2), Late()
-    with pytest.raises(SingError, match=r"is not used.*head="):
+    with pytest.raises(SingError, match=r"not used.* made by body\.1 \(5, 12\).*head='body\.1'"):
         wrap_classifier(module).run(x)
     for head in ("body.1", module.body[1]):
         clf = wrap_classifier(module, head=head)
@@ -369,3 +366,89 @@ def test_the_head_can_be_named():
     for head in ("body.2", "body", nn.Linear(12, 5)):
         with pytest.raises(SingError, match=r"is no linear layer.*body\.1, probe"):
             wrap_classifier(module, head=head)
+
+
+# --- one logit, and steps behind the head -------------------------------------------------------
+
+
+class Ends(nn.Module):
+    """Twelve features and a head, with a step behind it."""
+
+    def __init__(self, classes, step):
+        super().__init__()
+        torch.manual_seed(0)
+        self.head, self.step = nn.Linear(12, classes), step
+        nn.init.normal_(self.head.weight)
+
+    def forward(self, x):
+        return self.step(self.head(x.flatten(1)))
+
+
+@pytest.mark.parametrize("squeeze", [False, True])
+@pytest.mark.parametrize("step", [nn.Identity(), nn.Sigmoid()], ids=["logit", "probability"])
+@pytest.mark.parametrize("n", [1, 5])
+def test_one_logit_is_two_classes_by_its_sign(step, squeeze, n):
+    module = Ends(1, nn.Sequential(step, nn.Flatten(0)) if squeeze else step)
+    clf = wrap_classifier(module, name="binary")
+    assert clf.class_names == ["negative", "positive"]
+    assert "one logit" in clf.notes[0]
+    x = 3 * torch.randn(n, 3, 2, 2)
+    features, logits = clf.run(x)
+    w, b = module.head.weight[0].double().numpy(), float(module.head.bias)
+    z = features.double().numpy() @ w + b
+    assert clf.head.weight.shape == (2, 12)
+    np.testing.assert_array_equal(logits.argmax(1).numpy(), z > 0)
+    np.testing.assert_allclose(logits.softmax(1)[:, 1], 1 / (1 + np.exp(-z)), rtol=1e-4)
+    torch.testing.assert_close(clf.logits(features), logits)
+    spaces = HeadSpaces.from_weight(clf.head.weight)
+    assert (spaces.rank, spaces.null_dim) == (1, 11)
+    frozen = clf.traced(x)(x)
+    torch.testing.assert_close(frozen[1], logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("names", "expected"), [
+    (["nevus", "melanoma"], ["nevus", "melanoma"]), (["melanoma"], ["not melanoma", "melanoma"]),
+])
+def test_names_of_one_logit(names, expected):
+    assert wrap_classifier(Ends(1, nn.Identity()), class_names=names).class_names == expected
+    with pytest.raises(SingError, match="3 class names for 2 classes of one logit"):
+        wrap_classifier(Ends(1, nn.Identity()), class_names=["a", "b", "c"])
+
+
+STEPS = {
+    "softmax": (lambda z: z.softmax(1), 1), "log-softmax": (lambda z: z.log_softmax(1), 1),
+    "temperature": (lambda z: z / 2.5, 0.4),
+    "softmax of a temperature": (lambda z: (z / 0.5).softmax(1), 2),
+    "sharp softmax": (lambda z: (9 * z).softmax(1), 9),
+    "sigmoid": (torch.sigmoid, 1), "sum of two": (lambda z: z + z, 2),
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_step_that_keeps_the_order_of_the_classes_is_recognised(step):
+    function, scale = STEPS[step]
+    module = Ends(4, function)
+    clf, x = wrap_classifier(module, name="ends"), torch.randn(6, 3, 2, 2)
+    features, logits = clf.run(x)
+    np.testing.assert_array_equal(features, x.flatten(1))
+    expected = scale * module.head(x.flatten(1))
+    torch.testing.assert_close(logits, expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(clf.head.weight, scale * module.head.weight, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(clf.logits(features), logits, rtol=1e-4, atol=1e-4)
+    if "softmax" in step:  # then the probabilities are the model's own
+        own = module(x).exp() if step == "log-softmax" else module(x)
+        torch.testing.assert_close(logits.softmax(1), own, rtol=1e-3, atol=1e-5)
+    notes = list(clf.notes)
+    assert len(notes) == ("softmax" in step or step == "sigmoid") + (scale != 1)
+    clf.run(x[:, :, :1].repeat(1, 1, 2, 1))
+    clf.to(torch.float64).run(x)  # checked anew, and nothing is counted twice
+    assert clf.notes == notes
+
+
+@pytest.mark.parametrize("step", [
+    lambda z: -z, torch.relu, lambda z: z.clamp(-0.1, 0.1), lambda z: z**3,
+    lambda z: z - z.mean(0), lambda z: z.flip(1), lambda z: z.softmax(0),
+], ids=["negative", "relu", "clipped", "cube", "batch", "turned", "softmax over pictures"])
+def test_other_steps_are_refused(step):
+    with pytest.raises(SingError, match="is not the output"):
+        wrap_classifier(Ends(4, step)).run(torch.randn(6, 3, 2, 2))
