@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 import time
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -334,37 +333,10 @@ class Two(nn.Module):
         return (self.one(x) + self.other(2 * x)) / 2
 
 
-def test_what_torch_can_follow_gives_the_same():
-    torch.manual_seed(0)
-    for model in (classifier(), wrap_classifier(Two(), transform(), name="two")):
-        batch = torch.rand(4, 3, 16, 16)
-        truth = model.run(batch)
-        with torch.inference_mode():
-            found = model.followable()(batch)
-        assert all(torch.equal(a, b) for a, b in zip(found, truth, strict=True))
 
 
-def test_a_compiled_network_gives_the_same_or_is_dropped(table, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_COMPILED", set())
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        found = compute(classifier(), table, tmp_path / "one", compile="always")
-    # A network so small may be faster uncompiled, but nothing else may be in the way.
-    assert all("a batch takes" in str(w.message) for w in caught if w.filename == module.__file__)
-    assert set(module._COMPILED) == {"tiny/net"}
-    assert_close(found, plain_loop(table, classifier()))
-    with pytest.warns(RuntimeWarning, match="this process compiled tiny/net, and one is enough"):
-        compute(classifier(), table, tmp_path / "two", compile="always")
 
 
-def test_where_nothing_can_be_compiled_the_network_runs_as_it_is(table, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_COMPILED", set())
-    watched = Watched(*classifier().module)  # sleeps, and counts in Python
-    monkeypatch.setattr(Watched, "forward", torch.compiler.disable(Watched.forward))
-    model = wrap_classifier(watched, transform(), name="odd")
-    with pytest.warns(RuntimeWarning, match=r"odd runs without torch\.compile: Unsupported"):
-        found = compute(model, table, tmp_path, compile="always")
-    assert_close(found, plain_loop(table, classifier()))
 
 
 def test_a_device_that_is_not_here_is_refused():

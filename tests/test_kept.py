@@ -10,7 +10,9 @@ import torch
 
 import sing_nb
 from sing_nb.method.nullspace import HeadSpaces
-from sing_nb.models.classifier import Head, KeptClassifier, wrap_classifier
+from sing_nb.models.classifier import wrap_classifier
+from sing_nb.models.heads import Head
+from sing_nb.models.lazy import LazyClassifier
 from sing_nb.pictures.cache import content_key, keep, kept
 from sing_nb.pictures.features import _feature_key, compute_features, feature_key
 from sing_nb.study import tables
@@ -133,7 +135,7 @@ def test_another_checkpoint_under_the_same_name_has_another_head(own, cache, tmp
     after = sing_nb.load_classifier(name)
     assert float(after.head.weight[0, 0] - before.head.weight[0, 0]) == pytest.approx(1)
     (tmp_path / "own.safetensors").unlink()
-    with pytest.raises(sing_nb.SingError, match="there is no checkpoint"):
+    with pytest.raises(sing_nb.SingError, match="there is no file"):
         sing_nb.load_classifier(name)
 
 
@@ -163,7 +165,7 @@ def test_stored_features_need_no_network(tmp_path):
     stored = {"features": torch.ones(1, 12), "logits": torch.zeros(1, 3)}
     (folder / "tiny-key").mkdir(parents=True)
     safetensors.torch.save_file(stored, folder / "tiny-key" / "0000.safetensors")
-    clf = KeptClassifier("tiny", Head(*whole.head), None, "origin", lambda: pytest.fail("built"))
+    clf = LazyClassifier("tiny", Head(*whole.head), "origin", lambda: pytest.fail("built"))
     found = compute_features(clf, table, tmp_path, folder, key="key", progress=False)
     assert torch.equal(found.features, stored["features"])
 

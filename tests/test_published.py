@@ -10,7 +10,8 @@ from torch import nn
 
 from sing_nb.errors import SingError
 from sing_nb.method.translator import Translator
-from sing_nb.models.classifier import model_names, wrap_classifier
+from sing_nb.models.classifier import wrap_classifier
+from sing_nb.models.load import model_names
 from sing_nb.models.published import import_translator, published_translators
 
 M, D = 20, 768

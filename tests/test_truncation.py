@@ -18,7 +18,7 @@ from sing_nb.checks.truncation import (
 )
 from sing_nb.errors import SingError
 from sing_nb.method.nullspace import HeadSpaces
-from sing_nb.models.classifier import model_names
+from sing_nb.models.load import model_names
 from sing_nb.study import tables
 
 

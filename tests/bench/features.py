@@ -20,7 +20,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from sing_nb.models.classifier import Classifier, load_classifier
+from sing_nb.models.classifier import Classifier
+from sing_nb.models.load import load_classifier
 from sing_nb.pictures.features import compute_features
 from sing_nb.pictures.images import stamps, store_pictures
 
