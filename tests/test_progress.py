@@ -125,10 +125,10 @@ def test_stopped_features_keep_whole_shards_and_end_their_processes(small, tmp_p
 
 
 def test_stopped_drawing_keeps_whole_pictures(tmp_path):
-    table = picture_table(views=1, clipart_views=0, seed=0, stamp_subjects=6, clipart_files=0)
+    table = picture_table(views=1, clipart_views=0, seed=0, stamp_subjects=40, clipart_files=0)
     drawn = table[table["source"] == "stamp"]
     with pytest.raises(Stopped):
-        store_pictures(drawn, tmp_path, progress=Told(stop=2), workers=1)
+        store_pictures(drawn, tmp_path, progress=Told(stop=2))
     kept = sorted(path.name for path in tmp_path.iterdir())
     assert 2 <= len(kept) < len(drawn)
     told = Told()

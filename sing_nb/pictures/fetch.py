@@ -1,60 +1,66 @@
-"""Fetch the pictures of the offline profile: two Debian packages, unpacked into the user's cache.
+"""Folders and atomic writes, and the pictures of the offline profile: two Debian packages.
 
-Nothing is committed and nothing is trusted: every file that the book uses is named in a manifest
-in ``data/`` with its SHA-256, and is checked against it before use.
+A package (an `ar` archive with a tar inside) is downloaded from a Debian mirror and unpacked in
+Python, so no apt is needed. Only files that a manifest in ``data/`` names are unpacked, and none is
+used whose SHA-256 differs.
 """
 
 from __future__ import annotations
 
 import csv
 import hashlib
+import http.client
+import io
 import json
+import lzma
 import os
 import re
 import shutil
-import subprocess
+import tarfile
 import tempfile
-import time
+import urllib.request
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO
 
 import platformdirs
+from filelock import FileLock
 
 from ..errors import SingError
 from ..progress import Progress, progress_bar, say
 
 __all__ = [
-    "SOURCES", "Source", "cache_dir", "data_dir", "fetch", "make_folder", "named_folder",
-    "read_manifest", "slug", "write_atomic",
+    "SOURCES", "Source", "cache_dir", "data_dir", "debian_mirrors", "fetch", "make_folder",
+    "named_folder", "read_manifest", "say_once", "slug", "write_atomic",
 ]
 
 
 @dataclass(frozen=True)
 class Source:
-    """A set of pictures inside a Debian package.
+    """A set of pictures inside a Debian package."""
 
-    Attributes
-    ----------
-    package : str
-        Name of the Debian package.
-    root : str
-        Folder inside the package that the manifest's paths start from.
-    manifest : str
-        File in ``data/`` with at least the columns ``path`` and ``sha256``.
-    """
+    archive: str  # its place on a mirror, below pool/<component>
+    root: str  # folder inside the package that the manifest's paths start from
+    manifest: str  # file in data/ with at least the columns path and sha256
 
-    package: str
-    root: str
-    manifest: str
-
-
-APT_HELPER = Path("/usr/lib/apt/apt-helper")
 
 SOURCES = {
-    "stamps": Source("tuxpaint-stamps-default", "usr/share/tuxpaint/stamps", "stamps.csv"),
-    "clipart": Source("openclipart-png", "usr/share/openclipart/png", "clipart.csv"),
+    "stamps": Source(
+        "t/tuxpaint-stamps/tuxpaint-stamps-default_2022.06.04-1_all.deb",
+        "usr/share/tuxpaint/stamps", "stamps.csv",
+    ),
+    "clipart": Source(
+        "o/openclipart/openclipart-png_0.18+dfsg-19_all.deb", "usr/share/openclipart/png",
+        "clipart.csv",
+    ),
 }
+COMPONENTS = ("main", "universe")  # of Debian, and of Ubuntu, whose builds hold the same files
+APT = Path("/etc/apt")
+
+
+# --- folders and files --------------------------------------------------------------------------
 
 
 def cache_dir() -> Path:
@@ -63,15 +69,12 @@ def cache_dir() -> Path:
 
 
 def named_folder(variable: str) -> Path | None:
-    """Folder that an environment variable names; None if it names none.
-
-    A relative one is made absolute in the variable itself: the processes that this one starts,
-    such as the kernels of chapters, run in other folders.
-    """
+    """Folder that an environment variable names, made absolute there; None if it names none."""
     text = os.environ.get(variable)
     if not text:
         return None
     path = Path(text).expanduser().absolute()
+    # Processes that this one starts, such as the kernels of chapters, run in other folders.
     os.environ[variable] = str(path)
     return path
 
@@ -84,69 +87,43 @@ def data_dir() -> Path:
 def write_atomic(path: Path, content: bytes | str, *, optional: bool = False) -> Path:
     """Write a file so that a reader sees the old content or the new one, never a part of it.
 
-    Parameters
-    ----------
-    path : pathlib.Path
-        Its folder is made if it is missing.
-    content : bytes or str
-    optional : bool
-        Whether the file only saves time later: that a disk does not take it is only said then.
-
-    Raises
-    ------
-    SingError
-        If the disk does not take it: full, read-only, a file where a folder should be.
+    Its folder is made if it is missing. A disk that does not take it is a :class:`SingError`, or
+    only said where the file is `optional`, that is, saves time later.
     """
     path = Path(path)
     data = content.encode() if isinstance(content, str) else content
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:80]}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            os.chmod(name, 0o644)
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".new-") as folder:
+            fresh = Path(folder) / path.name
+            fresh.write_bytes(data)
+            os.replace(fresh, path)
     except OSError as error:
-        why = f"{path.parent} takes no file ({error.strerror or error})"
         if not optional:
-            raise SingError(
-                f"{why}: {path.name}, {len(data):,} bytes, was not written; what lay there before "
-                f"is as it was. Make room or give another folder: SING_BUILD is where results go, "
-                f"SING_CACHE where downloads do."
-            ) from error
-        if path.parent not in _UNWRITABLE:
-            _UNWRITABLE.add(path.parent)
-            say(
-                f"{why}: what is kept there to save time is computed again by every process. "
-                f"SING_CACHE names another folder."
-            )
+            raise _refused(path, error) from error
+        say_once(f"{path.parent} takes no file ({error.strerror}): what is kept there to save "
+                 f"time is computed again by every process. SING_CACHE names another folder.")
     return path
 
 
 def make_folder(path: Path) -> Path:
-    """Make a folder, and those above it, where they are missing.
-
-    Raises
-    ------
-    SingError
-        If the disk does not take it: full, read-only, a file where a folder should be.
-    """
-    path = Path(path)
+    """Make a folder, and those above it, where they are missing."""
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SingError(
-            f"The folder {path} cannot be made ({error.strerror or error}). Make room, or give "
-            f"another place: SING_BUILD is where results go, SING_CACHE where downloads do."
-        ) from error
-    return path
+        raise _refused(path, error) from error
+    return Path(path)
 
 
-_UNWRITABLE: set[Path] = set()  # folders of which it was said
+def _refused(path: Path, error: OSError) -> SingError:
+    return SingError(
+        f"{path} was not written ({error.strerror or error}); what lay there before is as it was. "
+        f"Make room or give another folder: SING_BUILD is where results go, SING_CACHE where "
+        f"downloads do."
+    )
+
+
+say_once = cache(say)
 
 
 def slug(name: str) -> str:
@@ -160,25 +137,11 @@ def slug(name: str) -> str:
     return f"{end}-{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:6]}"
 
 
+# --- pictures -----------------------------------------------------------------------------------
+
+
 def read_manifest(name: str) -> list[dict[str, str]]:
-    """Rows of a manifest in ``data/``; refuses paths that leave the source's folder.
-
-    Parameters
-    ----------
-    name : str
-        File name in ``data/``, for example ``"stamps.csv"``.
-
-    Returns
-    -------
-    list of dict
-        One dictionary a row.
-
-    Raises
-    ------
-    SingError
-        If the file is missing or empty, a column is missing, or a path is absolute or contains
-        ``..``.
-    """
+    """Rows of a manifest in ``data/``; a path that leaves the source's folder is refused."""
     path = data_dir() / name
     if not path.is_file():
         raise SingError(f"The manifest {path} is missing; restore it with `git checkout data/`.")
@@ -187,191 +150,166 @@ def read_manifest(name: str) -> list[dict[str, str]]:
     if not rows or not {"path", "sha256"} <= rows[0].keys():
         raise SingError(f"{path} needs rows with the columns path and sha256.")
     for row in rows:
-        parts = Path(row["path"]).parts
-        if Path(row["path"]).is_absolute() or ".." in parts:
+        if Path(row["path"]).is_absolute() or ".." in Path(row["path"]).parts:
             raise SingError(f"{path}: the path {row['path']!r} leaves its folder; remove the row.")
     return rows
 
 
 def fetch(name: str, *, progress: Progress = True) -> Path:
-    """Make the pictures of one source available and return their folder.
-
-    The package is downloaded by apt (no root is needed; a download that was interrupted is taken
-    up where it stopped, if the server can), unpacked beside its final place, checked file by
-    file against the manifest, and only then moved there.
-
-    Parameters
-    ----------
-    name : {"stamps", "clipart"}
-        A key of :data:`SOURCES`.
-    progress : bool or callable
-        Whether to show progress bars, or whom to tell (:mod:`sing_nb.progress`).
-
-    Returns
-    -------
-    pathlib.Path
-        Folder that the manifest's paths start from.
-
-    Raises
-    ------
-    SingError
-        If apt is missing or fails, or if a file is not the one the manifest names.
-    """
+    """Folder of a source's pictures: downloaded, unpacked and checked where they are not yet."""
     if name not in SOURCES:
         raise SingError(f"Unknown picture source {name!r}; known: {', '.join(SOURCES)}.")
     source = SOURCES[name]
-    rows = read_manifest(source.manifest)
-    home = cache_dir() / name
-    root = home / source.root
-    stamp = home / "verified.json"
-    fingerprint = hashlib.sha256(
-        "\n".join(f"{row['path']} {row['sha256']}" for row in rows).encode()
-    ).hexdigest()
-    if _stamped(stamp) == {"manifest": fingerprint, "seen": _seen(root, rows)}:
+    rows, home = read_manifest(source.manifest), cache_dir() / name
+    root, stamp = home / source.root, home / "verified.json"
+    if stamp.is_file() and stamp.read_bytes() == _seen(root, rows):
         return root
-    wrong = _wrong(root, rows, name, progress) if root.is_dir() else None
+    wrong = _wrong(root, rows)
     if wrong:
-        say(f"{len(wrong)} of {len(rows)} files in {root} are missing or changed, for example "
-            f"{wrong[0]}: the package is fetched again.")
-    if wrong is None or wrong:
-        archive = _download(source.package, progress)
-        _unpack(archive, home)
-        wrong = _wrong(root, rows, name, progress)
-        if wrong:
-            raise SingError(
-                f"{len(wrong)} of {len(rows)} pictures in the Debian package {source.package} are "
-                f"not the ones that data/{source.manifest} names, for example {wrong[0]}. Another "
-                f"release of the package may hold other files: remove those rows from the "
-                f"manifest, or run a profile with pictures of your own."
-            )
-        archive.unlink(missing_ok=True)
-    done = {"manifest": fingerprint, "files": len(rows), "seen": _seen(root, rows)}
-    write_atomic(stamp, json.dumps(done), optional=True)
+        if root.is_dir():
+            say(f"{len(wrong)} of {len(rows)} files in {root} are missing or changed, for example "
+                f"{wrong[0]}: they are fetched again.")
+        with FileLock(make_folder(cache_dir() / "deb") / f"{name}.lock"):
+            if _wrong(root, rows):  # another process may have fetched them meanwhile
+                _fetch_anew(source, rows, home, progress)
+    # Checking takes seconds: the next process only looks whether any file was touched.
+    write_atomic(stamp, _seen(root, rows), optional=True)
     return root
 
 
-def _stamped(stamp: Path) -> dict[str, str]:
-    """What was checked, and how the files looked then; empty for a stamp that cannot be read."""
-    try:
-        found = json.loads(stamp.read_text(encoding="utf-8"))
-        return {key: found[key] for key in ("manifest", "seen")}
-    except (OSError, ValueError, TypeError, KeyError):
-        return {}
-
-
-def _seen(root: Path, rows: list[dict[str, str]]) -> str:
-    """Hash of the sizes and times of all files: who changes a picture changes it."""
-    digest = hashlib.sha256()
+def _seen(root: Path, rows: list[dict[str, str]]) -> bytes:
+    """Checksums, sizes and times of the files: another text once one is changed or missing."""
+    states = []
     for row in rows:
-        try:
+        with suppress(OSError):
             status = os.lstat(root / row["path"])
-        except OSError:
-            return ""
-        digest.update(f"{status.st_mode} {status.st_size} {status.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
+            states.append((row["sha256"], status.st_mode, status.st_size, status.st_mtime_ns))
+    seen = hashlib.sha256(repr(states).encode()).hexdigest()
+    return json.dumps({"files": len(states), "seen": seen}).encode()
 
 
-def _wrong(root: Path, rows: list[dict[str, str]], name: str, progress: Progress) -> list[str]:
+def _wrong(root: Path, rows: list[dict[str, str]]) -> list[str]:
     """Paths that are missing or whose SHA-256 differs."""
-    wrong = []
-    for row in progress_bar(
-        progress, rows, total=len(rows), desc=f"checking {name}", unit="file"
-    ):
-        path = root / row["path"]
-        real = path.is_file() and not path.is_symlink()
-        if not real or hashlib.sha256(path.read_bytes()).hexdigest() != row["sha256"]:
-            wrong.append(row["path"])
-    return wrong
+    return [row["path"] for row in rows if _sha256(root / row["path"]) != row["sha256"]]
 
 
-def _download(package: str, progress: Progress) -> Path:
-    """Fetch a package's archive by apt's own means; refresh empty package lists once."""
-    folder = make_folder(cache_dir() / "deb")
-    if not (shutil.which("apt-get") and shutil.which("dpkg-deb") and APT_HELPER.is_file()):
-        raise SingError(
-            f"The offline pictures come from the Debian package {package}, and this machine has "
-            f"no apt-get. Run on Debian or Ubuntu, or copy the folder {cache_dir()} from a "
-            f"machine that has it, or use a profile with pictures of your own (data/profiles)."
-        )
-    found = _locate(package)
-    if found is None:
-        # A fresh container has no package lists at all.
-        done = subprocess.run(["apt-get", "update"], capture_output=True, text=True)
-        found = _locate(package)
-        if found is None:
-            raise SingError(
-                f"apt does not know the package {package}. Its lists were refreshed with "
-                f"`apt-get update` (exit {done.returncode}): "
-                f"{(done.stderr or done.stdout).strip()[-300:] or 'no message'}. Refresh them as "
-                f"root, and see that a Debian or Ubuntu (universe) source is enabled."
-            )
-    target, partial = folder / found.name, folder / f"{found.name}.part"
-    # `apt-get download` starts anew after an interruption; apt's helper asks for the rest only.
-    # It would drop root's rights to a user that may not write to a private cache folder.
-    command = [str(APT_HELPER), "-q", "-o", "APT::Sandbox::User=root", "download-file"]
-    with (
-        progress_bar(
-            progress, total=found.size, desc=f"downloading {package}", unit="B", unit_scale=True
-        ) as bar,
-        tempfile.TemporaryFile("w+") as log,
-    ):
-        process = subprocess.Popen(
-            [*command, found.uri, str(partial), found.hash], stdout=log, stderr=subprocess.STDOUT
-        )
-        try:
-            while process.poll() is None:
-                time.sleep(0.2)
-                bar.update((partial.stat().st_size if partial.exists() else 0) - bar.n)
-        finally:
-            # The partial file stays for the next try.
-            if process.poll() is None:
-                process.terminate()
-                process.wait()
-        if process.returncode or not partial.is_file():
-            log.seek(0)
-            raise SingError(
-                f"The download of {package} failed (exit {process.returncode}): "
-                f"{log.read().strip()[-400:]} Check the network and run again; what came so far "
-                f"is kept in {folder}."
-            )
-        bar.update(found.size - bar.n)
-    os.replace(partial, target)
-    return target
+def _sha256(path: Path) -> str:
+    is_real = path.is_file() and not path.is_symlink()
+    return hashlib.sha256(path.read_bytes()).hexdigest() if is_real else ""
 
 
-class _Archive(NamedTuple):
-    uri: str
-    name: str
-    size: int
-    hash: str
-
-
-def _locate(package: str) -> _Archive | None:
-    """Where apt would download a package from, or None if it does not know it."""
-    shown = subprocess.run(
-        ["apt-get", "download", "--print-uris", package], capture_output=True, text=True
-    )
-    match = re.search(r"^'(\S+)' (\S+) (\d+) (\S+)$", shown.stdout, re.MULTILINE)
-    if shown.returncode or match is None:
-        return None
-    uri, name, size, digest = match.groups()
-    return _Archive(uri, Path(name).name, int(size), digest)
-
-
-def _unpack(archive: Path, home: Path) -> None:
-    """Unpack beside the final place, then swap, so that a kill leaves no half-filled folder."""
-    home.parent.mkdir(parents=True, exist_ok=True)
+def _fetch_anew(
+    source: Source, rows: list[dict[str, str]], home: Path, progress: Progress
+) -> None:
+    """Download and unpack beside the final place, check, then swap: a kill leaves nothing half."""
+    archive = _download(source, progress)
     with tempfile.TemporaryDirectory(dir=home.parent, prefix=f".{home.name}.") as folder:
         fresh = Path(folder) / "tree"
-        done = subprocess.run(
-            ["dpkg-deb", "-x", str(archive), str(fresh)], capture_output=True, text=True
-        )
-        if done.returncode:
-            archive.unlink(missing_ok=True)
+        try:
+            _unpack(archive, fresh, {f"{source.root}/{row['path']}" for row in rows}, progress)
+        except (tarfile.TarError, lzma.LZMAError, EOFError, OSError, ValueError) as error:
             raise SingError(
-                f"dpkg-deb could not unpack {archive.name} ({done.stderr.strip()[-200:]}). The "
-                f"file was removed; run again to fetch it anew."
+                f"{archive.name} could not be unpacked ({error}); run again to fetch it anew."
+            ) from error
+        finally:
+            archive.unlink()
+        wrong = _wrong(fresh / source.root, rows)
+        if wrong:
+            raise SingError(
+                f"{len(wrong)} of {len(rows)} pictures in {archive.name} are not the ones that "
+                f"data/{source.manifest} names, for example {wrong[0]}. Name another mirror of "
+                f"Debian in SING_DEBIAN_MIRROR, or run a profile with pictures of your own."
             )
-        if home.exists():
-            shutil.rmtree(home)
+        shutil.rmtree(home, ignore_errors=True)
         os.replace(fresh, home)
+
+
+def debian_mirrors() -> list[str]:
+    """``$SING_DEBIAN_MIRROR``, or all addresses that apt is configured with on this machine."""
+    own = os.environ.get("SING_DEBIAN_MIRROR")
+    if own:
+        return [own.rstrip("/")]
+    found = []
+    for path in [APT / "sources.list", *sorted(APT.glob("*mirrors*.txt")),
+                 *sorted((APT / "sources.list.d").glob("*.*"))]:
+        if path.is_file():
+            text = re.sub(r"(?m)^\s*#.*", "", path.read_text("utf-8", "replace"))
+            found += [address.rstrip("/") for address in re.findall(r"https?://[^\s\]]+", text)]
+    return list(dict.fromkeys(found))
+
+
+def _download(source: Source, progress: Progress) -> Path:
+    """A package's archive, from the first mirror that has it."""
+    target, failed = cache_dir() / "deb" / Path(source.archive).name, []
+    for mirror in debian_mirrors():
+        for component in COMPONENTS:
+            address = f"{mirror}/pool/{component}/{source.archive}"
+            partial = target.with_name(f"{slug(address)}.part")
+            try:
+                _receive(address, partial, progress)
+            except (OSError, http.client.HTTPException) as error:
+                failed.append(f"{address}: {error}")
+            else:
+                os.replace(partial, target)
+                return target
+    raise SingError(
+        f"The pictures lie in the Debian package {target.name}, which could not be downloaded ("
+        + ("; ".join(failed) or "apt is not configured here, so no mirror of Debian is known")
+        + f"). Check the network and run again: what came so far is kept. Or name a mirror of "
+        f"Debian, the address above its folder pool, in the variable SING_DEBIAN_MIRROR; or copy "
+        f"the folder {cache_dir()} from a machine that has it; or use pictures of your own."
+    )
+
+
+def _receive(address: str, partial: Path, progress: Progress) -> None:
+    """Download to a file; what lies there from an interrupted download is not asked for again."""
+    # One byte less than there is: of a complete file a server could not send "the rest".
+    have = max(0, partial.stat().st_size - 1) if partial.exists() else 0
+    request = urllib.request.Request(address, headers={"Range": f"bytes={have}-"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        if answer.status != 206:  # all of it comes
+            have = 0
+        total = have + int(answer.headers["Content-Length"] or 0)
+        with (
+            partial.open("r+b" if have else "wb") as file,
+            progress_bar(progress, total=total, initial=have, desc="downloading pictures",
+                         unit="B", unit_scale=True) as bar,
+        ):
+            file.seek(have)
+            while block := answer.read(2**18):
+                file.write(block)
+                bar.update(len(block))
+    if partial.stat().st_size < total:
+        raise OSError("the download was cut short")
+
+
+def _unpack(archive: Path, folder: Path, wanted: set[str], progress: Progress) -> None:
+    """Write those files of a Debian package that are wanted, and nothing else."""
+    with (
+        tarfile.open(fileobj=_data_tar(archive), mode="r|") as tar,
+        progress_bar(progress, total=len(wanted), desc="unpacking pictures", unit="file") as bar,
+    ):
+        for member in tar:
+            name = member.name.removeprefix("./")
+            if name in wanted and member.isreg():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / name).write_bytes(tar.extractfile(member).read())
+                bar.update(1)
+
+
+def _data_tar(archive: Path) -> BinaryIO:
+    """The files of a Debian package, a member ``data.tar.*`` of the archive, as a plain tar."""
+    with archive.open("rb") as file:
+        if file.read(8) != b"!<arch>\n":
+            raise ValueError("it does not begin as a Debian package")
+        while len(header := file.read(60)) == 60:
+            name, size = header[:16].decode().rstrip("/ "), int(header[48:58])
+            if name.startswith("data.tar"):
+                data = io.BytesIO(file.read(size))
+                if not name.endswith(".zst"):
+                    return lzma.open(data)
+                import pyarrow  # Ubuntu packs so; Python itself reads it from 3.14 on
+
+                return pyarrow.input_stream(data, compression="zstd")
+            file.seek(size + size % 2, os.SEEK_CUR)
+    raise ValueError("it holds no data.tar")

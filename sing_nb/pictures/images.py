@@ -49,141 +49,58 @@ from ..progress import Progress, progress_bar
 from .fetch import SOURCES, fetch, make_folder, read_manifest, write_atomic
 
 __all__ = [
-    "BACKGROUNDS",
-    "SCORED",
-    "SIDE",
-    "WHOLE",
-    "clipart",
-    "decoded",
-    "open_picture",
-    "photos",
-    "picture_sha",
-    "picture_table",
-    "read_picture",
-    "render_view",
-    "stamp_labels",
-    "stamps",
-    "store_pictures",
-    "thumbnail",
+    "BACKGROUNDS", "PHOTO_SOURCES", "SCORED", "SIDE", "clipart", "decoded", "open_picture",
+    "photos", "picture_file", "picture_sha", "picture_table", "read_picture", "render_view",
+    "stamp_labels", "stamps", "store_pictures", "thumbnail",
 ]
 
-# Of damaged EXIF, on which no pixel depends, Pillow warns without a name of the file. Threads share
-# what is filtered: it is set once.
+# Of damaged EXIF, on which no pixel depends, Pillow warns without a name of the file.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
 
-SIDE = 320
-"""Side of a generated picture in pixels; a little more than the largest classifier reads."""
-
-WHOLE = ("photo", "folder")
-"""Sources whose pictures are the files themselves: nothing is drawn or stored for them."""
-
+SIDE = 320  # of a drawn picture, in pixels; a little more than the largest classifier reads
+PHOTO_SOURCES = ("photo", "folder")  # the pictures are the files: nothing is drawn or stored
+SCORED = ("stamp", "folder")  # fitted on and scored; drawings are fitted on, photographs neither
 BACKGROUNDS = ("plain", "gradient", "noise")
+MARGIN = 0.06  # a subject stays inside the central square that classifiers' transforms keep
 MAX_PIXELS = 40_000_000
 # A network's transform makes the shorter side a few hundred pixels long: a line of 200,000 pixels
 # would become a picture of 30 GB.
 MAX_RATIO = 100
-# Phones' photographs are MPO: a JPEG and, behind it, others that Pillow's reader of JPEG passes by.
-FORMATS = {"PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF"}
+# Phones' MPO are read as JPEG. No other reader of Pillow's sees a file.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 DECODING = 2  # part of the key of features of a folder: raise it when `decoded` gives other pixels
-# What else comes under the names of pictures, by how it begins.
-OTHERS = {
-    "HEIC": rb".{4}ftyp(he[ivx]|mif|msf)", "AVIF": rb".{4}ftypavi", "PDF": rb"%PDF",
-    "a film": rb".{4}ftyp|\x1aE\xdf\xa3", "PSD": rb"8BPS", "EPS": rb"%!PS", "PPM": rb"P[1-7]\s",
-    "ICO": rb"\x00\x00\x01\x00", "JPEG 2000": rb"\x00{3}\x0cjP|\xffO\xffQ",
-    "JPEG XL": rb"\x00{3}\x0cJXL|\xff\n",
-    "SVG": rb"(?i)\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)?(<!doctype svg[^>]*>\s*)?<svg",
-    "a web page": rb"(?i)\s*<(!doctype )?html",
-    "a pointer of Git LFS (run `git lfs pull`)": rb"version https://git-lfs",
-}
-RENDERING = 1  # part of every picture's name: raise it when render_view draws other pixels
+RENDERING = 1  # part of every picture's name: raise it when `render_view` draws other pixels
 
-# A subject stays inside the central square that the classifiers' own transforms keep.
-_MARGIN = 0.06
 
-SCORED = ("stamp", "folder")
-"""Sources whose pictures are fitted on and scored; drawings are fitted on, photographs neither."""
+# --- reading ------------------------------------------------------------------------------------
 
 
 def open_picture(
-    path: str | os.PathLike | io.BytesIO, *, max_pixels: int = MAX_PIXELS, name: str | None = None
+    path: str | os.PathLike | io.BytesIO, *, name: str | None = None
 ) -> Image.Image:
-    """Open a picture after a look at its header, before any pixel is decoded.
-
-    Parameters
-    ----------
-    path : path-like or io.BytesIO
-        File to open, or its content.
-    max_pixels : int
-        Largest width x height that is accepted.
-    name : str, optional
-        What messages call it; the path by default.
-
-    Returns
-    -------
-    PIL.Image.Image
-        The opened picture, not yet decoded.
-
-    Raises
-    ------
-    SingError
-        If the file is no picture, of another format, larger than `max_pixels`, or a strip more
-        than 100 times as long as wide.
-    """
-    is_file = not isinstance(path, io.BytesIO)
-    name = printable(name or (path if is_file else "the picture"))
+    """Open a picture, or its content, after a look at its header: nothing is decoded yet."""
+    in_memory = isinstance(path, io.BytesIO)
+    name = printable(name or ("the picture" if in_memory else path))
     try:
-        if is_file:
-            _refuse_what_is_no_file(path, name)
-        with warnings.catch_warnings():
-            # Pillow's own limit is higher; ours, below, says what to do.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            # No other reader than these sees the file.
-            picture = Image.open(path, formats=sorted(FORMATS - {"MPO"}))
+        # A pipe would be waited for, and a device read for ever.
+        if not in_memory and not stat.S_ISREG(os.stat(path).st_mode):
+            raise SingError(f"{name} is a folder, a pipe or a device, not a picture's file.")
+        picture = Image.open(path, formats=FORMATS)
     except SingError:
         raise
-    except Image.DecompressionBombError as error:
-        raise SingError(f"{name}: {error} Make it smaller first.") from error
-    except UnidentifiedImageError as error:
-        kind = _other_kind(path)
-        raise SingError(
-            f"{name} is {kind}; expected one of {', '.join(sorted(FORMATS))}: convert it, or "
-            f"remove it."
-            if kind else f"{name} is not a picture that can be read; remove it or replace it."
-        ) from error
     except Exception as error:  # of damaged headers, Pillow's readers raise many kinds
+        why = "no known format" if isinstance(error, UnidentifiedImageError) else error
         raise SingError(
-            f"{name} is not a picture that can be read ({error}); remove it or replace it."
+            f"{name} is not a picture that can be read ({why}); expected one of "
+            f"{', '.join(FORMATS)}. Convert it, make it smaller or remove it."
         ) from error
-    if max(picture.size) > MAX_RATIO * min(picture.size):
+    width, height = picture.size
+    if width * height > MAX_PIXELS or max(width, height) > MAX_RATIO * min(width, height):
         raise SingError(
-            f"{name} has {picture.width} x {picture.height} pixels, more than {MAX_RATIO} times "
-            f"as long as wide; crop it first."
-        )
-    if picture.width * picture.height > max_pixels:
-        raise SingError(
-            f"{name} has {picture.width} x {picture.height} pixels, more than {max_pixels:,}; "
-            f"make it smaller first."
+            f"{name} has {width} x {height} pixels; expected at most {MAX_PIXELS:,}, and at most "
+            f"{MAX_RATIO} times as long as wide. Crop it or make it smaller."
         )
     return picture
-
-
-def _refuse_what_is_no_file(path: str | os.PathLike, name: str) -> None:
-    """A pipe would be waited for, and a device read for ever."""
-    mode = os.stat(path).st_mode
-    if not stat.S_ISREG(mode):
-        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
-        raise SingError(f"{name} is {kind}, not a picture's file; remove it or rename it.")
-
-
-def _other_kind(path: str | os.PathLike | io.BytesIO) -> str | None:
-    """What a file is that no reader took, if its first bytes tell."""
-    head = path.getvalue()[:400] if isinstance(path, io.BytesIO) else _head(path, 400)
-    return next((kind for kind, said in OTHERS.items() if re.match(said, head, re.DOTALL)), None)
-
-
-def _head(path: str | os.PathLike, count: int) -> bytes:
-    with open(path, "rb") as file:
-        return file.read(count)
 
 
 def decoded(picture: Image.Image, name: str) -> Image.Image:
@@ -192,101 +109,50 @@ def decoded(picture: Image.Image, name: str) -> Image.Image:
     Of several frames or pages it is the first. What is transparent lies on white. Of 16 bits a
     channel the upper 8 count. A colour profile is not applied: the classifiers' own training did
     not either.
-
-    Parameters
-    ----------
-    picture : PIL.Image.Image
-        From :func:`open_picture`.
-    name : str
-        What messages call it.
-
-    Returns
-    -------
-    PIL.Image.Image
-        RGB.
-
-    Raises
-    ------
-    SingError
-        If it cannot be decoded to its end, or holds numbers whose white is unknown.
     """
-    name = printable(name)
     try:
         picture.load()
-        # 16 bits of grey are I in older versions of Pillow.
+        # 16 bits of grey, whose conversion by Pillow takes 256 and all above for white. They are I
+        # in older versions.
         if picture.mode.startswith("I;16") or (picture.mode, picture.format) == ("I", "PNG"):
-            # Its own conversion takes 256 and all above for white.
-            picture = _with_exif_of(picture, Image.fromarray(
-                (np.asarray(picture).astype(np.uint16) >> 8).astype(np.uint8)
-            ))
+            upper = (np.asarray(picture).astype(np.uint16) >> 8).astype(np.uint8)
+            picture, deep = Image.fromarray(upper), picture
+            with suppress(Exception):  # a damaged EXIF tells nothing, and no pixel depends on it
+                picture.getexif().update(deep.getexif())
         if picture.mode in ("I", "F"):
-            raise SingError(
-                f"{name} holds {'whole' if picture.mode == 'I' else 'floating-point'} numbers of "
-                f"32 bits, whose white is unknown; save it with 8 or 16 bits a channel."
-            )
-        with suppress(Exception):  # a damaged EXIF tells nothing, and no pixel depends on it
+            raise ValueError("its white is unknown: save it with 8 or 16 bits a channel")
+        with suppress(Exception):  # as above
             picture = ImageOps.exif_transpose(picture)
         if picture.has_transparency_data:
             picture = picture.convert("RGBA")
             picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
         return picture.convert("RGB")
-    except SingError:
-        raise
     except Exception as error:  # of damaged contents, Pillow's readers raise many kinds
         raise SingError(
-            f"{name} is damaged: it begins as a picture but cannot be read to its end ({error}); "
-            f"save it again or take it away."
+            f"{printable(name)} is damaged: it begins as a picture but cannot be read to its end "
+            f"({error}). Save it again or remove it."
         ) from error
-
-
-def _with_exif_of(picture: Image.Image, other: Image.Image) -> Image.Image:
-    with suppress(Exception):  # as above
-        other.getexif().update(picture.getexif())
-    return other
 
 
 def read_picture(
     path: str | os.PathLike, *, name: str | None = None, sha: str | None = None
 ) -> Image.Image:
-    """Read a picture's file as networks read it (see :func:`decoded`).
+    """Read a file as networks do (see :func:`decoded`).
 
-    Parameters
-    ----------
-    path : path-like
-    name : str, optional
-        What messages call it; the path by default.
-    sha : str, optional
-        What the SHA-256 of the content begins with; another one is refused.
-
-    Returns
-    -------
-    PIL.Image.Image
-        RGB.
-
-    Raises
-    ------
-    SingError
-        If it is no whole picture (see :func:`open_picture` and :func:`decoded`), or no longer the
-        one that it was.
+    Refused is what is no whole picture, and, where `sha` is given, a file whose SHA-256 begins
+    otherwise. Messages call it `name`.
     """
     name = printable(name or path)
-    if sha is None:
-        with open_picture(path, name=name) as picture:
+    with open_picture(path, name=name) as picture:
+        if sha is None:
             return decoded(picture, name)
-    try:
-        _refuse_what_is_no_file(path, name)
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise SingError(
-            f"{name} could be read when the pictures were listed, and cannot now "
-            f"({error.strerror}); put it back, or run again without it."
-        ) from error
-    if not hashlib.sha256(data).hexdigest().startswith(sha):
+    content = Path(path).read_bytes()
+    if not hashlib.sha256(content).hexdigest().startswith(sha):
         raise SingError(
             f"{name} has changed since the pictures were listed; run again, and leave the folder "
             f"alone until the run is over."
         )
-    return decoded(open_picture(io.BytesIO(data), name=name), name)
+    return decoded(open_picture(io.BytesIO(content), name=name), name)
 
 
 def picture_sha(row: pd.Series | dict) -> str | None:
@@ -295,25 +161,39 @@ def picture_sha(row: pd.Series | dict) -> str | None:
     return found and found[1]
 
 
+def thumbnail(source: Path | Image.Image, side: int = 72) -> str:
+    """A small picture, `side` pixels long, as a data URI: a chart carries it along."""
+    picture = source.convert("RGB") if isinstance(source, Image.Image) else read_picture(source)
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return "data:image/jpeg;base64," + base64.b64encode(_jpeg(picture, quality=80)).decode()
+
+
+def _jpeg(picture: Image.Image, **options: int) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", **options)
+    return buffer.getvalue()
+
+
+# --- tables -------------------------------------------------------------------------------------
+
+
+def picture_table(
+    *, views: int, clipart_views: int, seed: int,
+    stamp_subjects: int | None = None, clipart_files: int | None = None,
+) -> pd.DataFrame:
+    """All pictures of a study: stamps, clip art and labelled photos; the index counts from 0."""
+    tables = [stamps(views, seed, stamp_subjects)]
+    if clipart_views and clipart_files != 0:
+        tables.append(clipart(clipart_views, seed, clipart_files))
+    return pd.concat([*tables, photos()], ignore_index=True)
+
+
 def stamps(views: int = 12, seed: int = 0, limit: int | None = None) -> pd.DataFrame:
-    """Table of the photo stamps: `views` views of each file on generated backgrounds.
+    """Photo stamps: `views` views of each on generated backgrounds, of at most `limit` subjects.
 
     Background kind and flip follow a full factorial over the views; colour, scale and place are
-    drawn independently, so that each factor can be told from the others.
-
-    Parameters
-    ----------
-    views : int
-        Views of each stamp, at least 1.
-    seed : int
-        Every factor follows from the seed, the file and the number of the view.
-    limit : int, optional
-        Keep only this many subjects, those with an ImageNet class first.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row a view; see the module's table.
+    drawn independently, so that each factor can be told from the others. Subjects with an ImageNet
+    class are taken first.
     """
     return _views("stamps", views, seed, limit)
 
@@ -325,58 +205,24 @@ def stamp_labels() -> dict[str, int]:
 
 
 def clipart(views: int = 1, seed: int = 0, limit: int | None = None) -> pd.DataFrame:
-    """Table of the clip art: drawings without labels that widen a translator's training set."""
+    """Clip art: drawings without labels that widen a translator's training set."""
     return _views("clipart", views, seed, limit)
 
 
 def photos() -> pd.DataFrame:
-    """The 20 labelled ImageNet photos that come with the package foolbox.
-
-    They are never used for fitting.
-    """
+    """The 20 labelled ImageNet photos of the package foolbox; they are never used for fitting."""
     # Not imported: with the package comes what attacks networks.
     folder = Path(importlib.util.find_spec("foolbox").origin).parent / "data"
     names = imagenet_names()
     rows = []
     for path in sorted(folder.glob("imagenet_*.jpg")):
         number, index = re.fullmatch(r"imagenet_(\d+)_(\d+)", path.stem).groups()
-        rows.append(
-            {
-                "picture": f"photo-{number}", "source": "photo", "path": str(path),
-                "subject": f"photo-{number}", "label": names[int(index)],
-                "class_index": int(index), "view": 0,
-                "background": "", "flip": False,
-            }
-        )
-    if not rows:
-        raise SingError(f"No labelled photos in {folder}; install the package foolbox again.")
+        rows.append({
+            "picture": f"photo-{number}", "source": "photo", "path": str(path),
+            "subject": f"photo-{number}", "label": names[int(index)], "class_index": int(index),
+            "view": 0, "background": "", "flip": False,
+        })
     return pd.DataFrame(rows)
-
-
-def picture_table(
-    *, views: int, clipart_views: int, seed: int,
-    stamp_subjects: int | None = None, clipart_files: int | None = None,
-) -> pd.DataFrame:
-    """All pictures of a study: stamps, clip art and labelled photos, in this order.
-
-    Parameters
-    ----------
-    views, clipart_views : int
-        Views of each stamp and of each drawing.
-    seed : int
-        Seed of the generated factors.
-    stamp_subjects, clipart_files : int, optional
-        Keep only this many.
-
-    Returns
-    -------
-    pandas.DataFrame
-        See the module's table; the index counts from 0 without gaps.
-    """
-    tables = [stamps(views, seed, stamp_subjects), photos()]
-    if clipart_views and (clipart_files is None or clipart_files > 0):
-        tables.insert(1, clipart(clipart_views, seed, clipart_files))
-    return pd.concat(tables, ignore_index=True)
 
 
 def _views(name: str, views: int, seed: int, limit: int | None) -> pd.DataFrame:
@@ -386,9 +232,7 @@ def _views(name: str, views: int, seed: int, limit: int | None) -> pd.DataFrame:
     manifest = pd.DataFrame(read_manifest(SOURCES[name].manifest))
     if "subject" not in manifest:
         # Clip art carries no names: every file is a subject of its own.
-        manifest["subject"] = [f"{source}:{path}" for path in manifest["path"]]
-        manifest["label"] = ""
-        manifest["imagenet"] = ""
+        manifest = manifest.assign(subject=f"{source}:" + manifest["path"], label="", imagenet="")
     if limit is not None:
         first = manifest.groupby("subject", sort=True)["imagenet"].first()
         chosen = sorted(first.index, key=lambda subject: (first[subject] == "", subject))[:limit]
@@ -400,18 +244,12 @@ def _views(name: str, views: int, seed: int, limit: int | None) -> pd.DataFrame:
             factors = _factors(seed, record["path"], view)
             token = repr((RENDERING, SIDE, record["sha256"], sorted(factors.items())))
             digest = hashlib.sha256(token.encode()).hexdigest()[:10]
-            rows.append(
-                {
-                    "picture": f"{Path(record['path']).stem}-{view}-{digest}",
-                    "source": source,
-                    "path": str(root / record["path"]),
-                    "subject": record["subject"],
-                    "label": record["label"],
-                    "class_index": int(record["imagenet"]) if record["imagenet"] else -1,
-                    "view": view,
-                    **factors,
-                }
-            )
+            rows.append({
+                "picture": f"{Path(record['path']).stem}-{view}-{digest}", "source": source,
+                "path": str(root / record["path"]), "subject": record["subject"],
+                "label": record["label"], "class_index": int(record["imagenet"] or -1),
+                "view": view, **factors,
+            })
     return pd.DataFrame(rows)
 
 
@@ -420,7 +258,7 @@ def _factors(seed: int, path: str, view: int) -> dict[str, float | str | bool]:
     token = int.from_bytes(hashlib.sha256(path.encode()).digest()[:4], "big")
     rng = np.random.default_rng([seed, token, view])
     scale = rng.uniform(0.55, 0.88)
-    free = (1 - 2 * _MARGIN - scale) / 2
+    free = (1 - 2 * MARGIN - scale) / 2
     factors = {
         "background": BACKGROUNDS[view % 3],
         "hue": rng.uniform(0, 360),
@@ -434,37 +272,14 @@ def _factors(seed: int, path: str, view: int) -> dict[str, float | str | bool]:
     return {k: round(v, 4) if isinstance(v, float) else v for k, v in factors.items()}
 
 
-@lru_cache(maxsize=8)
-def _cutout(path: str) -> Image.Image:
-    """The subject in RGBA, cropped to what is not transparent, at most SIDE pixels long."""
-    picture = open_picture(path)
-    picture.draft("RGB", (2 * SIDE, 2 * SIDE))
-    picture = picture.convert("RGBA")
-    box = picture.getchannel("A").point(lambda alpha: 255 * (alpha > 8)).getbbox()
-    if box is None:
-        raise SingError(f"{path} is fully transparent; remove it from the manifest.")
-    picture = picture.crop(box)
-    picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    return picture
+# --- drawing ------------------------------------------------------------------------------------
 
 
 def render_view(row: pd.Series | dict) -> Image.Image:
-    """Draw one row of the picture table.
-
-    Parameters
-    ----------
-    row : mapping
-        A row of :func:`picture_table`.
-
-    Returns
-    -------
-    PIL.Image.Image
-        RGB; SIDE x SIDE for generated views, the photograph itself otherwise.
-    """
-    if row["source"] in WHOLE:
+    """Draw one row of the picture table: SIDE x SIDE, RGB; photographs are read as they are."""
+    if row["source"] in PHOTO_SOURCES:
         return read_picture(row["path"])
-    canvas = _background(row)
-    subject = _cutout(row["path"])
+    canvas, subject = _background(row), _cutout(row["path"])
     ratio = row["scale"] * SIDE / max(subject.size)
     size = tuple(max(1, round(side * ratio)) for side in subject.size)
     subject = subject.resize(size, Image.Resampling.LANCZOS)
@@ -473,6 +288,18 @@ def render_view(row: pd.Series | dict) -> Image.Image:
     corner = (round(row["x"] * SIDE - size[0] / 2), round(row["y"] * SIDE - size[1] / 2))
     canvas.paste(subject, corner, subject)
     return canvas
+
+
+@lru_cache(maxsize=8)
+def _cutout(path: str) -> Image.Image:
+    """The subject in RGBA, cropped to what is not transparent, at most SIDE pixels long."""
+    picture = open_picture(path).convert("RGBA")
+    box = picture.getchannel("A").point(lambda alpha: 255 * (alpha > 8)).getbbox()
+    if box is None:
+        raise SingError(f"{path} is fully transparent; remove it from the manifest.")
+    picture = picture.crop(box)
+    picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    return picture
 
 
 def _background(row: pd.Series | dict) -> Image.Image:
@@ -495,73 +322,25 @@ def _background(row: pd.Series | dict) -> Image.Image:
 
 def picture_file(row: pd.Series | dict, folder: Path) -> Path:
     """Where the drawn picture of a row lies (photographs stay where they are)."""
-    if row["source"] in WHOLE:
-        return Path(row["path"])
-    return Path(folder) / f"{row['picture']}.jpg"
+    is_photo = row["source"] in PHOTO_SOURCES
+    return Path(row["path"]) if is_photo else Path(folder) / f"{row['picture']}.jpg"
 
 
-def store_pictures(
-    table: pd.DataFrame, folder: Path, *, progress: Progress = True, workers: int | None = None
-) -> None:
-    """Draw every picture of the table that is not in `folder` yet.
+def store_pictures(table: pd.DataFrame, folder: Path, *, progress: Progress = True) -> None:
+    """Draw every picture of the table that is not in `folder` yet, each written atomically."""
+    have = {path.stem for path in make_folder(folder).glob("*.jpg")}
+    missing = table[~table["source"].isin(PHOTO_SOURCES) & ~table["picture"].isin(have)]
 
-    Each file is written atomically, so an interrupted run is taken up where it stopped.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        Picture table.
-    folder : pathlib.Path
-        Target folder, made if missing.
-    progress : bool or callable
-        Whether to show a progress bar, or whom to tell (:mod:`sing_nb.progress`).
-    workers : int, optional
-        Threads; one for each processor by default.
-    """
-    folder = make_folder(folder)
-    have = {path.name for path in folder.iterdir()}
-    todo = [
-        rows.to_dict("records")
-        for _, rows in table[~table["source"].isin(WHOLE)].groupby("path", sort=False)
-        if any(f"{name}.jpg" not in have for name in rows["picture"])
-    ]
-
-    def draw(rows: list[dict]) -> int:
-        for row in rows:
-            if f"{row['picture']}.jpg" in have:
-                continue
-            buffer = io.BytesIO()
-            render_view(row).save(buffer, "JPEG", quality=92, subsampling=0)
-            write_atomic(picture_file(row, folder), buffer.getvalue())
+    def draw(rows: pd.DataFrame) -> int:
+        for row in rows.to_dict("records"):
+            content = _jpeg(render_view(row), quality=92, subsampling=0)
+            write_atomic(picture_file(row, folder), content)
         return len(rows)
 
     with (
-        ThreadPoolExecutor(workers or os.cpu_count()) as pool,
-        progress_bar(
-            progress, total=sum(map(len, todo)), desc="drawing pictures", unit="picture"
-        ) as bar,
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+        progress_bar(progress, total=len(missing), desc="drawing pictures", unit="picture") as bar,
     ):
-        for count in pool.map(draw, todo):
+        # One subject a thread: it is read once for all its views.
+        for count in pool.map(draw, (rows for _, rows in missing.groupby("path", sort=False))):
             bar.update(count)
-
-
-def thumbnail(source: Path | Image.Image, side: int = 72) -> str:
-    """A small picture as a data URI, so that a chart carries it along.
-
-    Parameters
-    ----------
-    source : pathlib.Path or PIL.Image.Image
-        A file, or a picture that was read already.
-    side : int
-        Longer side in pixels.
-
-    Returns
-    -------
-    str
-        ``data:image/jpeg;base64,...``
-    """
-    picture = source.convert("RGB") if isinstance(source, Image.Image) else read_picture(source)
-    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -33,6 +33,7 @@ from ..progress import Progress, say
 from ..study.profile import Profile, build_dir, load_profile
 from ..study.study import Study
 from . import report_tables
+from .card import study_card
 
 __all__ = ["Report", "own_study", "report"]
 
@@ -63,7 +64,7 @@ class Report(NamedTuple):
     tables : dict of pandas.DataFrame
         See :func:`sing_nb.reports.report_tables.tables`.
     card : dict
-        See `cards.study_card`; and ``kind``, ``folder`` (where the command was
+        See `card.study_card`; and ``kind``, ``folder`` (where the command was
         given), ``asked``, ``beside``, ``notes`` and ``files`` (SHA-256 of every file beside it).
     """
 
@@ -288,7 +289,7 @@ def report(
         tell("tables")
         tables = report_tables.tables(study, name, ask=list(ask), beside=other, progress=progress)
         summary = report_tables.first_screen(study, name, tables)
-        card = cards.study_card(study, name, command=command or _command(**asked))
+        card = study_card(study, name, command=command or _command(**asked))
         card |= {
             "kind": KIND, "model": _own_name(name), "folder": str(Path.cwd()),
             "asked": list(ask), "beside": _own_name(other) if other else None,

@@ -1,0 +1,195 @@
+"""Translators, spaces and tables with a card: exact, and never believed broken."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+import safetensors.torch
+import torch
+
+import sing_nb
+from sing_nb.errors import SingError
+from sing_nb.method.nullspace import HeadSpaces
+from sing_nb.method.translator import RidgeFitter, Translator
+from sing_nb.pictures import cards
+from sing_nb.pictures.cache import keep
+
+CARD = {"model": "own", "note": "naïve 日本 \ud800", "list": [1, 2.5, None, True, {"deep": "x"}]}
+
+
+def translator(**card):
+    rng = torch.Generator().manual_seed(0)
+    return Translator(torch.randn(3, 4, generator=rng), torch.randn(3, generator=rng), card)
+
+
+def spaces():
+    return HeadSpaces.from_weight(torch.randn(2, 5, generator=torch.Generator().manual_seed(1)))
+
+
+def table():
+    return pd.DataFrame({
+        "name": ["a", "None", "é"], "score": [0.1 + 0.2, np.nan, 1e-300], "n": [1, 2, 3]})
+
+
+THINGS = {"translator.safetensors": translator, "spaces.safetensors": spaces,
+          "table.parquet": table}
+
+
+@pytest.fixture(params=THINGS)
+def saved(request, tmp_path):
+    return cards.save(tmp_path / "new" / request.param, THINGS[request.param](), CARD)
+
+
+def test_a_card_comes_back_with_what_the_file_is(saved):
+    found = sing_nb.load(saved)
+    card = found.attrs["card"] if saved.stem == "table" else found.card
+    assert card == CARD | {"holds": saved.stem}
+    assert cards.card_of(saved) == card
+    before = saved.read_bytes()
+    assert cards.save(saved, found).read_bytes() == before  # and may be saved again
+
+
+def test_a_translator_comes_back_exactly_and_knows_itself_best(tmp_path):
+    one = translator(**{"lambda": 3.0, "held_out_fold": 2})
+    path = cards.save(tmp_path / "t.safetensors", one, {"lambda": 99.0, "seed": 0})
+    for found in (sing_nb.load(path), Translator.load(path)):
+        assert torch.equal(found.weight, one.weight)
+        assert torch.equal(found.bias, one.bias)
+        about = found.card
+        assert (about["lambda"], about["held_out_fold"], about["seed"]) == (3.0, 2, 0)
+    # And one that a study kept, without any card of ours.
+    assert sing_nb.load(one.save(path)).card["lambda"] == 3.0
+
+
+def test_spaces_come_back_exactly(tmp_path):
+    weight = torch.randn(6, 9, generator=torch.Generator().manual_seed(2))
+    weight[5] = weight[4]
+    f = torch.randn(7, 9, generator=torch.Generator().manual_seed(3))
+    plain = HeadSpaces.from_weight(weight)
+    for one in (plain, plain.truncated(2), HeadSpaces.for_probabilities(weight)):
+        found = sing_nb.load(cards.save(tmp_path / "s.safetensors", one))
+        assert (found.rank, found.null_dim, found.tolerance) == (
+            one.rank, one.null_dim, one.tolerance)
+        assert torch.equal(found.singular_values, one.singular_values)
+        for part in ("principal", "null", "null_share"):
+            assert torch.equal(getattr(found, part)(f), getattr(one, part)(f))
+
+
+def test_tables_come_back_exactly_and_others_read_them(tmp_path):
+    for one in (table().astype({"n": "int8"}).set_index("name"), table(), pd.DataFrame({"x": []})):
+        path = cards.save(tmp_path / "a.parquet", one, CARD)
+        pd.testing.assert_frame_equal(sing_nb.load(path), one, check_exact=True)
+        pd.testing.assert_frame_equal(pd.read_parquet(path), one, check_exact=True)
+        assert one.attrs == {}
+
+
+def test_a_changed_bit_changes_nothing_or_is_refused(saved):
+    whole, before, refused = saved.read_bytes(), sing_nb.load(saved), 0
+    for at in np.unique(np.linspace(0, len(whole) - 1, 60).astype(int)):
+        damaged = bytearray(whole)
+        damaged[at] ^= 1 << (at % 8)
+        saved.write_bytes(damaged)
+        try:
+            found = sing_nb.load(saved)
+        except SingError:
+            refused += 1
+            continue
+        if isinstance(before, pd.DataFrame):  # the footer carries no checksum
+            assert found.set_axis(before.columns, axis=1).equals(before)
+    assert refused > (15 if saved.stem == "table" else 50)
+
+
+def foreign(folder, name):
+    """A file that is none of ours, under a name that could be."""
+    path = folder / "x.safetensors"
+    weights = {"head.weight": torch.zeros(2, 3)}
+    writers = {
+        "weights": lambda: path.write_bytes(safetensors.torch.save(weights)),
+        "statistics": lambda: RidgeFitter(2, 1).update(
+            torch.zeros(3, 2), torch.zeros(3, 1)).save(path),
+        "cache": lambda: keep(path, weights, {"rank": 1}),
+        "a rank that is none": lambda: keep(
+            path, {"values": torch.ones(2), "columns": torch.eye(3)},
+            {"rank": 9, "tolerance": 0.0, "card": {}}),
+        "text": lambda: path.write_text("hello, this is a text"),
+        "nothing": path.touch,
+        "huge header": lambda: path.write_bytes((2**60).to_bytes(8, "little") + b'{"a": 1}'),
+        "folder": path.mkdir,
+        "missing": lambda: None,
+    }
+    writers[name]()
+    return path
+
+
+@pytest.mark.parametrize("name", [
+    "weights", "statistics", "cache", "a rank that is none", "text", "nothing", "huge header",
+    "folder", "missing",
+])
+def test_what_is_something_else_is_refused(tmp_path, name):
+    with pytest.raises(SingError, match=r"x\.safetensors cannot be read as a translator"):
+        sing_nb.load(foreign(tmp_path, name))
+
+
+class Code:
+    """Unpickled, it would make a folder."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+@pytest.mark.parametrize("write", [pickle.dump, torch.save], ids=["pickle", "torch"])
+@pytest.mark.parametrize("name", ["a.safetensors", "a.parquet"])
+def test_code_in_a_pickle_is_never_run(tmp_path, write, name):
+    with (tmp_path / name).open("wb") as file:
+        write(Code(tmp_path / "ran"), file)
+    for read in (sing_nb.load, cards.card_of):
+        with pytest.raises(SingError, match="cannot be read"):
+            read(tmp_path / name)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(("thing", "name", "more", "message"), [
+    ([1, 2], "a.safetensors", {}, "got a list"),
+    (translator(), "t.pt", {}, "saved as .safetensors"),
+    (translator(), "t.safetensors", {"a": np.float32(1)}, "as JSON does"),
+])
+def test_what_cannot_be_saved_is_said_and_nothing_written(tmp_path, thing, name, more, message):
+    with pytest.raises(SingError, match=message):
+        cards.save(tmp_path / name, thing, more)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reports_folder_page_and_card_have_one_card(tmp_path):
+    (tmp_path / "card.json").write_text(json.dumps(CARD))
+    (tmp_path / "index.html").write_text("<html>")
+    for path in (tmp_path, tmp_path / "index.html", tmp_path / "card.json"):
+        assert cards.card_of(path) == CARD
+    for content in ('["model"]', '{"model": ', ""):
+        (tmp_path / "card.json").write_text(content)
+        with pytest.raises(SingError, match=r"card\.json"):
+            cards.card_of(tmp_path)
+    (tmp_path / "card.json").unlink()
+    with pytest.raises(SingError, match=r"card\.json"):
+        cards.card_of(tmp_path)
+
+
+@pytest.mark.parametrize("odd", [
+    {}, {"model": None}, {"data": [1], "error": {"value": float("nan")}, "versions": 3},
+    {"data": {"skipped_first": [{"path": "x"}, 3]}}, {"x" * 200: "y" * 300},
+])
+def test_any_card_can_be_shown_without_touching_the_terminal(odd):
+    card = {**odd, "mod\x1bel": "a\x1b[2Jb\r\u202e", "error": {"value": 79.123456789}}
+    lines = cards.text(card).split("\n")
+    assert all(line.isprintable() for line in lines)
+    assert any(line.endswith("a�[2Jb��") for line in lines)
+    assert any(line.endswith("value 79.1235") for line in lines)
+    names = [line.split("  ")[0] for line in lines]
+    assert "mod�el" in names
