@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
+from collections.abc import Iterable
 
-__all__ = ["SingError", "printable"]
+__all__ = ["SingError", "printable", "unknown"]
 
 # Control characters (also those that clear or colour a terminal), halves of characters (which no
 # file in UTF-8 can hold), and what turns the direction of the text that follows.
@@ -44,3 +46,13 @@ def _escaped(text: str, unsafe: str) -> str:
     return re.sub(
         f"[{unsafe}]", lambda found: found[0].encode("unicode_escape").decode("ascii"), text
     )
+
+
+def unknown(what: str, name: str, known: Iterable[str], advice: str = "") -> SingError:
+    """An error for an unknown name, with the nearest right one."""
+    known = sorted(known)
+    small = {other.lower(): other for other in known}
+    close = difflib.get_close_matches(str(name), known, n=1) or [
+        small[near] for near in difflib.get_close_matches(str(name).lower(), small, n=1)]
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return SingError(f"Unknown {what} {name!r}; {hint}Known: {', '.join(known)}.{advice}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import subprocess
 import weakref
@@ -122,7 +121,8 @@ class Fresh:
 @pytest.fixture(scope="session")
 def fresh(smoke):
     """Makes the smoke study, cut down to Lite0, with other attributes: ``fresh(text=...)``."""
-    only = dataclasses.replace(smoke.config, models=["lite0"], tower="lite0", bootstrap_draws=20)
+    changed = {"models": ["lite0"], "tower": "lite0", "bootstrap_draws": 20}
+    only = smoke.config.model_copy(update=changed)
     return lambda **changed: Fresh(smoke, **{"config": only, **changed})
 
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import json
 from types import SimpleNamespace
 
@@ -59,7 +58,7 @@ def test_no_subject_is_in_two_parts(warm, fold):
 
 
 def test_two_folds_leave_nothing_to_fit_on_without_clip_art(study):
-    study.config = dataclasses.replace(study.config, folds=2)
+    study.config = study.config.model_copy(update={"folds": 2})
     photos = study.pictures[study.is_scored]
     study.__dict__["pictures"] = photos.assign(fold=photos["fold"] % 2).reset_index(drop=True)
     study.__dict__["is_scored"] = np.ones(len(photos), dtype=bool)

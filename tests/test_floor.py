@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 import scipy.stats
@@ -36,7 +34,7 @@ def degrees(a, b):
 @pytest.fixture(scope="module")
 def computed(smoke, fresh):
     """The smoke study, whose tables are computed here and never read."""
-    return fresh(config=dataclasses.replace(smoke.config, bootstrap_draws=20))
+    return fresh(config=smoke.config.model_copy(update={"bootstrap_draws": 20}))
 
 
 # --- intraclass correlations ----------------------------------------------------------------------
@@ -133,7 +131,7 @@ def test_scores_come_from_a_translator_of_other_subjects(spread, smoke, plain, p
 
 
 def test_one_deal_is_no_spread(fresh, smoke):
-    config = dataclasses.replace(smoke.config, redeals=1)
+    config = smoke.config.model_copy(update={"redeals": 1})
     with pytest.raises(SingError, match="at least 2 deals"):
         translator_spread(fresh(config=config), "lite0")
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import open_clip
 import pandas as pd
@@ -28,7 +26,7 @@ def degrees(a, b):
 
 def changed(mini, **overrides):
     """A study of the same pictures and classifiers with other settings."""
-    settings = dataclasses.asdict(mini.config) | overrides
+    settings = mini.config.model_dump() | overrides
     other = sing_nb.Study(settings.pop("name"), progress=False, **settings)
     other.folder, other.__dict__["pictures"] = mini.folder, mini.pictures
     other._classifiers, other._features = mini._classifiers, mini._features

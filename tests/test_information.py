@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -345,5 +343,5 @@ def test_other_translators_are_unknown():
 
 
 def test_settings_of_this_chapter_recompute_no_other(smoke):
-    other = dataclasses.replace(smoke.config, information_draws=7, kernel_size=9)
+    other = smoke.config.model_copy(update={"information_draws": 7, "kernel_size": 9})
     assert repr(other) == repr(smoke.config)

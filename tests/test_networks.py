@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
@@ -18,7 +20,7 @@ from sing_nb.models.networks import (
     mse,
     train,
 )
-from sing_nb.study.profile import SWEEP_ARCHITECTURES, SWEEP_LOSSES
+from sing_nb.study.profile import Architecture, Loss
 
 
 def data(n=200, m=12, d=5, noise=0.05, seed=0):
@@ -172,8 +174,8 @@ def test_no_rows_are_refused():
 
 
 def test_a_profile_may_name_what_there_is():
-    assert {"ridge", *ARCHITECTURES} == set(SWEEP_ARCHITECTURES)
-    assert set(LOSSES) == set(SWEEP_LOSSES)
+    assert {"ridge", *ARCHITECTURES} == set(get_args(Architecture))
+    assert set(LOSSES) == set(get_args(Loss))
 
 
 def test_ridge_becomes_a_layer_with_the_same_answers():

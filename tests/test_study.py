@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 from functools import cached_property
 
 import numpy as np
@@ -387,7 +386,7 @@ def test_another_tower_shares_pictures_features_and_heads(smoke, other):
     assert other.config.models == ["lite1", "lite2"]
     assert set(other.config.everyone) == set(smoke.config.everyone)
     changed = {"tower", "models"}
-    mine, theirs = (dataclasses.asdict(study.config) for study in (smoke, other))
+    mine, theirs = (study.config.model_dump() for study in (smoke, other))
     assert {key for key in mine if mine[key] != theirs[key]} == changed
     pd.testing.assert_frame_equal(other.pictures, smoke.pictures)
     for name in smoke.config.everyone:
@@ -467,9 +466,8 @@ def test_overrides_give_other_results_in_other_files(smoke, images):
     before = stored(smoke, "images-lite0")
     other = sing_nb.Study("smoke", progress=False, temperature=2, control_draws=1, lambdas=[50])
     found = tables.images(other, "lite0")
-    assert dataclasses.replace(smoke.config, temperature=2.0, control_draws=1, lambdas=[50.0]) == (
-        other.config
-    )
+    changed = {"temperature": 2.0, "control_draws": 1, "lambdas": [50.0]}
+    assert smoke.config.model_copy(update=changed) == other.config
     assert not np.allclose(found["image_score"], images["image_score"], atol=0.01)
     after = stored(smoke, "images-lite0")
     assert before.items() <= after.items()

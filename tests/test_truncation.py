@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
@@ -216,7 +215,7 @@ def sized(smoke, fresh):
             kept[name] = compute()
         return kept[name].copy()
 
-    return fresh(config=dataclasses.replace(smoke.config, bootstrap_draws=20), stored=stored)
+    return fresh(config=smoke.config.model_copy(update={"bootstrap_draws": 20}), stored=stored)
 
 
 @pytest.fixture(scope="module")

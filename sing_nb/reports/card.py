@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.metadata
 import math
 import platform
@@ -37,7 +36,7 @@ def study_card(study: Study, model: str, *, command: str = "") -> dict:
         error |= {prefix + key: _finite(angles.loc[kind, key]) for key in ("value", "low", "high")}
     table = study.pictures
     skipped = table.attrs.get("skipped", [])
-    settings = dataclasses.asdict(config)
+    settings = config.model_dump()
     return {
         "model": model,
         "classifier": {

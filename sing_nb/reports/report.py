@@ -420,7 +420,7 @@ def _overrides(config: Profile) -> dict[str, object]:
     """Settings that make the same study in another process."""
     plain = load_profile(config.name)
     return {
-        key: getattr(config, key) for key in Profile.__dataclass_fields__
+        key: getattr(config, key) for key in Profile.model_fields
         if key != "name" and getattr(config, key) != getattr(plain, key)
     }
 

@@ -106,7 +106,7 @@ class Study:
         self._bases: dict[tuple[int, int, int], np.ndarray] = {}
         self._units: dict[str, float] = {}
         if self.config.also_fit != "none" and self.config.pictures != "stamps":
-            self.config = dataclasses.replace(self.config, folds=self._folds())
+            self.config = self.config.model_copy(update={"folds": self._folds()})
 
     # --- pictures, classifiers, features --------------------------------------------------------
 
@@ -306,7 +306,7 @@ class Study:
             raise unknown("joint space of this study", space, c.spaces)
         if space == c.spaces[-1 if c.tower else 0]:
             return self
-        settings = dataclasses.asdict(c)
+        settings = c.model_dump()
         if c.tower:
             settings |= {"tower": space, "models": [name for name in c.everyone if name != space]}
         else:
@@ -918,7 +918,7 @@ class Study:
         # between two runs would look as if nothing had happened.
         done = datetime.now(timezone.utc).isoformat()
         text = json.dumps(
-            {"profile": dataclasses.asdict(self.config), **content, "done": done}, indent=1
+            {"profile": self.config.model_dump(), **content, "done": done}, indent=1
         )
         return write_atomic(self.folder / "stages" / f"{stage}.json", text + "\n")
 
