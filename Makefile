@@ -91,6 +91,7 @@ plan: $(READY)
 
 lint: $(TESTING)
 	@$(BIN)/ruff check sing_nb tests
+	@$(BIN)/ruff check --quiet --select S --ignore S603 book .ci/audit
 
 test: lint
 	@# Downloaded once, before the workers ask for it together.

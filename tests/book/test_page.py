@@ -17,15 +17,11 @@ import pytest
 pytest.importorskip("playwright")
 
 from browser import (
-    drawing,
     find_chromium,
     inspect_page,
-    measure_overflow,
-    move_input,
     new_page,
     open_browser,
     serve,
-    wait_for_charts,
 )
 
 from sing_nb.book.page import chart_html, stage_book
@@ -258,50 +254,6 @@ def test_page_is_whole(site, name, size, theme):
         for plot in page.locator(".sing-plot").all():
             svg, column = plot.locator("svg").bounding_box(), plot.bounding_box()
             assert svg["width"] <= column["width"] + 1
-
-
-@pytest.mark.parametrize(("name", "kind"), [("01_charts", "range"), ("intro", "select")])
-def test_input_changes_the_marks(site, name, kind):
-    """A slider and a menu change what is drawn."""
-    address, browser = site
-    with new_page(browser) as page:
-        inspect_page(page, f"{address}/{name}.html")
-        bars = page.locator("div.sing-chart").first.locator(".mark-rect.role-mark path")
-        before, count = drawing(page, 0), bars.count()
-        assert move_input(page, 0, 0) == kind
-        assert drawing(page, 0) != before
-        if kind == "range":
-            assert count == 8
-            assert bars.count() == 1
-
-
-def test_theme_and_width_change_live(site):
-    """The theme button recolours a chart and keeps its slider; a narrow window restacks it."""
-    label = "div.sing-chart .role-axis-label text"
-    colour = "(el) => getComputedStyle(el).fill"
-    address, browser = site
-    with new_page(browser) as page:
-        inspect_page(page, f"{address}/01_charts.html")
-        move_input(page, 0, 0)
-        light = page.locator(label).first.evaluate(colour)
-        page.evaluate("document.documentElement.dataset.theme = 'dark'")
-        wait_for_charts(page, "dark")
-        assert page.locator(label).first.evaluate(colour) != light
-        first = page.locator("div.sing-chart").first
-        assert first.locator(".mark-rect.role-mark path").count() == 1
-        assert first.locator("input").input_value() == "5"
-        assert page.locator("div.sing-chart > .sing-plot").count() == 2
-        page.goto(f"{address}/intro.html")
-        wait_for_charts(page, "light")
-        box = page.locator("div.sing-chart svg").first.bounding_box()
-        assert box["width"] > box["height"]
-        page.set_viewport_size({"width": 390, "height": 844})
-        page.wait_for_timeout(400)
-        wait_for_charts(page, "light")
-        box = page.locator("div.sing-chart svg").first.bounding_box()
-        assert box["width"] < 390
-        assert box["height"] > box["width"]
-        assert measure_overflow(page) == []
 
 
 def test_broken_chart_says_so(site, tiny_book):

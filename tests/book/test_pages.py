@@ -32,11 +32,10 @@ from reader import (
     unnamed_inputs,
 )
 
-from sing_nb.book.page import toc_files
+from sing_nb.book.chapters import toc_files
 
-ROOT = Path(__file__).resolve().parents[1]
-TOC = ROOT / "book" / "_toc.yml"
-PAGES = toc_files(yaml.safe_load(TOC.read_text())) if TOC.is_file() else []
+TOC = Path(__file__).resolve().parents[2] / "book" / "_toc.yml"
+PAGES = [name.removesuffix(".md") for name in toc_files(yaml.safe_load(TOC.read_text()))]
 
 # In CI a missing browser is a failure and no reason to skip.
 pytestmark = pytest.mark.skipif(
@@ -52,13 +51,11 @@ def site(smoke_book):
         yield address, browser, Path(smoke_book)
 
 
-def page_name(name: str) -> str:
-    """Return a page's name without the ending of its source."""
-    return name.removesuffix(".ipynb").removesuffix(".md")
-
-
-@pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+@pytest.mark.parametrize(("size", "theme"), [
+    (DESKTOP, "light"), (PHONE, "dark"),
+    pytest.param(DESKTOP, "dark", marks=pytest.mark.slow),
+    pytest.param(PHONE, "light", marks=pytest.mark.slow),
+], ids=["desktop-light", "phone-dark", "desktop-dark", "phone-light"])
 @pytest.mark.parametrize("name", PAGES)
 def test_page_is_whole(site, name, size, theme):
     """No outside request, no error, every chart drawn, named, numbered and legible, none too wide.
@@ -67,11 +64,10 @@ def test_page_is_whole(site, name, size, theme):
     """
     address, browser, folder = site
     kind = "desktop" if size == DESKTOP else "phone"
-    name = page_name(name)
     with new_page(browser, size, theme) as page:
         report = inspect_page(page, f"{address}/{name}.html", theme)
         shots = folder.parent / "screenshots"
-        shoot(page, shots / f"{name.replace('/', '-')}-{kind}-{theme}.png")
+        shoot(page, shots / f"{name}-{kind}-{theme}.png")
         assert report.problems() == []
         assert {url.split("?")[0] for url in report.bundles} <= {
             f"{address}/_static/vega-bundle.js"
@@ -95,14 +91,13 @@ def test_page_is_whole(site, name, size, theme):
 def test_every_input_changes_its_chart(site, name):
     """Every value of every slider, menu and button draws its own marks, and a phone holds them."""
     address, browser, folder = site
-    name = page_name(name)
     with new_page(browser, PHONE) as page:
         report = inspect_page(page, f"{address}/{name}.html")
         dead = [said for chart in range(len(report.charts)) for said in turn_inputs(page, chart)]
         assert dead == []
         shots = folder.parent / "screenshots"
         for chart in range(len(report.charts)):
-            shoot_used(page, chart, shots / f"{name.replace('/', '-')}-chart{chart + 1}-used.png")
+            shoot_used(page, chart, shots / f"{name}-chart{chart + 1}-used.png")
         assert measure_overflow(page) == []
         assert report.page_errors == []
         assert report.console_errors == []
@@ -113,7 +108,7 @@ def test_every_chart_answers_mouse_and_keys(site, name):
     """Tab reaches each input and keys work it; brushes, clicks, legends and tooltips answer."""
     address, browser, _ = site
     with new_page(browser) as page:
-        report = inspect_page(page, f"{address}/{page_name(name)}.html")
+        report = inspect_page(page, f"{address}/{name}.html")
         charts = range(len(report.charts))
         assert unnamed_inputs(page) == []
         assert tab_through(page) == []

@@ -13,7 +13,7 @@ pytest.importorskip("playwright")
 from browser import find_chromium, open_browser
 from lab import borrow_results, copy_chapter, open_notebook, serve_lab
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CHAPTERS = sorted(path.stem for path in (ROOT / "book").glob("*.ipynb"))
 #: What a page would turn into something, and JupyterLab shows as it is written.
 RAW = re.compile(r"\{[a-z][\w:-]*\}`|\{\{|^:::|\\begin\{|\$\$", re.MULTILINE)

@@ -1,3 +1,5 @@
+"""What is in the repository: notebooks as a reader gets them, manifests, nothing too large."""
+
 from __future__ import annotations
 
 import ast
@@ -11,17 +13,14 @@ from pathlib import Path, PurePosixPath
 import pytest
 import yaml
 
-from sing_nb.book.page import toc_files
+from sing_nb.book.chapters import toc_files
 from sing_nb.models.prompts import imagenet_names
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
 SWEEPS = sorted((ROOT / "book" / "sweeps").glob("*.ipynb"))  # run once a cell of a grid, no pages
-
-def each_notebook(function):
-    """Run a test for each notebook of the book and of its sweeps."""
-    decorate = pytest.mark.parametrize("path", [*NOTEBOOKS, *SWEEPS], ids=lambda path: path.stem)
-    return decorate(function)
+#: Roles, directives and substitutions, which JupyterLab shows as they are written.
+RAW = re.compile(r"\{[a-z][\w:-]*\}`|\{\{|^:::|^```\{|^\([\w-]+\)=$", re.MULTILINE)
 
 
 def cells(path):
@@ -47,52 +46,27 @@ def test_the_book_has_its_chapters():
     assert SWEEPS
 
 
-@each_notebook
-def test_notebooks_are_stored_without_results(path):
+@pytest.mark.parametrize("path", [*NOTEBOOKS, *SWEEPS], ids=lambda path: path.stem)
+def test_a_notebook_has_a_title_typed_parameters_no_results_and_reads_the_same_everywhere(path):
     for cell in cells(path):
         if cell["cell_type"] == "code":
             assert cell["outputs"] == []
             assert cell["execution_count"] is None
-
-
-@each_notebook
-def test_notebooks_start_with_a_title(path):
-    first = cells(path)[0]
-    assert first["cell_type"] == "markdown"
-    assert re.match(r"# \S", source(first))
-    titles = [
-        line for cell in cells(path) if cell["cell_type"] == "markdown"
-        for line in source(cell).splitlines() if line.startswith("# ")
-    ]
-    assert len(titles) == 1
-
-
-@each_notebook
-def test_notebooks_have_one_cell_of_annotated_literals_as_parameters(path):
+            if path in NOTEBOOKS:
+                assert [line for line in source(cell).splitlines() if len(line) > 79] == []
+        else:
+            assert RAW.findall(source(cell)) == []
+        if path in NOTEBOOKS:
+            assert set(tags(cell)) <= {"parameters", "hide-input"}
+            assert set(cell["metadata"]) <= {"tags"}
+    text = [line for cell in cells(path) if cell["cell_type"] == "markdown"
+            for line in source(cell).splitlines()]
+    assert [line for line in text if line.startswith("# ")] == text[:1]
     (cell,) = [cell for cell in cells(path) if "parameters" in tags(cell)]
     found = ast.parse(source(cell)).body
-    assert all(isinstance(line, ast.AnnAssign) for line in found)
     for line in found:
         ast.literal_eval(line.value)  # a derived value would not follow an override
     assert {"profile", "overrides"} <= {line.target.id for line in found}
-
-
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_code_lines_fit_the_page(path):
-    for cell in cells(path):
-        if cell["cell_type"] == "code":
-            assert [line for line in source(cell).splitlines() if len(line) > 79] == []
-
-
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_prose_reads_the_same_everywhere(path):
-    """No role, directive or substitution, which JupyterLab shows raw; no cell is removed."""
-    raw = re.compile(r"\{[a-z][\w:-]*\}`|\{\{|^:::|^```\{|^\([\w-]+\)=$", re.MULTILINE)
-    for cell in cells(path):
-        assert set(tags(cell)) <= {"parameters", "hide-input"}
-        assert set(cell["metadata"]) <= {"tags"}
-        if cell["cell_type"] == "markdown":
-            assert raw.findall(source(cell)) == []
 
 
 def test_the_chapters_show_the_method():
@@ -106,10 +80,7 @@ def test_the_chapters_show_the_method():
         assert any("assert" in text for text in visible), name
 
 
-# --- the package ---------------------------------------------------------------------------------
-
-
-def test_the_public_names_are_those_of_the_rooms():
+def test_the_public_names_are_there():
     import sing_nb
 
     for name in sing_nb.__all__:
@@ -129,8 +100,7 @@ def rows(name):
 @pytest.mark.parametrize("name", ["stamps.csv", "clipart.csv"])
 def test_manifests_are_sorted_and_name_every_picture_once(name):
     paths = [row["path"] for row in rows(name)]
-    assert paths == sorted(paths)
-    assert len(set(paths)) == len(paths)
+    assert paths == sorted(set(paths))
     for path in map(PurePosixPath, paths):
         assert not path.is_absolute()
         assert ".." not in path.parts
@@ -139,28 +109,19 @@ def test_manifests_are_sorted_and_name_every_picture_once(name):
     assert all(re.fullmatch(r"[0-9a-f]{64}", one) for one in sums)
 
 
-def test_stamps_have_enough_subjects_of_a_true_class():
-    classes = {row["subject"]: row["imagenet"] for row in rows("stamps.csv") if row["imagenet"]}
-    assert len(classes) >= 60
-    assert all(0 <= int(index) <= 999 for index in classes.values())
-
-
-def test_stamps_have_one_label_and_one_class_a_subject():
-    labels, subjects, classes = {}, {}, {}
-    for row in rows("stamps.csv"):
-        assert row["label"].strip()
-        assert labels.setdefault(row["subject"], row["label"]) == row["label"]
-        assert subjects.setdefault(row["label"], row["subject"]) == row["subject"]
-        assert classes.setdefault(row["subject"], row["imagenet"]) == row["imagenet"]
-
-
-def test_a_label_that_is_a_class_name_has_that_class():
+def test_a_stamps_subject_has_one_label_and_at_most_one_class_of_that_name():
     # Two pairs of ImageNet classes share a name: only the others can be told by it.
     names = [name.lower() for name in imagenet_names()]
+    labels, subjects, classes = {}, {}, {}
     for row in rows("stamps.csv"):
-        label = row["label"].lower()
-        if row["imagenet"] and names.count(label) == 1:
-            assert names[int(row["imagenet"])] == label, row
+        subject, label = row["subject"], row["label"]
+        assert label.strip()
+        assert labels.setdefault(subject, label) == label
+        assert subjects.setdefault(label, subject) == subject
+        assert classes.setdefault(subject, row["imagenet"]) == row["imagenet"]
+        if row["imagenet"] and names.count(label.lower()) == 1:
+            assert names[int(row["imagenet"])] == label.lower(), row
+    assert sum(map(bool, classes.values())) >= 60
 
 
 def test_concepts_are_distinct():
@@ -172,34 +133,19 @@ def test_concepts_are_distinct():
 # --- what is committed --------------------------------------------------------------------------
 
 
-def tracked():
+def test_nothing_is_tracked_that_must_not_be():
     done = subprocess.run(
         ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    return [ROOT / name for name in done.stdout.split("\0") if name and (ROOT / name).is_file()]
-
-
-def test_no_tracked_file_is_large():
-    assert [path.name for path in tracked() if path.stat().st_size > 2**20] == []
-
-
-def test_neither_pictures_nor_weights_are_tracked():
+    tracked = [ROOT / name for name in done.stdout.split("\0") if (ROOT / name).is_file()]
+    assert len(tracked) > 20
+    assert [path.name for path in tracked if path.stat().st_size > 2**20] == []
     # SVG is text and may show a figure; everything here is bytes from elsewhere.
     forbidden = {
         ".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".deb", ".pth", ".pt",
         ".ckpt", ".bin", ".onnx", ".safetensors", ".npy", ".npz", ".pkl", ".pickle", ".parquet",
     }
-    assert len(tracked()) > 20
-    assert [path.name for path in tracked() if path.suffix.lower() in forbidden] == []
-
-
-def test_the_top_level_has_only_its_own_files():
-    allowed = {
-        "README.md", "Makefile", "environment.yml", "pyproject.toml", "_config.yml", "LICENSE",
-        "CITATION.cff", "book", "sing_nb", "data", "tests",
-    }
-    top = {path.relative_to(ROOT).parts[0] for path in tracked()}
-    assert {name for name in top if not name.startswith(".")} <= allowed
+    assert [path.name for path in tracked if path.suffix.lower() in forbidden] == []
 
 
 def test_tests_of_one_file_stay_with_one_worker(request):

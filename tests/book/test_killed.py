@@ -8,10 +8,11 @@ import subprocess
 from pathlib import Path
 
 import psutil
+import pytest
 
 from sing_nb.pictures.fetch import SOURCES, cache_dir
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 # `SING_KILLS=10 pytest tests/test_killed.py` is the long form.
 KILLS = int(os.environ.get("SING_KILLS", "3"))
 LATEST = 60  # seconds that a run is left at most before it is killed
@@ -52,6 +53,7 @@ def data_of(figures: Path) -> dict[str, bytes]:
             if path.name.endswith((".data.json", ".vl.json"))}
 
 
+@pytest.mark.slow
 def test_a_second_run_killed_at_random_moments_shows_the_same_figures(smoke_book, tmp_path):
     moments, killed = random.Random(7), 0
     for _ in range(KILLS):

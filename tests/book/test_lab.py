@@ -135,6 +135,9 @@ def test_the_explorer_says_what_the_tables_say(explorer, smoke):
 
 def test_a_slider_that_is_moved_by_keys_changes_the_numbers(notebook, explorer):
     before = scores(explorer)
+    chart = explorer.locator(".vega-embed svg, .vega-embed canvas").first
+    chart.wait_for()
+    drawn = chart.evaluate(LOOK)
     assert before[STEP] == ["1.00", "1.00"]
     push_slider(notebook, explorer, STEP, times=10)
     far = wait_for(explorer, lambda now: now[STEP][0] == "1.50")
@@ -143,18 +146,10 @@ def test_a_slider_that_is_moved_by_keys_changes_the_numbers(notebook, explorer):
     images = [degrees(found["Image Score"][0]) for found in (before, far, back)]
     assert images[1] > images[0]
     assert images[2] > 0
+    explorer.page.wait_for_timeout(300)
+    assert chart.evaluate(LOOK) != drawn
     # Wherever the photo is pushed, its classifier takes it for the same.
     assert before["taken for, after"][0] == far["taken for, after"][0]
-
-
-def test_a_slider_moves_the_dot_of_the_chart(notebook, explorer):
-    chart = explorer.locator(".vega-embed svg, .vega-embed canvas").first
-    chart.wait_for()
-    before = chart.evaluate(LOOK)
-    push_slider(notebook, explorer, STEP, "End")
-    wait_for(explorer, lambda now: now[STEP][0] == "3.00")
-    explorer.page.wait_for_timeout(300)
-    assert chart.evaluate(LOOK) != before
 
 
 def test_a_prompt_that_is_typed_changes_the_answer(notebook, explorer):
@@ -166,18 +161,6 @@ def test_a_prompt_that_is_typed_changes_the_answer(notebook, explorer):
     words.fill("thunderstorm")
     words.press("Enter")
     wait_for(explorer, lambda now: now[PROMPTED] != cake[PROMPTED])
-
-
-def test_an_empty_prompt_is_said_and_the_last_answer_stays(notebook, explorer):
-    words, before = notebook.field(explorer, "prompt").locator("input"), scores(explorer)
-    words.fill("")
-    words.press("Enter")
-    said = explorer.locator(".sing-said [role=alert]")
-    said.wait_for()
-    assert scores(explorer) == before
-    words.fill("a violin")
-    words.press("Enter")
-    said.wait_for(state="detached")
 
 
 def test_a_picture_of_ones_own_is_pushed(notebook, explorer):

@@ -1,0 +1,258 @@
+"""Caches that lie, disks that are full or read-only, folders that are files, two runs at once.
+
+What is damaged is noticed by its checksum, made again, and that is said in one line; what cannot
+be written is said with what to do, and nothing half-written is believed later.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sing_nb import Study, wrap_classifier
+from sing_nb.method.translator import RidgeFitter, Translator
+from sing_nb.pictures.cache import kept_table, opened
+from sing_nb.pictures.fetch import cache_dir
+from sing_nb.study import tables
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def flip(path):
+    """Turn one bit in its middle."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGE = {
+    "cut short": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "one bit": flip,
+}
+each_damage = pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+
+
+# --- a study whose files were spoiled -----------------------------------------------------------
+
+
+def to_tensor(picture):
+    pixels = np.asarray(picture.resize((8, 8)), dtype=np.float32).copy()
+    return torch.from_numpy(pixels).permute(2, 0, 1) / 255
+
+
+def study_of(photos):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(192, 12), nn.Linear(12, 3))
+    study = Study(
+        "report", progress=False, models=["tiny"], pictures=f"folder:{photos}", also_fit="none",
+        bootstrap_draws=20, folds=2,
+    )
+    study.add(wrap_classifier(module, to_tensor, ["zebra", "hammer", "lemon"], "tiny"))
+    return study
+
+
+@pytest.fixture(scope="module")
+def made(photos, tmp_path_factory):
+    """Cache and build folder of a finished study of a small classifier, and its results."""
+    home = tmp_path_factory.mktemp("made")
+    (home / "cache").mkdir()
+    if (cache_dir() / "texts").is_dir():  # the names of the tower's classes: seconds of encoding
+        shutil.copytree(cache_dir() / "texts", home / "cache" / "texts")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SING_CACHE", str(home / "cache"))
+        patch.setenv("SING_BUILD", str(home / "build"))
+        results = results_of(study_of(photos))
+    return home, results
+
+
+def results_of(study):
+    model = study.config.models[0]
+    return {
+        "features": study.features(model), "embeddings": study.embeddings,
+        "translators": torch.cat([one.weight for one in study.translators(model)]),
+        "images": torch.tensor(tables.images(study, model)["image_score"].to_numpy()),
+    }
+
+
+@pytest.fixture
+def spoilt(made, tmp_path, monkeypatch):
+    """Makes the study anew, from a copy of those files that may be spoilt before."""
+    home, results = made
+    shutil.copytree(home / "build", tmp_path / "build")
+    monkeypatch.setenv("SING_CACHE", str(home / "cache"))
+    monkeypatch.setenv("SING_BUILD", str(tmp_path / "build"))
+    return tmp_path / "build" / "report", results
+
+
+KINDS = {
+    "features": "features/tiny-*/0000.safetensors", "embeddings": "features/embeddings-*",
+    "translators": "translators/tiny-*-1.safetensors", "images": "tables/images-tiny-*",
+}
+
+
+@each_damage
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_spoilt_file_is_noticed_and_made_again(kind, damage, spoilt, photos, capsys):
+    folder, expected = spoilt
+    (path,) = folder.glob(KINDS[kind])
+    right = path.read_bytes()
+    damage(path)
+    capsys.readouterr()
+    found = results_of(study_of(photos))
+    for name, value in found.items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-5)
+    said = [line for line in capsys.readouterr().err.splitlines() if "made again" in line]
+    assert len(said) == 1
+    assert path.name in said[0]
+    assert path.read_bytes() == right
+    results_of(study_of(photos))
+    assert "made again" not in capsys.readouterr().err
+
+
+def test_an_untouched_study_is_only_read(spoilt, photos, capsys):
+    folder, expected = spoilt
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    for name, value in results_of(study_of(photos)).items():
+        assert torch.equal(value, expected[name])
+    after = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    assert after == before
+    assert capsys.readouterr().err == ""
+
+
+# --- disks and folders --------------------------------------------------------------------------
+
+
+def run(code, *, prefix=(), env=None, **options):
+    """A Python process of its own; what it printed."""
+    done = subprocess.run(
+        [*prefix, sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True,
+        timeout=120, check=False, cwd=ROOT, env=env, **options,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def namespace():
+    """A prefix for commands in a space where discs can be mounted; None where there is none."""
+    for way in (["unshare", "-m"], ["unshare", "-rm"]):
+        try:
+            trial = [*way, "sh", "-c", "mount -t tmpfs tmpfs /mnt"]
+            if subprocess.run(trial, capture_output=True, check=False).returncode == 0:
+                return way
+        except OSError:
+            pass
+    return None
+
+
+WAY = namespace() if sys.platform == "linux" else None
+
+
+@pytest.mark.skipif(WAY is None, reason="no disks can be mounted here")
+def test_a_full_disk_and_one_that_is_read_only(tmp_path):
+    out = run(f"""
+        import os, subprocess
+        from pathlib import Path
+        import pandas as pd, torch
+        from sing_nb import SingError
+        from sing_nb.pictures.cache import keep, keep_table, kept, kept_table
+        from sing_nb.study.heads import kept_spaces
+        from sing_nb.cli import main
+
+        def say(act):
+            try:
+                return act()
+            except SingError as error:
+                print("SAID", error)
+
+        home = Path({str(tmp_path)!r})
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(home)], check=True)
+        os.environ["SING_BUILD"] = os.environ["SING_CACHE"] = str(home)
+        table = pd.DataFrame({{"x": range(10)}})
+        keep_table(home / "one.parquet", table)
+        (home / "large").write_bytes(b"x" * 200_000)
+        say(lambda: keep(home / "two.safetensors", {{"a": torch.randn(99_000)}}))
+        say(lambda: keep_table(home / "one.parquet", pd.DataFrame({{"x": torch.randn(99_000)}})))
+        assert kept_table(home / "one.parquet").equals(table)
+        print(sorted(os.listdir(home)))
+        # Nothing is left half: with room, the same works.
+        (home / "large").unlink()
+        keep(home / "two.safetensors", {{"a": torch.ones(9)}})
+        assert kept(home / "two.safetensors")
+
+        subprocess.run(["mount", "-o", "remount,ro", str(home)], check=True)
+        assert kept_table(home / "one.parquet").equals(table)
+        say(lambda: keep(home / "three.safetensors", {{"a": torch.ones(9)}}))
+        spaces = kept_spaces(torch.ones(2, 5))
+        print("null", spaces.null_dim)
+        print("exit", main(["fetch", "--profile", "smoke"]))
+    """, prefix=WAY)
+    assert out.count("SAID") == 3
+    assert out.count("No space left on device") == 2
+    assert "['large', 'one.parquet']" in out
+    assert "Read-only file system" in out
+    assert "null 4" in out
+    assert "exit 1" in out
+
+
+def test_two_runs_at_once_leave_what_one_leaves(tmp_path, photos):
+    code = f"""
+        import sys, time
+        from pathlib import Path
+        import numpy as np, pandas as pd, torch
+        from torch import nn
+        from sing_nb.pictures.features import compute_features
+        from sing_nb.pictures.cache import keep_table
+        from sing_nb.models.classifier import wrap_classifier
+        from sing_nb.method.translator import RidgeFitter
+
+        def to_tensor(picture):
+            pixels = np.asarray(picture.resize((8, 8)), dtype=np.float32).copy()
+            return torch.from_numpy(pixels).permute(2, 0, 1) / 255
+
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Flatten(), nn.Linear(192, 12), nn.Linear(12, 3))
+        clf = wrap_classifier(module, to_tensor, name="tiny")
+        home, number = Path({str(tmp_path)!r}), sys.argv[1]
+        files = sorted(Path({str(photos)!r}).rglob("*.png"))
+        table = pd.DataFrame({{"picture": [str(f) for f in files], "source": "folder",
+                               "path": [str(f) for f in files]}})
+        (home / f"ready-{{number}}").touch()
+        begun = time.monotonic()
+        while len(list(home.glob("ready-*"))) < 2:
+            assert time.monotonic() - begun < 90, "the other process never came"
+            time.sleep(0.002)
+        for turn in range(8):
+            found = compute_features(clf, table, home, home / f"features-{{turn}}", progress=False)
+            fitter = RidgeFitter(12, 3).update(*found)
+            fitter.save(home / "out" / "fitter.safetensors")
+            fitter.solve(1.0, {{"model": "tiny"}}).save(home / "out" / "one.safetensors")
+            keep_table(home / "out" / "table.parquet", pd.DataFrame(found.features.numpy()))
+    """
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    both = [
+        subprocess.Popen([sys.executable, "-c", textwrap.dedent(code), str(number)], env=env,
+                         stderr=subprocess.PIPE, text=True, cwd=ROOT)
+        for number in range(2)
+    ]
+    for one in both:
+        _, said = one.communicate(timeout=120)
+        assert one.returncode == 0, said[-2000:]
+        assert "made again" not in said  # neither saw a part of what the other wrote
+    shards = sorted(tmp_path.glob("features-*/tiny-*/0000.safetensors"))
+    assert len(shards) == 8
+    assert len({path.read_bytes() for path in shards}) == 1
+    table, (held, _) = kept_table(tmp_path / "out" / "table.parquet"), opened(shards[0])
+    np.testing.assert_array_equal(table.to_numpy(), held["features"].numpy())
+    assert torch.equal(
+        RidgeFitter.load(tmp_path / "out" / "fitter.safetensors").solve(1.0).weight,
+        Translator.load(tmp_path / "out" / "one.safetensors").weight)
+    assert not [path for path in tmp_path.rglob(".*") if path.is_file()]  # no temporary file
