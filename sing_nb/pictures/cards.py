@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
+import yaml
 from safetensors import safe_open
 
-from ..errors import SingError
+from ..errors import SingError, printable
 from ..method.files import read_tensors, write_tensors
 from ..method.nullspace import HeadSpaces
 from ..method.translator import Translator
@@ -125,26 +125,7 @@ def card_of(path: str | Path) -> dict:
     return card
 
 
-def text(card: Mapping[str, object], width: int = 100) -> str:
-    """A card as aligned lines for people; what is no printable character does not get through."""
-    rows = [(_clean(key.replace("_", " ")), _clean(_plain(card[key]))) for key in card]
-    margin = max((len(name) for name, value in rows), default=0) + 2
-    return "\n".join(
-        textwrap.fill(value, max(width, margin + 20), initial_indent=f"{name:<{margin}}",
-                      subsequent_indent=" " * margin, break_on_hyphens=False)
-        for name, value in rows if value.strip()
-    )
-
-
-def _plain(value: object) -> str:
-    """A value in a line: numbers short, mappings without brackets."""
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_plain(one)}" for key, one in value.items() if one is not None)
-    if isinstance(value, list):
-        return ", ".join(map(_plain, value))
-    return f"{value:.6g}" if isinstance(value, float) else "" if value is None else str(value)
-
-
-def _clean(line: str) -> str:
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}"
-                   for letter in line)
+def text(card: Mapping[str, object]) -> str:
+    """A card as YAML, for people; nothing in it reaches the terminal but printable characters."""
+    plain = yaml.safe_dump(dict(card), allow_unicode=True, sort_keys=False, width=100)
+    return "\n".join(map(printable, plain.splitlines()))

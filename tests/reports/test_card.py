@@ -36,9 +36,7 @@ def test_the_card_of_a_study_says_what_its_results_depend_on(smoke, plain):
     assert found["settings"]["views"] == smoke.config.views
     again = study_card(smoke, "lite0", command="sing report --model lite0")
     assert {**again, "date": 0} == {**found, "date": 0}
-    shown = cards.text(found)
-    assert f"value {error['value']:.6g}" in " ".join(shown.split())
-    assert max(map(len, shown.splitlines())) <= 100
+    assert f"  value: {error['value']}" in cards.text(found).splitlines()
 
 
 def test_skipped_pictures_are_counted_and_named(smoke, fresh):
