@@ -87,7 +87,13 @@ def resolve(
                for key, value in settings.items() if key in kinds}
         for stem, kinds in known.items()
     }
-    return load_profile(profile, overrides), overrides, parameters
+    config = load_profile(profile, overrides)
+    if "models" in overrides:  # files in them are meant from here; chapters run in their folder
+        from ..models.load import resolve_name
+
+        overrides["models"] = [resolve_name(name) for name in config.models]
+        config = load_profile(profile, overrides)
+    return config, overrides, parameters
 
 
 def _words(text: str) -> list[str]:

@@ -29,7 +29,6 @@ __all__ = ["load_classifier", "model_names", "name_parts", "resolve_name"]
 NO_HUB = "lite0, lite1 and lite2 need no hub"
 _FACTORY = re.compile(r"(.+\.py|[^\W\d][\w.]*):([^\W\d][\w.]*)", re.DOTALL)
 _MEMBER = re.compile(r"[A-Z][A-Z0-9_]*")  # of torchvision's weights, such as IMAGENET1K_V1
-_LIBRARIES = ("timm", "torchvision", "transformers")
 _NO_TORCH = (".onnx", ".h5", ".keras", ".pb", ".tflite", ".mlmodel", ".engine", ".pkl")
 
 
@@ -136,11 +135,16 @@ def load_classifier(name: str) -> Classifier:
         )
     if source == "kept":
         return read_classifier(name, weights)
-    if source == "factory":
+    if source == "factory" and (
+        ident.endswith(".py") or module_file(ident, Path.cwd())
+        or importlib.util.find_spec(ident.split(".")[0])
+    ):
         return from_factory(name, ident, weights)
-    if source not in _LIBRARIES or not ident:
+    libraries = {
+        "timm": _from_timm, "torchvision": _from_torchvision, "transformers": _from_transformers}
+    if source not in libraries or not ident:
         raise SingError(_unknown(name))
-    build = partial(globals()[f"_from_{source}"], name, ident, weights)
+    build = partial(libraries[source], name, ident, weights)
     file = _weights_file(ident, weights)
     if file is None:
         classifier = build()
@@ -169,10 +173,10 @@ def _unknown(name: str) -> str:
             f"{library}/<architecture>:{name}" for library in ("timm", "torchvision")]
     elif path.is_dir():
         near = [f"transformers/{name}", f"timm/local-dir:{name}"]
-    elif timm.is_model(stem) and stem not in known:
-        near = [f"timm/{name}"]
+    elif timm.is_model(stem) and (stem not in known or ":" in name):
+        near = [] if ":" in name else [f"timm/{name}"]
         if stem in torchvision.models.list_models(torchvision.models):
-            near.append(f"torchvision/{stem}:DEFAULT")
+            near.append(f"torchvision/{name if ':' in name else stem + ':DEFAULT'}")
     return (
         f"Unknown classifier {name!r}{'; did you mean ' if near else ''}{' or '.join(near)}. Known "
         f"short names: {', '.join(known)}; or use timm/<name>, torchvision/<name>:<weights>, "
@@ -224,7 +228,7 @@ def _from_timm(name: str, ident: str, weights: str) -> Classifier:
     # Libraries of networks are imported where one is built: they take seconds to load.
     import timm
 
-    architecture, notes, said = ident.split(".")[0], [], {}
+    architecture, notes, said = ident.split(".")[0], [], None
     if ident in ("local-dir", "hf-hub"):
         load = partial(timm.create_model, f"{ident}:{weights}", pretrained=True)
         model = _local(load, name) if ident == "local-dir" else from_hub(
@@ -241,16 +245,16 @@ def _from_timm(name: str, ident: str, weights: str) -> Classifier:
         _check_pretrained(name, ident, architecture)
         load = partial(timm.create_model, ident, pretrained=True)
         model = from_hub(f"the weights of timm/{ident}", load, advice=NO_HUB)
-    transform, prepared = _transform(said, model.pretrained_cfg)
-    return _finished(model, name, transform, model.pretrained_cfg.get("label_names"),
-                     [*notes, *([prepared] if _is_file(ident, weights) else [])])
+    transform, prepared = _transform(model, said or {})
+    notes = [] if said is None else [*notes, prepared]
+    return _finished(model, name, transform, model.pretrained_cfg.get("label_names"), notes)
 
 
-def _transform(said: dict[str, object], usual: dict[str, object]) -> tuple[Callable, str]:
+def _transform(model: nn.Module, said: dict[str, object]) -> tuple[Callable, str]:
     """A transform as a checkpoint says it, or else as is usual; and a note of it."""
     from timm.data import create_transform, resolve_data_config
 
-    config = resolve_data_config(said, pretrained_cfg=usual)
+    config = resolve_data_config(said, model=model)
     by = f"the file says ({', '.join(said)})" if said else "is usual for its architecture"
     return create_transform(**config, is_training=False), (
         f"Pictures are prepared as {by}: {' x '.join(map(str, config['input_size'][1:]))} pixels, "
@@ -321,7 +325,7 @@ def _from_torchvision(name: str, ident: str, weights: str) -> Classifier:
         model, notes, said = load_checkpoint(partial(make, weights=None), weights, name)
         # The recipe of the first weights; later ones resize differently.
         first = "IMAGENET1K_V1" if "IMAGENET1K_V1" in options.__members__ else "DEFAULT"
-        transform, note = _transform(said, {}) if said else (
+        transform, note = _transform(model, said) if said else (
             options[first].transforms(),
             f"Pictures are prepared as for torchvision's {ident}:{first}.")
         return _finished(model, name, transform, None, [*notes, note])

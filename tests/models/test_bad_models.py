@@ -81,14 +81,6 @@ def test_what_is_no_module_with_a_head(module, said):
         wrap_classifier(module)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
-def test_a_quantised_model_is_asked_for_as_it_was_before():
-    from torch.ao.quantization import quantize_dynamic
-
-    with pytest.raises(SingError, match=r"quantised model as it was before"):
-        wrap_classifier(quantize_dynamic(Small(), {nn.Linear}))
-
-
 @pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_torchscript_is_refused_with_what_works():
@@ -120,11 +112,6 @@ def test_weights_that_are_nothing():
 def test_class_names_that_do_not_fit(names, said):
     with pytest.raises(SingError, match=said):
         wrap_classifier(Small(), class_names=names)
-
-
-def test_class_names_with_line_ends_are_one_line():
-    names = wrap_classifier(Small(), class_names=["a\r", "b\nc", "d\te "]).class_names
-    assert names == ["a", "b c", "d e"]
 
 
 @pytest.mark.parametrize(("options", "said"), [
@@ -169,14 +156,6 @@ def study_of(photos, tmp_path, monkeypatch):
 def test_a_study_refuses_features_that_say_nothing(bend, said, study_of):
     with pytest.raises(SingError, match=said):
         study_of(Small(bend)).features("mine")
-
-
-def test_a_study_keeps_pictures_whose_feature_is_zero_and_says_so(study_of, capsys):
-    study = study_of(Small(lambda h: h * (h[:, :1] > -0.1)))
-    f = study.features("mine")[torch.tensor(study.is_scored)]
-    dead = int((f == 0).all(1).sum())
-    assert 0 < dead < 12
-    assert f"mine: {dead} of 12 pictures have a feature that is zero" in capsys.readouterr().err
 
 
 def test_a_head_without_null_space_loads_and_a_report_of_it_says_so_at_once(study_of, photos):

@@ -43,12 +43,6 @@ def test_a_head_without_bias_behind_a_dropout_in_training_mode():
     torch.testing.assert_close(classifier.run(x)[1], x.flatten(1) @ module[-1].weight.T)
 
 
-def test_a_backbone_is_refused():
-    module = timm.create_model("test_resnet", pretrained=False, num_classes=0)
-    with pytest.raises(SingError, match="no linear head found"):
-        wrap_classifier(module, name="backbone")
-
-
 class TwoHeads(nn.Module):
     """Like a distilled DeiT: two tokens, two heads, averaged logits."""
 
@@ -267,13 +261,6 @@ class Code:
         return os.mkdir, (self.mark,)
 
 
-def test_the_attack_is_one(tmp_path):
-    # Read in the way that nobody here does, it runs: or the next test would show nothing.
-    torch.save({"state_dict": Code(tmp_path / "mark")}, tmp_path / "file")
-    torch.load(tmp_path / "file", weights_only=False)
-    assert (tmp_path / "mark").is_dir()
-
-
 @pytest.mark.parametrize("name", [
     "timm/test_vit:{}/weights.pth", "timm/test_vit:{}/weights.safetensors",
     "torchvision/resnet18:{}/weights.ckpt", "kept:{}/weights.safetensors", "timm/local-dir:{}",
@@ -346,20 +333,6 @@ def test_every_row_of_models_yaml_is_well_formed():
             assert config.num_classes == row["classes"], name
 
 
-def test_models_yaml_holds_the_papers_models():
-    rows = model_names()
-    # One row a published translator: the thirteen of table 3. Where the paper's text names
-    # another model than its authors' code there is a row more, and the note says so.
-    published = [name for name, row in rows.items() if "translator" in row]
-    assert len(published) == 13
-    assert all("thirteen" in rows[name]["paper"] for name in published)
-    five = [name for name in published if "five" in rows[name]["paper"]]
-    assert five == ["resnet50-tv", "dinovit", "resnext101-wsl", "efficientnet-b0", "bit-resnet50"]
-    others = [name for name, row in rows.items() if "paper" in row and name not in published]
-    assert others == ["dinovit-tv", "efficientnet-b4", "swin-base"]
-    assert all("note" in rows[name] for name in others)
-
-
 # --- real weights -------------------------------------------------------------------------------
 
 
@@ -378,12 +351,6 @@ def test_real_weights_name_at_least_18_of_20_photos(name, labelled):
     assert right.sum() >= 18
     first = int(right.argmax())
     assert classifier.class_names[logits[first].argmax()] == table["label"][first]
-
-
-def test_lite0_has_280_null_dimensions(lite0):
-    spaces = sing_nb.HeadSpaces.from_weight(lite0.head.weight)
-    assert (spaces.features, spaces.rank, spaces.null_dim) == (1280, 1000, 280)
-    assert np.linalg.matrix_rank(lite0.head.weight.double().numpy()) == 1000
 
 
 def test_lite0_is_its_features_and_its_head(lite0, labelled):

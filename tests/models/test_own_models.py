@@ -16,14 +16,14 @@ import torchvision
 from PIL import Image
 from torch import nn
 
+from sing_nb.book.chapters import resolve
 from sing_nb.errors import SingError
 from sing_nb.models.classifier import wrap_classifier
 from sing_nb.models.lazy import LazyClassifier, keep_classifier, with_head
 from sing_nb.models.load import load_classifier, resolve_name
 from sing_nb.models.own import as_classifier
 from sing_nb.pictures.cache import keep
-from sing_nb.pictures.features import compute_features, feature_key
-from sing_nb.pictures.fetch import slug
+from sing_nb.pictures.features import feature_key
 
 # What a newcomer writes.
 TEN_LINES = """import torchvision
@@ -237,18 +237,12 @@ def test_an_auxiliary_layer_is_named_as_soon_as_code_is_loaded_and_its_way_works
     assert load_classifier("net.py:make").head.weight.shape == (5, 12)
 
 
-def test_what_code_prints_goes_to_standard_error(tmp_path, capsys):
-    (tmp_path / "loud.py").write_text("print('importing')\n" + TEN_LINES)
-    load_classifier("loud:classifier")
-    out, err = capsys.readouterr()
-    assert (out, err) == ("", "importing\n")
-
-
 @pytest.mark.parametrize(
     ("name", "told"),
     [
         ("mone.py:classifier", r"no file .*mone\.py"),
-        ("mone:classifier", "No module named 'mone'"),
+        ("mone:classifier", "Unknown classifier 'mone:classifier'"),
+        ("resnet50:IMAGENET1K_V2", "did you mean torchvision/resnet50:IMAGENET1K_V2"),
         ("mine.py", r"did you mean mine\.py:<factory>"),
         ("weights.ckpt", r"timm/<architecture>:weights\.ckpt or torchvision/<archit"),
         (".", "did you mean transformers/"),
@@ -266,17 +260,6 @@ def test_names_that_mean_nothing_name_what_is_near(name, told, tmp_path):
     (tmp_path / "weights.ckpt").write_bytes(b"x")
     with pytest.raises(SingError, match=told):
         load_classifier(name)
-
-
-def test_odd_characters_in_names_make_no_odd_files(tmp_path):
-    folder = tmp_path / "Größe & mehr: 100 %"
-    folder.mkdir()
-    (folder / "mein netz.py").write_text(TEN_LINES)
-    clf = load_classifier(f"{folder}/mein netz.py:classifier")
-    assert clf.head.weight.shape == (3, 512)
-    part = slug(clf.name)
-    assert len(part) < 80
-    assert not set(part) & set("/\\:&% \n")
 
 
 @pytest.mark.parametrize(
@@ -299,6 +282,11 @@ def test_names_for_a_process_in_another_folder(name, expected, tmp_path):
     (home / "there.py").write_text("")
     assert resolve_name(name, home) == (expected or name).format(home)
     assert resolve_name(resolve_name(name, home), tmp_path) == resolve_name(name, home)
+
+
+def test_files_in_the_settings_of_a_run_are_made_absolute_before_chapters_run(tmp_path):
+    _, overrides, _ = resolve("smoke", ["models=[timm/resnet18:c/a.ckpt,lite0]"], [])
+    assert overrides["models"] == [f"timm/resnet18:{tmp_path}/c/a.ckpt", "lite0"]
 
 
 class Net(nn.Module):
@@ -578,31 +566,3 @@ def test_kept_heads_that_are_damaged_or_something_else_are_refused(tmp_path):
     keep(path, {"other": torch.zeros(2)}, ["not", "a", "head"])
     with pytest.raises(SingError, match="missing, damaged"):
         load_classifier(name)
-
-
-def test_notes_vanish_as_what_they_miss_is_given():
-    clf = as_classifier(tiny(), "x")
-    assert len(clf.notes) == 2
-    given = as_classifier(clf, "y", transform=Halved(9), class_names=list("abcde"))
-    assert given.notes == []
-    assert (given.name, clf.name, len(clf.notes)) == ("y", "x", 2)  # the first one is as it was
-    assert isinstance(given.transform, Halved)
-    kept_names = as_classifier(clf, "z", class_names=list("abcde"))
-    assert kept_names.notes == clf.notes[1:]
-
-
-def test_features_of_code_of_ones_own_are_computed_from_files(tmp_path):
-    (tmp_path / "mine.py").write_text(TEN_LINES)
-    clf = load_classifier("mine:classifier")
-    rng = np.random.default_rng(0)
-    for index in range(3):
-        Image.fromarray(rng.integers(0, 255, (80, 90, 3), np.uint8)).save(tmp_path / f"{index}.png")
-    table = pd.DataFrame({
-        "picture": list("abc"), "source": "folder",
-        "path": [str(tmp_path / f"{index}.png") for index in range(3)],
-    })
-    found = compute_features(clf, table, tmp_path, tmp_path / "features", progress=False)
-    x = torch.stack([clf.transform(Image.open(path).convert("RGB")) for path in table["path"]])
-    torch.testing.assert_close(found.features, clf.run(x)[0], rtol=1e-3, atol=1e-4)
-    (folder,) = (tmp_path / "features").iterdir()
-    assert folder.name.startswith(slug("mine:classifier"))
