@@ -26,52 +26,51 @@ from torch import nn
 from torch.nn.functional import cosine_similarity
 from tqdm.auto import tqdm
 
-from ..errors import SingError
+from ..errors import SingError, unknown
 from ..method.translator import Translator
-from ..study.profile import unknown
 
 __all__ = [
     "ARCHITECTURES", "LOSSES", "Trained", "as_module", "both", "build", "cosine", "mse", "train",
 ]
 
+ARCHITECTURES = ("linear", "mlp3", "mlp4", "residual")
 LEARNING_RATE, WEIGHT_DECAY = 1e-4, 0.1  # the paper's
 DROPOUT, BATCH = 0.1, 64  # the paper does not give them
 WATCHED = 1024  # training rows that the curve is measured on
 
+Pairs = tuple[torch.Tensor, torch.Tensor]
+
 
 def mse(z: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Squared distance |T(f) - e|^2, mean over rows, equation (14).
+    """Mean over rows of the squared distance |T(f) - e|^2, equation (14), of (n, d): a scalar.
 
-    Parameters
-    ----------
-    z, target : torch.Tensor
-        (n, d).
+    Summed over dimensions, not averaged.
 
-    Returns
-    -------
-    torch.Tensor
-        Scalar, at least 0: summed over dimensions, not averaged.
+    Examples
+    --------
+    >>> mse(torch.tensor([[3.0, 4.0]]), torch.zeros(1, 2))
+    tensor(25.)
     """
     return (z - target).square().sum(-1).mean()
 
 
 def cosine(z: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """1 - cosine similarity, mean over rows, equation (15): scalar, 0 to 2."""
+    """1 - cosine similarity, equation (15), mean over rows of (n, d): a scalar, 0 to 2.
+
+    Examples
+    --------
+    >>> cosine(torch.tensor([[3.0, 4.0]]), torch.tensor([[-4.0, 3.0]]))
+    tensor(1.)
+    """
     return (1 - cosine_similarity(z, target, dim=-1)).mean()
 
 
 def both(z: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """The sum of :func:`mse` and :func:`cosine`: scalar, at least 0."""
+    """The sum of :func:`mse` and :func:`cosine`: a scalar, at least 0."""
     return mse(z, target) + cosine(z, target)
 
 
 LOSSES: dict[str, Callable] = {"mse": mse, "cosine": cosine, "both": both}
-
-
-def _block(features: int, out: int, dropout: float) -> nn.Sequential:
-    return nn.Sequential(
-        nn.LayerNorm(features), nn.GELU(), nn.Dropout(dropout), nn.Linear(features, out)
-    )
 
 
 class _Residual(nn.Module):
@@ -85,17 +84,21 @@ class _Residual(nn.Module):
         return f + self.branch(f)
 
 
-# Layers of each architecture, from m, d, hidden units and dropout.
-ARCHITECTURES: dict[str, Callable[[int, int, int, float], list[nn.Module]]] = {
-    "linear": lambda m, d, h, p: [nn.Linear(m, d)],
-    "mlp3": lambda m, d, h, p: [nn.Linear(m, h), _block(h, h, p), _block(h, d, p)],
-    "mlp4": lambda m, d, h, p: [
-        nn.Linear(m, h), _block(h, h, p), _block(h, h, p), _block(h, d, p)
-    ],
-    "residual": lambda m, d, h, p: [
-        _Residual(nn.Sequential(nn.Linear(m, h), _block(h, m, p))), nn.Linear(m, d)
-    ],
-}
+def _layers(architecture: str, m: int, d: int, hidden: int, dropout: float) -> list[nn.Module]:
+    def block(width: int, out: int) -> nn.Sequential:
+        return nn.Sequential(
+            nn.LayerNorm(width), nn.GELU(), nn.Dropout(dropout), nn.Linear(width, out)
+        )
+
+    if architecture == "linear":
+        return [nn.Linear(m, d)]
+    if architecture == "residual":
+        branch = nn.Sequential(nn.Linear(m, hidden), block(hidden, m))
+        return [_Residual(branch), nn.Linear(m, d)]
+    middle = int(architecture.removeprefix("mlp")) - 2
+    return [
+        nn.Linear(m, hidden), *(block(hidden, hidden) for _ in range(middle)), block(hidden, d)
+    ]
 
 
 def build(
@@ -128,12 +131,17 @@ def build(
     ------
     SingError
         For an unknown architecture.
+
+    Examples
+    --------
+    >>> build("mlp3", 8, 2, hidden=4, start=torch.ones(2))(torch.zeros(1, 8)).tolist()
+    [[1.0, 1.0]]
     """
     if architecture not in ARCHITECTURES:
         raise unknown("architecture", architecture, ARCHITECTURES)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module = nn.Sequential(*ARCHITECTURES[architecture](m, d, hidden, dropout))
+        module = nn.Sequential(*_layers(architecture, m, d, hidden, dropout))
     if start is not None:
         last = [layer for layer in module.modules() if isinstance(layer, nn.Linear)][-1]
         with torch.no_grad():
@@ -151,19 +159,12 @@ def as_module(translator: Translator) -> nn.Linear:
 
 
 class Trained(NamedTuple):
-    """A trained translator and how it got there.
+    """A translator in its best state on the validation rows, and how it got there.
 
-    Attributes
-    ----------
-    module : torch.nn.Module
-        In its best state on the validation rows, in evaluation mode.
-    curve : pandas.DataFrame
-        epoch (0 = before training), train_mse, train_cosine, validation_mse, validation_cosine:
-        mean squared distance and mean cosine similarity, without dropout, whatever was minimised.
-    best : int
-        Epoch of the best state.
-    stopped : bool
-        Whether it stopped early; False if the number of epochs cut it off.
+    `curve` has a row an epoch (0 = before training): epoch, train_mse, train_cosine,
+    validation_mse, validation_cosine; mean squared distance and mean cosine similarity, without
+    dropout, whatever was minimised. `best` is the epoch of the best state, `stopped` whether it
+    stopped early (False if the number of epochs cut it off).
     """
 
     module: nn.Module
@@ -173,53 +174,22 @@ class Trained(NamedTuple):
 
 
 def train(
-    module: nn.Module, rows: tuple[torch.Tensor, torch.Tensor],
-    validation: tuple[torch.Tensor, torch.Tensor], loss: str = "mse", *,
-    epochs: int = 50, patience: int = 5, batch: int = BATCH, learning_rate: float = LEARNING_RATE,
+    module: nn.Module, rows: Pairs, validation: Pairs, loss: str = "mse", *, epochs: int = 50,
+    patience: int = 5, batch: int = BATCH, learning_rate: float = LEARNING_RATE,
     weight_decay: float = WEIGHT_DECAY, seed: int = 0, progress: bool = False,
-    log: Callable[[dict], object] | None = None,
 ) -> Trained:
     """Train with AdamW until the validation loss has not fallen for `patience` epochs.
 
-    Parameters
-    ----------
-    module : torch.nn.Module
-        Of :func:`build`; it is trained in place.
-    rows, validation : pair of torch.Tensor
-        Features (n, m) and targets (n, d) to fit on, and those that decide when to stop.
-    loss : str
-        What is minimised and watched, one of :data:`LOSSES`.
-    epochs : int
-        At most so many passes over the rows.
-    patience : int
-        Epochs without a new best.
-    batch : int
-        Rows a step.
-    learning_rate, weight_decay : float
-        Of AdamW; the decay is the paper's L2 term.
-    seed : int
-        Of the order of rows and of dropout: the same seed gives the same bits on one thread.
-    progress : bool
-        Whether to show a bar.
-    log : callable, optional
-        Gets each row of the curve as a dict.
-
-    Returns
-    -------
-    Trained
-
-    Raises
-    ------
-    SingError
-        For an unknown loss.
+    `rows` and `validation` are features (n, m) and targets (n, d), to fit on and to decide when to
+    stop. The weight decay is the paper's L2 term. `seed` is that of the order of rows and of
+    dropout: the same seed gives the same bits on one thread. The module is trained in place.
     """
     if loss not in LOSSES:
         raise unknown("loss", loss, LOSSES)
     f, z = rows
     if len(f) == 0 or len(validation[0]) == 0:
         raise SingError(
-            f"Training needs rows to fit on and rows to validate on; got {len(f)} and "
-            f"{len(validation[0])}."
+            f"Training needs rows to fit and to validate on; got {len(f)} and {len(validation[0])}."
         )
     optimizer = torch.optim.AdamW(
         module.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True
@@ -239,16 +209,13 @@ def train(
                     LOSSES[loss](module(f[chosen]), z[chosen]).backward()
                     optimizer.step()
                 bar.update()
-            fitted = _measure(module, f[watched], z[watched])
-            held_out = _measure(module, *validation)
-            record = {"epoch": epoch}
-            for name, found in (("train", fitted), ("validation", held_out)):
-                record |= {f"{name}_mse": found["mse"], f"{name}_cosine": 1 - found["cosine"]}
-            curve.append(record)
-            if log:
-                log(record)
-            if held_out[loss] < lowest:
-                best, lowest, state = epoch, held_out[loss], copy.deepcopy(module.state_dict())
+            fitted, found = _measure(module, f[watched], z[watched]), _measure(module, *validation)
+            curve.append({
+                "epoch": epoch, "train_mse": fitted["mse"], "train_cosine": 1 - fitted["cosine"],
+                "validation_mse": found["mse"], "validation_cosine": 1 - found["cosine"],
+            })
+            if found[loss] < lowest:
+                best, lowest, state = epoch, found[loss], copy.deepcopy(module.state_dict())
             if epoch - best >= patience:
                 break
     module.load_state_dict(state)
@@ -259,6 +226,5 @@ def train(
 @torch.no_grad()
 def _measure(module: nn.Module, f: torch.Tensor, z: torch.Tensor) -> dict[str, float]:
     """Every loss without dropout."""
-    module.eval()
-    answer = module(f)
+    answer = module.eval()(f)
     return {name: float(function(answer, z)) for name, function in LOSSES.items()}

@@ -1,17 +1,13 @@
-"""What classes are called, and how a label becomes a prompt."""
+"""What ImageNet's classes are called, and how a label becomes a prompt."""
 
 from __future__ import annotations
 
-import importlib.util
-import json
+import csv
 import re
 from functools import cache
-from importlib.metadata import version
-from pathlib import Path
 
 from ..errors import SingError
-from ..pictures.cache import content_key
-from ..pictures.fetch import cache_dir, write_atomic
+from ..pictures.fetch import data_dir
 
 __all__ = ["class_aliases", "complete_prompt", "imagenet_names", "prompt"]
 
@@ -40,10 +36,7 @@ def complete_prompt(words: str) -> str:
     words = " ".join(words.split())
     if not any(letter.isalnum() for letter in words):
         came = f"got {words!r}" if words else "it is empty"
-        raise SingError(
-            f"A prompt needs a word, and {came}; type one, such as “jellyfish” or “an image of a "
-            f"birthday cake”."
-        )
+        raise SingError(f"A prompt needs a word, and {came}; type one, such as “jellyfish”.")
     if _PICTURE.match(words):
         return words
     if re.match(r"(an?|the|some|two|three|many)\s", words, re.IGNORECASE):
@@ -52,46 +45,27 @@ def complete_prompt(words: str) -> str:
 
 
 @cache
+def _classes() -> list[dict[str, str]]:
+    # A file of ours: the libraries that know this take seconds to load, in every process.
+    with (data_dir() / "imagenet.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@cache
 def imagenet_names() -> tuple[str, ...]:
     """The 1000 ImageNet-1k class names as curated by open_clip, in the order of the logits."""
-    # The file alone: with its package come all networks, a second for every process.
-    package = Path(importlib.util.find_spec("open_clip").origin).parent
-    spec = importlib.util.spec_from_file_location("_names", package / "zero_shot_metadata.py")
-    metadata = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(metadata)
-    return tuple(metadata.IMAGENET_CLASSNAMES)
+    return tuple(row["name"] for row in _classes())
 
 
 @cache
 def class_aliases() -> dict[str, frozenset[int]]:
-    """Which ImageNet-1k classes a name may mean: curated names and WordNet's synonyms.
+    """Which ImageNet-1k classes (0 to 999) a lower-case name may mean; "crane" means two.
 
-    Returns
-    -------
-    dict
-        Lower-case name to class indices (0 to 999); a few names, as "crane", mean two classes.
+    Names are the curated ones, with and without what stands in brackets, and WordNet's synonyms.
     """
-    libraries = [f"{name} {version(name)}" for name in ("timm", "open_clip_torch")]
-    path = cache_dir() / "names" / f"{content_key(Path(__file__), *libraries)}.json"
-    try:
-        found, checksum = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
-        found = checksum = None
-    if checksum is None or checksum != content_key(found):
-        found = _class_aliases()
-        # In the order of the file, for which the checksum is.
-        found = dict(sorted(found.items()))
-        write_atomic(path, json.dumps([found, content_key(found)]), optional=True)
-    return {alias: frozenset(indices) for alias, indices in found.items()}
-
-
-def _class_aliases() -> dict[str, list[int]]:
-    from timm.data import ImageNetInfo  # brings all networks, which takes seconds
-
-    info, found = ImageNetInfo("imagenet-1k"), {}
-    for index, name in enumerate(imagenet_names()):
-        # "Arabian camel, dromedary, Camelus dromedarius: one-humped camel of the hot deserts ..."
-        synonyms = info.index_to_description(index, detailed=True).split(":")[0].split(", ")
-        for alias in (name, re.sub(r" \(.*\)", "", name), *synonyms):
+    found: dict[str, set[int]] = {}
+    for index, row in enumerate(_classes()):
+        short = re.sub(r" \(.*\)", "", row["name"])
+        for alias in (row["name"], short, *row["synonyms"].split("|")):
             found.setdefault(alias.lower(), set()).add(index)
-    return {alias: sorted(indices) for alias, indices in found.items()}
+    return {alias: frozenset(indices) for alias, indices in found.items()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -15,26 +14,13 @@ from ..method.translator import Translator
 from .classifier import Classifier
 from .load import model_names
 
-__all__ = ["PUBLISHED_SPACE", "import_translator", "published_translators"]
+__all__ = ["PUBLISHED_SPACE", "import_translator"]
 
 BACKEND = "kakao_karlo_v1_alpha_image_variations"
 PUBLISHED_SPACE = "open_clip/ViT-L-14-quickgelu:openai"
 WIDTH = 768  # of CLIP ViT-L/14 image embeddings
-KEYS = {
-    "model_name": str, "translator_name": str, "architecture": str, "embedding_backend": str,
-    "in_dim": int, "out_dim": int, "checkpoint_file": str,
-}
-
-
-def published_translators() -> dict[str, str]:
-    """The authors' names of their translators, with our short names of the classifiers.
-
-    Returns
-    -------
-    dict
-        For example ``{"densenet": "densenet121"}``.
-    """
-    return {row["translator"]: name for name, row in model_names().items() if "translator" in row}
+EXPECTED = {"architecture": "linear", "embedding_backend": BACKEND, "out_dim": WIDTH}
+READ = ("model_name", "translator_name", "checkpoint_file", "in_dim")
 
 
 def import_translator(folder: str | Path, classifier: Classifier | None = None) -> Translator:
@@ -62,32 +48,39 @@ def import_translator(folder: str | Path, classifier: Classifier | None = None) 
     SingError
         If something is missing, of another layout, backend or width, not finite, or not plain
         weights (no code of a pickle is run).
+
+    Examples
+    --------
+    >>> import tempfile, torch
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> torch.save({"weight": torch.ones(768, 4), "bias": torch.zeros(768)}, folder / "best.pt")
+    >>> _ = (folder / "metadata.yaml").write_text(
+    ...     "{model_name: densenet, translator_name: linear, architecture: linear, in_dim: 4, "
+    ...     "out_dim: 768, checkpoint_file: best.pt, "
+    ...     "embedding_backend: kakao_karlo_v1_alpha_image_variations}")
+    >>> import_translator(folder)(torch.ones(1, 4)).shape
+    torch.Size([1, 768])
     """
     folder = Path(folder)
     wanted = None if classifier is None else _translator_of(classifier.name)
     if wanted and not (folder / "metadata.yaml").exists():
         folder = folder / wanted / "linear"
     card = _metadata(folder / "metadata.yaml")
+    theirs = card["model_name"]
     if classifier is not None:
         m = classifier.head.weight.shape[1]
-        if card["in_dim"] != m:
+        if card["in_dim"] != m or wanted not in (None, theirs):
             raise SingError(
-                f"The translator in {folder} is for {card['model_name']} and reads "
-                f"{card['in_dim']} features; {classifier.name} has {m}."
+                f"The translator in {folder} is for {theirs} and reads {card['in_dim']} features; "
+                f"{classifier.name} has {m}, and the one published for it is {wanted or 'none'}."
             )
-        if wanted is not None and wanted != card["model_name"]:
-            raise SingError(
-                f"The translator in {folder} is for {card['model_name']}, of the same width as "
-                f"{classifier.name} but fitted to other features; "
-                + (f"take the one named {wanted}." if wanted else "none was published for it.")
-            )
-    content = _inside(folder, card["checkpoint_file"])
-    weight, bias = _tensors(content, folder / card["checkpoint_file"], card)
+    content = _checkpoint(folder, str(card["checkpoint_file"]))
+    weight, bias = _tensors(content, folder, card["in_dim"])
     return Translator(weight.float(), bias.float(), {
-        "model": classifier.name if classifier is not None else card["model_name"],
+        "model": theirs if classifier is None else classifier.name,
         "origin": "published by the authors of the paper, not fitted here",
-        "published_name": f"{card['model_name']}/{card['translator_name']}",
-        "architecture": card["architecture"], "backend": card["embedding_backend"],
+        "published_name": f"{theirs}/{card['translator_name']}",
+        "architecture": card["architecture"], "backend": BACKEND,
         "targets": "CLIP ViT-L/14 image embeddings of Karlo, not normalised",
         "sha256": hashlib.sha256(content).hexdigest(),
     })
@@ -104,65 +97,52 @@ def _translator_of(name: str) -> str | None:
 
 def _metadata(path: Path) -> dict:
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+        card = dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
         raise SingError(
-            f"There is no {path}. A published translator is a folder with metadata.yaml and "
-            f"best.pt, such as translators/densenet/linear in the authors' repository."
+            f"{path} cannot be read ({' '.join(str(error).split())[:200]}). A published translator "
+            f"is a folder with metadata.yaml and best.pt, such as translators/densenet/linear."
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SingError(f"{path} is not YAML: {' '.join(str(error).split())[:200]}") from error
-    found = found if isinstance(found, Mapping) else {}
-    wrong = [key for key, kind in KEYS.items() if type(found.get(key)) is not kind]
+    wrong = [key for key, value in EXPECTED.items() if card.get(key) != value]
+    wrong += [key for key in READ if key not in card]
     if wrong:
         raise SingError(
-            f"{path} lacks {', '.join(wrong)} or has another type there; expected "
-            f"{', '.join(f'{key} ({kind.__name__})' for key, kind in KEYS.items())}."
+            f"{path} lacks {', '.join(wrong)} or has something else there than expected: {EXPECTED}"
+            f" and any {', '.join(READ)}. Another CLIP needs another translator."
         )
-    if found["architecture"] != "linear":
-        raise SingError(
-            f"{path} describes a translator of the architecture {found['architecture']!r}; only "
-            f"'linear' is read, which all thirteen published ones are."
-        )
-    if found["embedding_backend"] != BACKEND or found["out_dim"] != WIDTH:
-        raise SingError(
-            f"{path}: the translator writes {found['out_dim']} dimensions for the backend "
-            f"{found['embedding_backend']!r}; expected {WIDTH} for {BACKEND!r}. Another CLIP "
-            f"needs another translator."
-        )
-    return dict(found)
+    return card
 
 
-def _inside(folder: Path, name: str) -> bytes:
-    """Content of a file named by the metadata, which must lie in the folder."""
+def _checkpoint(folder: Path, name: str) -> bytes:
+    """Content of the file that the metadata names, which must lie in the folder."""
     path = (folder / name).resolve()
     if folder.resolve() not in path.parents:
         raise SingError(f"{folder}/metadata.yaml: checkpoint_file {name!r} leaves its folder.")
-    if not path.is_file():
-        raise SingError(f"{folder} has no {name}, which its metadata.yaml names; fetch it anew.")
-    content = path.read_bytes()
+    content = path.read_bytes() if path.is_file() else b"version https://git-lfs"
     if content.startswith(b"version https://git-lfs"):
         raise SingError(
-            f"{path} is a pointer to the file, not the file; run `git lfs pull` where it is from."
+            f"{folder} has no {name} or a pointer to it; fetch it anew, or run `git lfs pull` "
+            f"where it is from."
         )
     return content
 
 
-def _tensors(content: bytes, path: Path, card: Mapping) -> tuple[torch.Tensor, torch.Tensor]:
+def _tensors(content: bytes, folder: Path, m: int) -> tuple[torch.Tensor, torch.Tensor]:
     try:
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        state = dict(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
     except Exception as error:  # pickle, zip and torch raise their own kinds
         raise SingError(
-            f"{path} could not be read as weights ({' '.join(str(error).split())[:160]}); code in "
-            f"a pickle is never run. Fetch the published file anew."
+            f"The checkpoint in {folder} could not be read as weights "
+            f"({' '.join(str(error).split())[:160]}); code in a pickle is never run."
         ) from error
-    state = state if isinstance(state, Mapping) else {}
     # Models compiled before they were saved keep this prefix.
     state = {str(key).removeprefix("_orig_mod."): value for key, value in state.items()}
-    shapes = {"weight": (card["out_dim"], card["in_dim"]), "bias": (card["out_dim"],)}
     got = {key: tuple(getattr(value, "shape", ())) for key, value in state.items()}
-    if got != shapes:
-        raise SingError(f"{path} holds {got}; its metadata.yaml promises {shapes}.")
-    if not all(value.is_floating_point() and value.isfinite().all() for value in state.values()):
-        raise SingError(f"{path} holds NaN, infinite or whole numbers; fetch it anew.")
+    if got != {"weight": (WIDTH, m), "bias": (WIDTH,)} or not all(
+        value.is_floating_point() and value.isfinite().all() for value in state.values()
+    ):
+        raise SingError(
+            f"The checkpoint in {folder} holds {got}; its metadata.yaml promises a weight "
+            f"{(WIDTH, m)} and a bias {(WIDTH,)} of finite numbers. Fetch it anew."
+        )
     return state["weight"], state["bias"]

@@ -1,3 +1,5 @@
+"""The authors' folder layout, written with random weights; what does not fit it is refused."""
+
 from __future__ import annotations
 
 import hashlib
@@ -9,10 +11,9 @@ import yaml
 from torch import nn
 
 from sing_nb.errors import SingError
-from sing_nb.method.translator import Translator
 from sing_nb.models.classifier import wrap_classifier
 from sing_nb.models.load import model_names
-from sing_nb.models.published import import_translator, published_translators
+from sing_nb.models.published import import_translator
 
 M, D = 20, 768
 METADATA = {
@@ -59,12 +60,7 @@ def test_its_card_says_where_it_is_from(tmp_path):
     assert card["model"] == "densenet121"
     assert card["published_name"] == "densenet/linear"
     assert "not fitted here" in card["origin"]
-    assert "not normalised" in card["targets"]
-    assert card["backend"] == METADATA["embedding_backend"]
     assert card["sha256"] == hashlib.sha256((folder / "best.pt").read_bytes()).hexdigest()
-    # And it is kept when the translator is saved as this package's own.
-    kept = Translator.load(import_translator(folder).save(tmp_path / "kept.safetensors"))
-    assert kept.card["sha256"] == card["sha256"]
 
 
 def test_the_right_one_is_found_in_the_authors_folder(tmp_path):
@@ -76,17 +72,21 @@ def test_the_right_one_is_found_in_the_authors_folder(tmp_path):
     assert import_translator(tmp_path, classifier(long_name)).card["model"] == long_name
 
 
-def test_a_translator_of_another_classifier_is_refused(tmp_path):
-    folder = write(tmp_path)
-    with pytest.raises(SingError, match=r"reads 20 features; densenet121 has 21"):
-        import_translator(folder, classifier("densenet121", 21))
-    # Of the same width, but other features.
-    with pytest.raises(SingError, match=r"take the one named convnext"):
-        import_translator(folder, classifier("convnext-base"))
-    with pytest.raises(SingError, match=r"none was published for it"):
-        import_translator(folder, classifier("swin-base"))
-    # What nobody knows is taken at its width.
-    assert import_translator(folder, classifier("my own")).card["model"] == "my own"
+@pytest.mark.parametrize(
+    ("name", "m", "told"),
+    [
+        ("densenet121", 21, "reads 20 features; densenet121 has 21"),
+        ("convnext-base", M, "published for it is convnext"),  # of one width, but other features
+        ("swin-base", M, "published for it is none"),
+    ],
+)
+def test_a_translator_of_another_classifier_is_refused(name, m, told, tmp_path):
+    with pytest.raises(SingError, match=told):
+        import_translator(write(tmp_path), classifier(name, m))
+
+
+def test_what_nobody_knows_is_taken_at_its_width(tmp_path):
+    assert import_translator(write(tmp_path), classifier("my own")).card["model"] == "my own"
 
 
 def test_keys_of_compiled_models_are_read(tmp_path):
@@ -95,22 +95,14 @@ def test_keys_of_compiled_models_are_read(tmp_path):
     torch.testing.assert_close(translator.weight, weights()["weight"])
 
 
-@pytest.mark.parametrize("key", [key for key in METADATA if key != "hidden_dim"])
-def test_incomplete_metadata_is_refused(key, tmp_path):
-    with pytest.raises(SingError, match=f"lacks {key}"):
-        import_translator(write(tmp_path, **{key: None}))
-
-
 @pytest.mark.parametrize(
     ("metadata", "told"),
     [
-        ({"in_dim": "20"}, "lacks in_dim or has another type"),
-        ({"architecture": "3layer"}, "only 'linear' is read"),
+        ({"model_name": None}, "lacks model_name"),
+        ({"architecture": "3layer"}, "lacks architecture or has something else"),
         ({"embedding_backend": "open_clip"}, "Another CLIP needs another translator"),
-        ({"out_dim": 512}, "writes 512 dimensions"),
         ({"in_dim": 21}, r"promises .*21"),
         ({"checkpoint_file": "../best.pt"}, "leaves its folder"),
-        ({"checkpoint_file": "/etc/hostname"}, "leaves its folder"),
         ({"checkpoint_file": "other.pt"}, "has no other.pt"),
     ],
 )
@@ -130,14 +122,12 @@ class Code:
     ("state", "told"),
     [
         (Code(), "code in a pickle is never run"),
-        ([1, 2], "holds {}"),
-        ({"weight": torch.ones(D, M)}, "holds"),
-        (weights() | {"more": torch.ones(1)}, "more"),
+        ([1, 2], "could not be read as weights"),
+        ({"weight": torch.ones(D, M)}, "promises"),
         (weights(M + 1), "promises"),
-        (weights() | {"bias": torch.full((D,), torch.nan)}, "NaN"),
-        (weights() | {"bias": torch.ones(D, dtype=torch.int64)}, "whole numbers"),
+        (weights() | {"bias": torch.full((D,), torch.nan)}, "finite numbers"),
     ],
-    ids=["code", "list", "no-bias", "more", "width", "nan", "integers"],
+    ids=["code", "list", "no-bias", "width", "nan"],
 )
 def test_checkpoints_that_are_not_its_weights_are_refused(state, told, tmp_path):
     with pytest.raises(SingError, match=told):
@@ -145,18 +135,13 @@ def test_checkpoints_that_are_not_its_weights_are_refused(state, told, tmp_path)
 
 
 def test_missing_and_broken_files_are_told(tmp_path):
-    with pytest.raises(SingError, match=r"There is no .*metadata\.yaml"):
+    with pytest.raises(SingError, match=r"metadata\.yaml cannot be read"):
         import_translator(tmp_path)
     folder = write(tmp_path)
     (folder / "best.pt").write_bytes(b"version https://git-lfs/spec\noid sha256:0\n")
     with pytest.raises(SingError, match="git lfs pull"):
         import_translator(folder)
-    (folder / "metadata.yaml").write_text("a: [")
-    with pytest.raises(SingError, match="is not YAML"):
-        import_translator(folder)
 
 
 def test_the_thirteen_have_a_classifier_each():
-    names = published_translators()
-    assert len(names) == 13
-    assert all(model_names()[short]["translator"] == theirs for theirs, short in names.items())
+    assert sum("translator" in row for row in model_names().values()) == 13

@@ -1,3 +1,5 @@
+"""Networks as translators: losses, shapes and training against NumPy, SciPy and least squares."""
+
 from __future__ import annotations
 
 from typing import get_args
@@ -48,15 +50,6 @@ def test_losses_are_those_of_the_paper():
     assert float(both(z, e)) == pytest.approx(squared + angular, rel=1e-12)
 
 
-def test_losses_at_known_places():
-    e = torch.tensor([[3.0, 4.0]])
-    assert float(mse(e, e)) == 0
-    assert float(cosine(2 * e, e)) == pytest.approx(0, abs=1e-6)
-    assert float(cosine(-e, e)) == pytest.approx(2)
-    assert float(cosine(torch.tensor([[-4.0, 3.0]]), e)) == pytest.approx(1)
-    assert float(mse(torch.zeros(1, 2), e)) == 25
-
-
 @pytest.mark.parametrize("name", LOSSES)
 def test_gradients_equal_closed_forms_and_finite_differences(name):
     z = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
@@ -67,13 +60,6 @@ def test_gradients_equal_closed_forms_and_finite_differences(name):
     turn = -(t / goal - y / length * np.sum(y * t, 1, keepdims=True) / (length * goal)) / length
     wanted = {"mse": 2 * (y - t), "cosine": turn, "both": 2 * (y - t) + turn}[name] / len(y)
     np.testing.assert_allclose(found.numpy(), wanted, rtol=1e-9, atol=1e-12)
-    step = 1e-6
-    for row, column in ((0, 0), (1, 3), (2, 2)):
-        near = [z.detach().clone(), z.detach().clone()]
-        near[0][row, column] += step
-        near[1][row, column] -= step
-        slope = (LOSSES[name](near[0], e) - LOSSES[name](near[1], e)) / (2 * step)
-        assert float(found[row, column]) == pytest.approx(float(slope), abs=1e-7)
 
 
 # --- shapes -------------------------------------------------------------------------------------
@@ -96,19 +82,11 @@ COUNTS = {
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-@pytest.mark.parametrize(("m", "d", "h"), [(12, 5, 7), (1280, 384, 64)])
-def test_parameters_are_as_many_as_the_layers_say(name, m, d, h):
+def test_parameters_are_as_many_as_the_layers_say(name):
+    m, d, h = 12, 5, 7
     module = build(name, m, d, hidden=h)
     assert sum(p.numel() for p in module.parameters()) == COUNTS[name](m, d, h)
     assert module(torch.randn(3, m)).shape == (3, d)
-
-
-@pytest.mark.parametrize(("name", "layers"), [("linear", 1), ("mlp3", 3), ("mlp4", 4)])
-def test_mlps_have_as_many_linear_layers_as_their_name(name, layers):
-    kinds = [type(layer) for layer in build(name, 12, 5, hidden=7).modules()]
-    assert kinds.count(nn.Linear) == layers
-    small = [kind for kind in kinds if kind is not nn.Sequential]
-    assert small == [nn.Linear, *[nn.LayerNorm, nn.GELU, nn.Dropout, nn.Linear] * (layers - 1)]
 
 
 def test_mlp3_is_its_formula():
@@ -130,19 +108,6 @@ def test_mlp3_is_its_formula():
     np.testing.assert_allclose(module(f).detach().numpy(), x, rtol=1e-10)
 
 
-def test_the_residual_one_adds_its_branch_to_the_feature():
-    module = build("residual", 12, 5, hidden=7).eval()
-    f = torch.randn(4, 12)
-    adder, projection = module
-    torch.testing.assert_close(adder(f), f + adder.branch(f))
-    # Without the branch it is a linear translator.
-    last = adder.branch[-1][-1]
-    with torch.no_grad():
-        last.weight.zero_()
-        last.bias.zero_()
-    torch.testing.assert_close(module(f), projection(f))
-
-
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_training_starts_from_the_constant_that_was_given(name):
     start = torch.arange(5.0)
@@ -151,26 +116,13 @@ def test_training_starts_from_the_constant_that_was_given(name):
     assert build(name, 12, 5, hidden=7).eval()(torch.randn(3, 12)).std() > 0.01
 
 
-def test_the_seed_decides_the_weights_and_leaves_torch_alone():
-    torch.manual_seed(1)
-    before = torch.get_rng_state()
-    one, two, other = (build("mlp3", 12, 5, hidden=7, seed=seed) for seed in (4, 4, 5))
-    assert torch.equal(torch.get_rng_state(), before)
-    assert torch.equal(one[0].weight, two[0].weight)
-    assert not torch.equal(one[0].weight, other[0].weight)
-
-
-def test_unknown_names_get_a_suggestion():
+def test_unknown_names_and_no_rows_are_refused():
     with pytest.raises(SingError, match="Unknown architecture 'mpl3'; did you mean 'mlp3'"):
         build("mpl3", 4, 2)
     with pytest.raises(SingError, match="Unknown loss 'cosin'; did you mean 'cosine'"):
         train(build("linear", 12, 5), data(), data(), "cosin")
-
-
-def test_no_rows_are_refused():
-    empty = (torch.zeros(0, 12), torch.zeros(0, 5))
     with pytest.raises(SingError, match="got 200 and 0"):
-        train(build("linear", 12, 5), data(), empty)
+        train(build("linear", 12, 5), data(), (torch.zeros(0, 12), torch.zeros(0, 5)))
 
 
 def test_a_profile_may_name_what_there_is():
@@ -201,17 +153,6 @@ def test_the_linear_one_ends_at_least_squares():
     np.testing.assert_allclose(found.module[0].weight.detach().numpy(), solution[:-1].T, atol=1e-3)
     np.testing.assert_allclose(found.module[0].bias.detach().numpy(), solution[-1], atol=1e-3)
     assert found.curve["train_mse"].iloc[-1] == pytest.approx(residual.sum() / len(f), rel=1e-3)
-
-
-def test_weight_decay_pulls_towards_zero():
-    f, z = data()
-    norms = []
-    for decay in (0.0, 10.0):
-        module = build("linear", 12, 5, start=z.mean(0))
-        train(module, (f, z), (f, z), epochs=60, patience=60, learning_rate=1e-2,
-              weight_decay=decay)
-        norms.append(float(module[0].weight.detach().norm()))
-    assert norms[1] < 0.9 * norms[0]
 
 
 def test_overfitting_is_stopped_and_the_best_state_kept():
@@ -249,11 +190,10 @@ def test_what_is_watched_is_what_is_minimised():
         assert found.best == getattr(found.curve[column], pick)()
 
 
-def test_the_curve_is_measured_without_dropout_and_logged():
-    rows, held_out, seen = data(), data(50, seed=5), []
+def test_the_curve_is_measured_without_dropout():
+    rows, held_out = data(), data(50, seed=5)
     module = build("mlp3", 12, 5, hidden=16, dropout=0.5, start=rows[1].mean(0))
-    found = train(module, rows, held_out, epochs=2, patience=5, learning_rate=1e-3, log=seen.append)
-    assert seen == found.curve.to_dict("records")
+    found = train(module, rows, held_out, epochs=2, patience=5, learning_rate=1e-3)
     first = found.curve.iloc[0]
     start = rows[1].mean(0)
     for part, (_, z) in (("train", rows), ("validation", held_out)):

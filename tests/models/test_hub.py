@@ -1,5 +1,8 @@
+"""Hubs that answer, refuse, or take a connection and stay silent; and caches without a hub."""
+
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
@@ -47,9 +50,7 @@ def no_hub(monkeypatch):
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
 
 
-@pytest.mark.parametrize(
-    ("code", "answers"), [(200, True), (404, True), (403, False), (503, False)]
-)
+@pytest.mark.parametrize(("code", "answers"), [(200, True), (404, True), (403, False)])
 def test_any_answer_counts_but_a_refusal_on_the_way(server, code, answers):
     assert hub_reachable(f"{server}/{code}") is answers
 
@@ -66,32 +67,36 @@ def test_who_never_answers_is_given_up_in_time(silent):
     assert time.monotonic() - start < 5
 
 
-def test_without_a_hub_only_the_cache_is_asked(no_hub):
-    seen = []
+@pytest.mark.parametrize("library", ["timm", "open_clip", "transformers"])
+def test_without_a_hub_the_libraries_look_at_the_cache_alone(
+    library, no_hub, tmp_path, monkeypatch, capfd
+):
+    import open_clip
+    import timm
+    import transformers
 
-    def load():
-        seen.append(huggingface_hub.constants.HF_HUB_OFFLINE)
-        return "from the cache"
-
-    assert from_hub("a thing", load) == "from the cache"
-    assert seen == [True]
-    assert huggingface_hub.constants.HF_HUB_OFFLINE is False
-
-
-def test_the_message_says_what_was_wanted_where_the_cache_is_and_what_works(no_hub):
-    def load():
-        return huggingface_hub.hf_hub_download("nobody/nothing", "model.safetensors")
-
+    load = {
+        "timm": lambda: timm.create_model("resnet18", pretrained=True, cache_dir=tmp_path),
+        "open_clip": lambda: open_clip.create_model_from_pretrained(
+            "RN50", "openai", cache_dir=str(tmp_path)),
+        "transformers": lambda: transformers.AutoModel.from_pretrained(
+            "nobody/nothing", cache_dir=tmp_path),
+    }[library]
+    start = time.monotonic()
     with pytest.raises(SingError) as caught:
-        from_hub("the weights of timm/nothing", load, advice="or take another")
+        from_hub("the weights of a net", load, advice="or take another")
+    assert time.monotonic() - start < 10  # they alone ask six times, 23 s a file
+    assert "Retry" not in "".join(capfd.readouterr())
     message = str(caught.value)
-    assert message.startswith("The weights of timm/nothing could not be had.")
-    for part in (str(hub_caches()["huggingface_hub"]), "or take another", "profile offline works"):
+    assert message.startswith("The weights of a net could not be had: ")
+    for part in (str(hub_caches()["huggingface_hub"]), "or take another", "profile offline"):
         assert part in message
-    assert "\n" not in message
+    # And nothing of it stays behind.
+    assert huggingface_hub.constants.HF_HUB_OFFLINE is False
+    assert "HF_HUB_OFFLINE" not in os.environ
 
 
-def test_a_file_in_torchs_cache_needs_no_hub(no_hub, silent, tmp_path, monkeypatch):
+def test_a_file_in_torchs_cache_needs_no_hub(silent, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "weights.pth").write_bytes(b"kept")
@@ -99,13 +104,5 @@ def test_a_file_in_torchs_cache_needs_no_hub(no_hub, silent, tmp_path, monkeypat
 
 
 def test_what_goes_wrong_at_a_hub_that_answers_is_told(server):
-    with pytest.raises(SingError, match=r"The hub answers, but: KeyError: 'no such'"):
+    with pytest.raises(SingError, match=r"KeyError: 'no such'\. The hub answers"):
         from_hub("a thing", lambda: {}["no such"], url=f"{server}/200")
-
-
-def test_errors_that_say_what_to_do_are_left_alone(server):
-    def load():
-        raise SingError("Take the other one.")
-
-    with pytest.raises(SingError, match=r"^Take the other one\.$"):
-        from_hub("a thing", load, url=f"{server}/200")
