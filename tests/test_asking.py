@@ -8,8 +8,8 @@ import pytest
 from sklearn.linear_model import Ridge
 
 from sing_nb.checks import plants
-from sing_nb.checks.intervals import random_basis
 from sing_nb.errors import SingError
+from sing_nb.method.steer import random_basis
 from sing_nb.reports import asking
 from sing_nb.reports.asking import VERDICTS, ask, decided, measured, readout
 

@@ -7,7 +7,6 @@ import scipy.stats
 from test_study import ByHand, degrees, prompt_of
 
 from sing_nb.charts import explorers
-from sing_nb.checks.intervals import holm
 from sing_nb.errors import SingError
 from sing_nb.method.metrics import angle
 from sing_nb.models.prompts import class_aliases, imagenet_names
@@ -61,27 +60,6 @@ def test_known_labels_come_first_and_once(smoke):
     assert chosen[:2] == ["African elephant", have[0]]  # the camel is in another profile
     assert len(chosen) == len(set(chosen)) == 4
     assert set(chosen) <= set(have)
-
-
-# --- many tests ---------------------------------------------------------------------------------
-
-
-def test_holm_rejects_what_holms_procedure_rejects():
-    # Holm (1979): compare the i-th smallest with level / (n - i + 1), stop at the first failure.
-    p = [0.012, 0.4, 0.001, 0.03, 0.012]
-    np.testing.assert_allclose(holm(p), [0.048, 0.4, 0.005, 0.06, 0.048])
-    rng = np.random.default_rng(0)
-    for _ in range(200):
-        p = rng.uniform(size=6) ** 3
-        adjusted = holm(p)
-        assert (adjusted >= p).all()
-        assert (adjusted <= np.minimum(1, 6 * p) + 1e-12).all()  # never worse than Bonferroni
-        rejected = set()
-        for place, index in enumerate(np.argsort(p)):
-            if p[index] > 0.05 / (6 - place):
-                break
-            rejected.add(index)
-        assert set(np.flatnonzero(adjusted <= 0.05)) == rejected
 
 
 # --- concepts -----------------------------------------------------------------------------------

@@ -13,18 +13,15 @@ import pandas as pd
 import torch
 
 from ..errors import SingError
-from ..method.metrics import scores as both_scores
+from ..method import metrics
 from ..method.nullspace import HeadSpaces
-from ..method.steer import matched_removal
+from ..method.steer import matched_removal, random_basis
 from ..models.load import model_names
-from ..study import tables
 from ..study.profile import unknown
-from ..study.study import Study
-from .intervals import excess, random_basis
+from ..study.study import Study, stored
+from ..study.tables import KINDS, QUANTITIES, scored
 
-__all__ = [
-    "paper_sizes", "removal_curves", "truncated_heads",
-]
+__all__ = ["REMOVED", "paper_sizes", "removal_curves", "truncated_heads"]
 
 RANKS = (900, 750, 500, 250, 100)
 # How many of the weakest directions are removed: shares of the narrowest feature (the same count
@@ -33,8 +30,10 @@ SHARES = (1 / 64, 1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 15 / 
 ENERGIES = (0.003, 0.01, 0.03, 0.1, 0.3)
 REMOVED = ("weakest directions removed", "random control", "excess")
 MEASURES = ("image_score", "attribute_score", "logit_change", "ratio")
+ENDS = ("value", "low", "high")
 
 
+@stored
 def truncated_heads(study: Study, ranks: Sequence[int] = RANKS) -> pd.DataFrame:
     """Scores of null removal for every head as it is and cut down to fewer directions.
 
@@ -59,58 +58,45 @@ def truncated_heads(study: Study, ranks: Sequence[int] = RANKS) -> pd.DataFrame:
     SingError
         If no rank is below that of some head.
     """
-    name = f"truncated-{'-'.join(map(str, ranks))}"
-    return study.stored(name, lambda: _truncated(study, ranks), *study.config.everyone)
-
-
-def _truncated(study: Study, ranks: Sequence[int]) -> pd.DataFrame:
-    parts = []
+    tables = []
     for model in study.config.everyone:
         whole = study.spaces(model)
-        full = whole.rank
-        if all(rank >= full for rank in ranks):
+        lower = [rank for rank in ranks if rank < whole.rank]
+        if not lower:
             raise SingError(
                 f"None of the ranks {', '.join(map(str, ranks))} is below that of {model}'s head, "
-                f"which is {full}: nothing is cut. Take smaller ones."
+                f"which is {whole.rank}: nothing is cut. Take smaller ones."
             )
-        for rank in [full, *(rank for rank in ranks if rank < full)]:
-            spaces = whole.truncated(rank)
-            if spaces.null_dim:
-                parts.append(_one_head(study, model, spaces))
-    return pd.concat(parts, ignore_index=True)
+        heads = [whole.truncated(rank) for rank in [whole.rank, *lower]]
+        tables += [_one_head(study, model, spaces) for spaces in heads if spaces.null_dim]
+    return pd.concat(tables, ignore_index=True)
 
 
 def _one_head(study: Study, model: str, spaces: HeadSpaces) -> pd.DataFrame:
-    scored = tables.scored(study, model)
-    rows = study.rows(scored["picture"])
-    f, clf = study.features(model)[rows], study.classifier(model)
-    text = study.text(scored["label"])
-    z = study.translate(model, f, rows)
+    table = scored(study, model)
+    rows, subjects = study.rows(table["picture"]), table["subject"]
+    f, clf, text = study.features(model)[rows], study.classifier(model), study.text(table["label"])
     removed, length = spaces.remove_null(f), spaces.null(f).norm(dim=1)
+    bases = (random_basis(spaces.features, spaces.null_dim, study.config.seed + draw)
+             for draw in range(study.config.control_draws))
+    z = study.translate(model, f, rows)
+
+    def sizes(parts: Sequence[torch.Tensor]) -> np.ndarray:
+        """IS and |AS| (n, parts, 2) of features without some part."""
+        moved = torch.stack([study.translate(model, part, rows) for part in parts])
+        return torch.stack(metrics.scores(z, moved, text)).abs().permute(2, 1, 0).numpy()
+
+    null = sizes([removed])
+    control = sizes([matched_removal(f, length, basis) for basis in bases])
+    found = dict(zip((*KINDS, "difference"), (
+        study.interval(null, subjects, _three_sizes, of_medians=True),
+        study.interval(control, subjects, _three_sizes, of_medians=True),
+        study.excess(null, control, subjects, _more, of_medians=True))))
     # The truncated head's logits: it reads of a feature what is left without its null part.
     winner, truth = clf.logits(removed).argmax(1).numpy(), study.truth(model)[rows]
-    z_removed = study.translate(model, removed, rows)
-    control = []
-    for draw in range(study.config.control_draws):
-        basis = random_basis(spaces.features, spaces.null_dim, study.config.seed + draw)
-        z_other = study.translate(model, matched_removal(f, length, basis), rows)
-        control.append(torch.stack(both_scores(z, z_other, text)))
-    pairs = {
-        "null space removed": torch.stack(both_scores(z, z_removed, text))[None],
-        "random control": torch.stack(control),
-    }
-    values = {kind: pair.abs().permute(2, 0, 1).numpy() for kind, pair in pairs.items()}
-    found = {
-        kind: study.interval(v, scored["subject"], _three_sizes, of_medians=True)
-        for kind, v in values.items()
-    } | {"difference": study.excess(
-        *values.values(), scored["subject"], of_medians=True,
-        statistic=lambda one, other: _three_sizes(one) - _three_sizes(other))}
     return pd.DataFrame([
-        {"kind": kind, "quantity": quantity}
-        | {key: value[at] for key, value in interval.items()}
-        for kind, interval in found.items()
-        for at, quantity in enumerate(("image_score", "attribute_score", "ratio"))
+        {"kind": kind, "quantity": quantity} | {end: interval[end][at] for end in ENDS}
+        for kind, interval in found.items() for at, quantity in enumerate(QUANTITIES)
     ]).assign(
         model=model, title=study.title(model), rank=spaces.rank, null_dim=spaces.null_dim,
         null_share=float(np.median(spaces.null_share(f))),
@@ -128,9 +114,14 @@ def _three_sizes(medians: np.ndarray) -> np.ndarray:
     return np.stack([one, two, one / two], axis=1).mean(2)
 
 
+def _more(score: np.ndarray, control: np.ndarray) -> np.ndarray:
+    return _three_sizes(score) - _three_sizes(control)
+
+
 # --- curves over the number of directions removed -------------------------------------------------
 
 
+@stored
 def removal_curves(study: Study) -> pd.DataFrame:
     """Scores while more and more of each head's weakest directions are removed.
 
@@ -155,7 +146,34 @@ def removal_curves(study: Study) -> pd.DataFrame:
         ratio: of the first two), value, low, high (95 %, over other subjects and other random
         subspaces, :func:`sing_nb.checks.intervals.excess`).
     """
-    return study.stored("removal-curves", lambda: _curves(study), *study.config.everyone)
+    everyone = study.config.everyone
+    frames = {model: _weakest(study, model) for model in everyone}
+    narrowest = min(len(energy) for _, energy in frames.values())
+    sizes = {round(share * narrowest) for share in SHARES}
+    sizes |= {study.spaces(model).null_dim for model in everyone}
+    counts = sorted(k for k in sizes if 0 < k < narrowest)
+    points, parts = [], []
+    for model, (frame, energy) in frames.items():
+        held = energy.cumsum(0) / energy.sum()
+        at_most = [max(1, int((held <= share * (1 + 1e-12)).sum())) for share in ENERGIES]
+        ways = [*(("count", k, k) for k in counts), *(
+            ("energy", level, k) for level, k in zip(ENERGIES, at_most))]
+        parts.append(_removals(study, model, frame, [k for *_, k in ways]))
+        points.append([
+            {"model": model, "title": study.title(model), "by": by, "level": level, "removed": k,
+             "share": k / len(energy), "head_energy": float(held[k - 1]),
+             "feature_share": float(share)}
+            for (by, level, k), share in zip(ways, np.median(parts[-1]["share"], axis=0))
+        ])
+    score = np.stack([one["score"] for one in parts], axis=1)
+    control = np.stack([one["control"] for one in parts], axis=2)
+    subjects = scored(study, everyone[0])["subject"]
+    ends = study.excess(score, control, subjects, _kinds, of_medians=True)
+    return pd.DataFrame([
+        points[who][size] | {"kind": REMOVED[kind], "quantity": MEASURES[measure]}
+        | {end: float(ends[end][kind, who, measure, size]) for end in ENDS}
+        for kind, who, measure, size in np.ndindex(ends["value"].shape)
+    ])
 
 
 def _weakest(study: Study, model: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -170,58 +188,11 @@ def _weakest(study: Study, model: str) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.cat([null, spaces.principal_basis.flip(1)], dim=1), energy.flip(0)
 
 
-def _curves(study: Study) -> pd.DataFrame:
-    everyone = study.config.everyone
-    frames = {model: _weakest(study, model) for model in everyone}
-    narrowest = min(len(energy) for _, energy in frames.values())
-    sizes = {round(share * narrowest) for share in SHARES}
-    sizes |= {study.spaces(model).null_dim for model in everyone}
-    counts = sorted(k for k in sizes if 0 < k < narrowest)
-    points, removed = [], {}
-    for model, (_, energy) in frames.items():
-        held = energy.cumsum(0) / energy.sum()
-        at_most = [max(1, int((held <= share * (1 + 1e-12)).sum())) for share in ENERGIES]
-        removed[model] = [*counts, *at_most]
-        points.append([
-            {"by": by, "level": level, "removed": k, "share": k / len(energy),
-             "head_energy": float(held[k - 1])}
-            for by, level, k in zip(
-                ["count"] * len(counts) + ["energy"] * len(ENERGIES), [*counts, *ENERGIES],
-                removed[model])
-        ])
-    found = [_removals(study, model, frames[model][0], removed[model]) for model in everyone]
-    score, control = (np.stack([one[part] for one in found], axis=at)
-                      for part, at in (("score", 1), ("control", 2)))
-    subjects = tables.scored(study, everyone[0])["subject"]
-    ends = excess(score, control, subjects, _kinds, draws=study.config.bootstrap_draws,
-                  seed=study.config.seed, of_medians=True)
-    rows = []
-    for kind, who, measure, size in np.ndindex(ends.estimate.shape):
-        model = everyone[who]
-        rows.append({
-            "model": model, "title": study.title(model), **points[who][size],
-            "feature_share": float(np.median(found[who]["share"][:, size])),
-            "kind": REMOVED[kind], "quantity": MEASURES[measure],
-            **{name: float(part[kind, who, measure, size])
-               for name, part in zip(("value", "low", "high"), ends)},
-        })
-    return pd.DataFrame(rows)
-
-
 def _kinds(score: np.ndarray, control: np.ndarray) -> np.ndarray:
-    """Scores, the control (a mean over draws), and what exceeds, of medians over pictures.
+    """Scores, the control (a mean over draws), and what exceeds: (samples, 3, ..., 4, sizes).
 
-    Parameters
-    ----------
-    score : numpy.ndarray
-        (samples, ..., 3, sizes): medians of IS, |AS| and logit change.
-    control : numpy.ndarray
-        (samples, draws, ..., 3, sizes).
-
-    Returns
-    -------
-    numpy.ndarray
-        (samples, 3 kinds, ..., 4 measures, sizes).
+    Of medians over pictures of IS, |AS| and logit change, (samples, ..., 3, sizes) and
+    (samples, draws, ..., 3, sizes); their ratio comes fourth.
     """
     def with_ratio(medians: np.ndarray) -> np.ndarray:
         turned, towards = medians[..., :1, :], medians[..., 1:2, :]
@@ -237,31 +208,19 @@ def _removals(
     """Scores of the counted pictures without their first directions of a frame, size by size.
 
     Everything is linear in the feature: it is rotated once, and what a further direction takes
-    away is added up.
-
-    Parameters
-    ----------
-    frame : torch.Tensor
-        (m, m), orthonormal columns; the first k are removed.
-    sizes : sequence of int
-        The k, from 1 to m.
-
-    Returns
-    -------
-    dict of numpy.ndarray
-        ``score`` (n, 3, sizes): IS and |AS| in degrees, largest change of any logit; ``control``
-        (n, draws, 3, sizes), the same of random subspaces; ``share`` (n, sizes), share of the
-        squared length that goes.
+    away is added up. Of a frame (m, m), of orthonormal columns, the first k of `sizes` go:
+    ``score`` (n, 3, sizes), IS and |AS| in degrees, largest change of any logit; ``control``
+    (n, draws, 3, sizes), the same of random subspaces; ``share`` (n, sizes) of the squared length.
     """
-    scored = tables.scored(study, model)
-    rows = study.rows(scored["picture"])
-    f, clf = study.features(model)[rows].double(), study.classifier(model)
-    text, weight = study.text(scored["label"]), clf.head.weight.double().cpu()
+    table = scored(study, model)
+    rows = study.rows(table["picture"])
+    f, text = study.features(model)[rows].double(), study.text(table["label"])
+    weight = study.classifier(model).head.weight.double().cpu()
     folds, maps = study.pictures["fold"].to_numpy()[rows], study.translators(model)
-    parts = [(torch.tensor(np.flatnonzero(folds == fold)), maps[fold]) for fold in set(folds)]
+    parts = [(torch.tensor(folds == fold), maps[fold]) for fold in sorted(set(folds))]
     z = torch.empty(len(f), maps[0].weight.shape[0], dtype=torch.float64)
-    for chosen, fitted in parts:
-        z[chosen] = fitted(f[chosen])
+    for own, fitted in parts:
+        z[own] = fitted(f[own])
     order, lengths = np.argsort(sizes, kind="stable"), torch.empty(len(sizes), len(f)).double()
 
     def scores(frame: torch.Tensor, matched: bool) -> np.ndarray:
@@ -274,13 +233,13 @@ def _removals(
             start = sizes[at]
             square += c[:, new].square().sum(1)
             dl += c[:, new] @ heads[:, new].T
-            for (chosen, _), through in zip(parts, carried):
-                dz[chosen] += c[chosen][:, new] @ through[:, new].T
+            for (own, _), through in zip(parts, carried):
+                dz[own] += c[own][:, new] @ through[:, new].T
             if not matched:
                 lengths[at] = square.sqrt()
             ratio = lengths[at] / square.sqrt().clamp_min(torch.finfo(torch.float64).tiny)
-            moved = z - ratio[:, None] * dz
-            out[:2, at] = torch.stack(both_scores(z, moved, text)).abs()
+            moved = metrics.scores(z, z - ratio[:, None] * dz, text)
+            out[:2, at] = torch.stack(moved).abs()
             out[2, at] = (ratio[:, None] * dl).abs().amax(1)
         return np.moveaxis(out, 2, 0)
 
@@ -323,18 +282,17 @@ def paper_sizes(study: Study, model: str | None = None) -> pd.DataFrame:
     model = model or study.config.models[0]
     if model not in study.config.everyone:
         raise unknown("compared classifier", model, study.config.everyone)
-    return study.stored(f"paper-sizes-{model}", lambda: _paper_sizes(study, model), model)
+    return _paper_sizes(study, model)
 
 
+@stored
 def _paper_sizes(study: Study, model: str) -> pd.DataFrame:
-    groups: dict[tuple[int, int], list[str]] = {}
-    known = model_names()
-    for name, row in known.items():
-        if "paper" in row:
-            groups.setdefault((row["null_dim"], row["features"]), []).append(name)
+    known = {name: row for name, row in model_names().items() if "paper" in row}
     frame, energy = _weakest(study, model)
     m, points = len(energy), []
-    for (null_dim, features), names in sorted(groups.items()):
+    shapes = {name: (row["null_dim"], row["features"]) for name, row in known.items()}
+    for null_dim, features in sorted(set(shapes.values())):
+        names = [name for name, shape in shapes.items() if shape == (null_dim, features)]
         same = {"count": null_dim, "share": max(1, round(null_dim / features * m))}
         points += [
             {"by": by, "null_dim": null_dim, "features": features, "removed": k,
@@ -350,16 +308,15 @@ def _paper_sizes(study: Study, model: str) -> pd.DataFrame:
         kinds = _kinds(score, control)
         return np.stack([kinds, kinds - kinds[..., smallest]], axis=1)
 
-    subjects = tables.scored(study, model)["subject"]
-    ends = excess(found["score"], found["control"], subjects, statistic,
-                  draws=study.config.bootstrap_draws, seed=study.config.seed, of_medians=True)
-    names, gaps = ("value", "low", "high"), ("gap", "gap_low", "gap_high")
+    ends = study.excess(found["score"], found["control"], scored(study, model)["subject"],
+                        statistic, of_medians=True)
+    gaps = dict(zip(ENDS, ("gap", "gap_low", "gap_high")))
     table = pd.DataFrame([
         {"model": model, "title": study.title(model), **points[size], "kind": REMOVED[kind],
          "quantity": MEASURES[measure]}
-        | {name: float(part[0, kind, measure, size]) for name, part in zip(names, ends)}
-        | {name: float(part[1, kind, measure, size]) for name, part in zip(gaps, ends)}
-        for kind, measure, size in np.ndindex(ends.estimate.shape[1:])
+        | {end: float(ends[end][0, kind, measure, size]) for end in ENDS}
+        | {gap: float(ends[end][1, kind, measure, size]) for end, gap in gaps.items()}
+        for kind, measure, size in np.ndindex(ends["value"].shape[1:])
     ])
     places = table.groupby(["by", "kind", "quantity"])["value"].rank(ascending=False, method="min")
     return table.assign(place=places.astype(int))

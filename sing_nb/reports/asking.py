@@ -19,9 +19,10 @@ from scipy.linalg import cho_factor, cho_solve
 from torch.nn.functional import normalize
 
 from ..checks.controls import all_mean_directions
-from ..checks.intervals import cluster_bootstrap, deal, random_basis
+from ..checks.intervals import cluster_bootstrap, deal
 from ..checks.plants import FOLDS, READABLE, concept_values, hidden_share
 from ..errors import SingError
+from ..method.steer import random_basis
 from ..models.prompts import complete_prompt
 from ..progress import Progress, progress_bar
 from ..study.study import Study

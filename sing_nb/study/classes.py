@@ -15,7 +15,7 @@ import pandas as pd
 import scipy
 import torch
 
-from ..checks.intervals import cluster_means, excess_test
+from ..checks.intervals import cluster_bootstrap, excess_test
 from ..method.metrics import pairwise_angle
 from . import tables
 from .profile import unknown
@@ -128,7 +128,8 @@ def _concept_excess(study: Study, concepts: list[str], most: int, draws: int) ->
         rows = [np.flatnonzero(scored["subject"] == name) for name in scored["subject"].unique()]
         moved, other = (np.stack([v[own].mean(0) for own in rows]) for v in (moved, other))
         subjects = np.arange(len(rows))
-        score, beyond = cluster_means(moved, subjects, **how), study.excess(moved, other, subjects)
+        score = cluster_bootstrap(moved, subjects, **how)
+        beyond = study.excess(moved, other, subjects)
         p = excess_test(moved, other, subjects, **how)
         parts.append(pd.DataFrame({
             "model": model, "title": study.title(model), "concept": concepts,
@@ -196,7 +197,7 @@ def string_graph(
     before, after, other = concept_angles(study, model, label, concepts)
     views, moved = np.arange(len(before)), before - after
     c, shifts = study.config, before - other
-    score = cluster_means(moved, views, draws=c.bootstrap_draws, seed=c.seed)
+    score = cluster_bootstrap(moved, views, draws=c.bootstrap_draws, seed=c.seed)
     beyond = study.excess(moved, shifts.swapaxes(0, 1), views)
     control = shifts.mean(1)
     table = pd.DataFrame({

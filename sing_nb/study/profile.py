@@ -77,7 +77,7 @@ class Profile(BaseModel):
     # folder is also dealt to fewer folds. The pictures are part of every key, so this need not be.
     also_fit: Literal["none", "default", "auto"] = Field("none", repr=False)
     # Translators: the paper's ridge, or one that asks the null part only for what the principal
-    # part leaves (sing_nb.checks.controls).
+    # part leaves (sing_nb.method.stages).
     translator: Literal["ridge", "principal-first"] = "ridge"
     published_translators: str | None = None  # folder of the authors' own, in place of fitting
     folds: int = count(5, least=2, most=1000)  # splits by subject, for held-out scores

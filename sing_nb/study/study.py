@@ -24,11 +24,11 @@ import pandas as pd
 import torch
 import yaml
 
-from ..checks.controls import chosen_lambdas, frame, principal_first
-from ..checks.intervals import cluster_bootstrap, deal, excess, random_basis
+from ..checks.intervals import cluster_bootstrap, deal, excess
 from ..errors import SingError
 from ..method.nullspace import HeadSpaces
-from ..method.steer import matched_removal
+from ..method.stages import chosen_lambdas, frame, principal_first
+from ..method.steer import matched_removal, random_basis
 from ..method.translator import RidgeFitter, Translator
 from ..models.classifier import Classifier
 from ..models.joint import ConseSpace, OpenClipSpace, joint_spaces, load_joint_space

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from scipy.stats import kstest
 from sklearn.linear_model import LinearRegression, Ridge
+from sklearn.metrics import roc_auc_score
 
 from sing_nb.checks import plants
+from sing_nb.checks.blind_heads import Asked, Split
 from sing_nb.checks.controls import (
     GroupedProbe,
     all_mean_directions,
     discriminant_directions,
-    mean_directions,
     plant_head,
     planted_null,
 )
+from sing_nb.checks.intervals import cluster_bootstrap
 from sing_nb.errors import SingError
 from sing_nb.method.nullspace import HeadSpaces
 
@@ -53,9 +53,7 @@ def test_a_direction_that_the_head_alone_reads_costs_it_a_rank():
 def test_a_plant_keeps_the_dtype_and_refuses_what_is_no_direction():
     head = torch.tensor(WEIGHT).float()
     assert plant_head(head, torch.ones(20, 1)).dtype == torch.float32
-    with pytest.raises(SingError, match=r"\(20, k\); got \(19, 1\)"):
-        plant_head(head, torch.ones(19, 1))
-    with pytest.raises(SingError, match="are zero"):
+    with pytest.raises(SingError, match="not all zero"):
         plant_head(head, torch.zeros(20, 1))
 
 
@@ -73,7 +71,7 @@ def test_the_turned_null_space_is_that_of_the_planted_head(inside):
 
 def test_without_its_mean_direction_no_linear_readout_finds_a_concept():
     there = (X[:, 2] + X[:, 3] + RNG.standard_normal(90) > 0).astype(float)
-    direction = mean_directions(X, there, np.zeros(90))
+    (direction,) = all_mean_directions(X, there[:, None], np.zeros(90))
     difference = X[there == 1].mean(0) - X[there == 0].mean(0)
     assert np.allclose(direction[:, 0], difference / np.linalg.norm(difference))
     assert LinearRegression().fit(X, there).score(X, there) > 0.3
@@ -85,7 +83,7 @@ def test_without_its_mean_direction_no_linear_readout_finds_a_concept():
     assert values[45:, 0].mean() != values[45, 0]
     one, two = all_mean_directions(X, values, halves)
     assert one.shape == (20, 1)
-    assert np.allclose(two, mean_directions(X, there, halves))
+    assert two.shape == (20, 2)
     assert np.allclose(one, two[:, :1])
 
 
@@ -110,27 +108,22 @@ def by_hand(x, lam):
     return out
 
 
-def test_readouts_are_ridge_held_out_by_fold_before_and_after_a_change():
+def test_readouts_are_ridge_held_out_by_fold_before_and_after_changes():
     directions = np.linalg.qr(RNG.standard_normal((20, 3)))[0]
     kept, taken = directions[:, :1], directions[:, 1:]
-    less = X - X @ kept @ kept.T
+    less, none = X - X @ kept @ kept.T, np.empty((90, 0))
     probe = GroupedProbe(less @ less.T, Y, FOLDS, 5.0)
-    assert np.allclose(probe.predict(), by_hand(less, 5.0))
-    changed = less + X @ kept @ kept.T - X @ taken @ taken.T
-    expected = by_hand(changed, 5.0)
-    assert np.allclose(probe.predict(X @ kept, X @ taken), expected)
+    changes = [(none, none), (X @ kept, X @ taken), (none, X @ taken[:, :1]), (X @ kept, none)]
+    changed = [less, X - X @ taken @ taken.T, less - np.outer(X @ taken[:, 0], taken[:, 0]), X]
     constant = np.stack([Y[fold != FOLDS].mean(0) for fold in FOLDS])
-    r2 = 1 - ((Y - expected) ** 2).sum(0) / ((Y - constant) ** 2).sum(0)
-    assert np.allclose(probe.r2(X @ kept, X @ taken), r2)
-    other = probe.of(Y[::-1])
-    assert np.allclose(other.predict(), GroupedProbe(less @ less.T, Y[::-1], FOLDS, 5.0).predict())
-    assert np.allclose(probe.predict(), by_hand(less, 5.0))
-    several = [(X @ kept, X @ taken), (None, None), (None, X @ taken[:, :1]), (X @ kept, None)]
-    turned = [less + (0 if more is None else more @ kept.T) - part for more, part in zip(
-        [X @ kept, None, None, X @ kept],
-        [X @ taken @ taken.T, 0, np.outer(X @ taken[:, 0], taken[:, 0]), 0], strict=True)]
-    for one, features in zip(probe.predictions(several), turned, strict=True):
-        assert np.allclose(one, by_hand(features, 5.0))
+    energy = ((Y - constant) ** 2).sum(0)
+    for one, r2, features in zip(
+            probe.predictions(changes), probe.r2s(changes), changed, strict=True):
+        expected = by_hand(features, 5.0)
+        assert np.allclose(one, expected)
+        assert np.allclose(r2, 1 - ((Y - expected) ** 2).sum(0) / energy)
+    other = GroupedProbe(less @ less.T, Y[::-1], FOLDS, 5.0)
+    assert np.allclose(probe.of(Y[::-1]).r2(), other.r2())
     with pytest.raises(SingError, match="at least 2 folds"):
         GroupedProbe(X @ X.T, Y, np.zeros(90), 5.0)
 
@@ -148,8 +141,8 @@ def test_the_rank_of_a_sham_is_uniform_and_that_of_a_plant_is_first():
         for found, own in (
             (firsts, values[:80, concept]), (shams, rng.permutation(values[:80, concept])),
         ):
-            direction = mean_directions(x[:80], own, np.zeros(80))
-            lost = full - probe.r2(removed=x[half] @ direction)
+            (direction,) = all_mean_directions(x[:80], own[:, None], np.zeros(80))
+            lost = full - probe.r2s([(np.empty((80, 0)), x[half] @ direction)])[0]
             found.append((np.sum(lost > lost[concept]) + rng.uniform()) / 12)
     assert kstest(shams, "uniform").pvalue > 0.01
     assert np.mean(firsts) < 0.2
@@ -171,9 +164,10 @@ def test_no_subject_lies_on_both_sides(smoke):
         sizes = table["subject"].groupby(side).nunique()
         assert sizes.max() - sizes.min() <= 1
     assert (plants.split_subjects(table, 2, 0) == plants.split_subjects(table, 2, 0)).all()
-    run = plants._Run(smoke, "lite0", 0)
-    assert not set(run.first.subjects) & set(run.second.subjects)
-    for half in (run.first, run.second):
+    run = Split(smoke, "lite0", 0)
+    other = run.asked().half
+    assert not set(run.first.subjects) & set(other.subjects)
+    for half in (run.first, other):
         assert pd.Series(half.folds).groupby(half.subjects).nunique().eq(1).all()
 
 
@@ -192,24 +186,17 @@ def test_concepts_are_the_known_factors_and_what_the_pixels_say(smoke):
 
 def test_scores_of_a_planted_head_are_those_of_its_own_svd(smoke, plain):
     """The quick turn of the null space gives what a head with new weights gives."""
-    run = plants._Run(smoke, "lite0", 0)
-    asked = run.asked(run.second)
-    found = asked.scores(run.directions[1])
-    weight = plant_head(torch.tensor(plain.weight), torch.tensor(run.directions[1]))
-    twin = dataclasses.replace(run.second)
+    run = Split(smoke, "lite0", 0)
+    asked, direction = run.asked(), run.first.directions()[1]
+    found, same = asked.scores([direction, direction])
+    assert all(np.allclose(found[name], same[name]) for name in found)
+    weight = plant_head(torch.tensor(plain.weight), torch.tensor(direction))
     basis = HeadSpaces.from_weight(weight, rtol=1e-7).null_basis.numpy()
     assert basis.shape == (1280, 280)
-    other = plants._Asked(
-        smoke, "lite0", twin, run.lam, run.text, basis, run.clipart, run.seed).scores()
+    (other,) = Asked(
+        smoke, "lite0", asked.half, run.lam, run.text, basis, run.clipart, run.seed).scores()
     for name in ("hidden", "principal", "joint", "attribute_score", "image_score"):
         assert np.allclose(found[name], other[name], atol=1e-6), name
-
-
-def test_shuffled_concepts_keep_their_values_and_lose_their_pictures(smoke):
-    half = plants._Run(smoke, "lite0", 0).second
-    other = half.shuffled(3)
-    assert np.allclose(np.sort(other, axis=0), np.sort(half.values, axis=0))
-    assert not np.allclose(other, half.values)
 
 
 def test_runs_hold_every_kind_of_head_and_thresholds_come_from_calibration(runs):
@@ -235,18 +222,15 @@ def test_an_area_is_the_share_of_pairs_in_the_right_order(smoke, runs):
         ahead = np.subtract.outer(*(own[score].to_numpy()[side] for side in (positive, ~positive)))
         assert row["value"] == pytest.approx(((ahead > 0) + (ahead == 0) / 2).mean())
         assert row["low"] <= row["value"] <= row["high"]
+    pair = np.column_stack([positive, own["hidden"]])
+    drawn = cluster_bootstrap(  # by rows, sample by sample
+        pair, own["concept"], lambda v: roc_auc_score(*v.T) if v[:, 0].sum() > 0 else np.nan,
+        draws=smoke.config.bootstrap_draws, seed=smoke.config.seed)
+    row = table.loc[("planted", "hidden", "auc")]
+    assert (row["low"], row["high"]) == pytest.approx((drawn.low, drawn.high))
     one = own[own["head"] == "planted"].groupby(["model", "seed", "plant"], sort=False)
     first = np.mean([part["hidden"].idxmax() == part.index[part["concept"] == name[2]][0]
                      and (part["hidden"] == part["hidden"].max()).sum() == 1 for name, part in one])
     assert table.loc[("planted", "hidden", "first"), "value"] == pytest.approx(first)
 
 
-def test_power_has_intervals_and_controls(smoke):
-    power = plants.power_table(smoke)
-    assert set(power["axis"]) == {"subjects", "pictures", "directions"}
-    assert power[["value", "low", "high", "control"]].notna().all(axis=None)
-
-
-def test_a_share_is_of_what_is_readable():
-    full, left = np.array([0.5, 0.5, 0.05, -0.2]), np.array([0.1, -0.3, 0.0, -0.5])
-    assert plants.hidden_share(full, left) == pytest.approx([0.8, 1.0, 0.5, 0.0])

@@ -4,19 +4,13 @@ import numpy as np
 import pytest
 import scipy.stats
 from conftest import ends
-from sklearn.metrics import roc_auc_score
 
 from sing_nb.checks.intervals import (
-    cluster_auc,
     cluster_bootstrap,
-    cluster_means,
     deal,
     excess,
     excess_test,
-    group_test,
-    random_basis,
     rank_correlation,
-    sign_flip_test,
 )
 from sing_nb.errors import SingError
 
@@ -47,7 +41,7 @@ STATISTICS = {
 }
 
 
-@pytest.mark.parametrize("clusters", [20, 60, 84, 160])
+@pytest.mark.parametrize("clusters", [20, 84])
 def test_intervals_cover_the_truth_as_often_as_they_say(clusters):
     def statistic(v):
         return np.column_stack([one(v) for one, _ in STATISTICS.values()])
@@ -60,6 +54,17 @@ def test_intervals_cover_the_truth_as_often_as_they_say(clusters):
         hits = hits + ((low <= truth) & (truth <= high))
     shares = dict(zip(STATISTICS, hits / RUNS))
     assert all(0.93 <= share <= 0.97 for share in shares.values()), shares
+
+
+def test_means_and_medians_are_taken_column_by_column():
+    rng, names = np.random.default_rng(8), np.repeat(np.arange(30), 3)
+    values = rng.standard_normal((90, 2)) + rng.standard_normal((30, 2))[names]
+    for statistic in (np.mean, np.median):
+        found = cluster_bootstrap(values, names, statistic, draws=60, seed=4)
+        for at in range(2):
+            one = cluster_bootstrap(
+                values[:, at], names, lambda v, take=statistic: take(v), draws=60, seed=4)
+            assert [part[at] for part in found] == pytest.approx(list(one))
 
 
 def crossed(rng, clusters, subspaces, truth=0.3, size=4, spread=0.15):
@@ -88,75 +93,10 @@ def test_an_excess_covers_the_truth_over_subjects_and_subspaces(spread):
     assert naive / RUNS < 0.93
 
 
-def uniform(p):
-    return scipy.stats.kstest(p, "uniform").pvalue
-
-
 def test_p_values_are_uniform_under_the_null():
-    flips, groups, tests = [], [], []
-    for run in range(RUNS):
-        rng = np.random.default_rng([run, 3])
-        values, names = clustered(rng, clusters=24, mean=0.0)
-        flips.append(sign_flip_test(values, names, draws=499, seed=run))
-        if run < 200:
-            groups.append(group_test(values, names, names % 3 == 0, draws=199, seed=run))
-        tests.append(excess_test(*crossed(rng, 40, 8, truth=0.0), draws=150, seed=run))
-    assert uniform(flips) > 0.05
-    assert uniform(groups) > 0.05
-    assert uniform(tests) > 0.05
-
-
-def test_views_taken_for_subjects_would_find_differences_that_are_not_there():
-    rows = []
-    for run in range(200):
-        values, _ = clustered(np.random.default_rng([run, 3]), clusters=24, mean=0.0)
-        rows.append(sign_flip_test(values, np.arange(len(values)), draws=199, seed=run))
-    assert np.mean(np.array(rows) < 0.05) > 0.15
-
-
-# --- permutation tests --------------------------------------------------------------------------
-
-
-def every_flip(values, clusters, statistic):
-    """By hand: all signs of all clusters."""
-    signs = np.stack(np.meshgrid(*[[-1, 1]] * (clusters.max() + 1))).reshape(clusters.max() + 1, -1)
-    return np.array([statistic(values * sign[clusters]) for sign in signs.T])
-
-
-@pytest.mark.parametrize("statistic", [np.mean, np.median])
-def test_a_sign_flip_test_is_that_of_all_flips(statistic):
-    values, clusters = clustered(np.random.default_rng(0), clusters=7, mean=1.0)
-    found = every_flip(values, clusters, statistic)
-    p = np.mean(np.abs(found) >= abs(statistic(values)) - 1e-12)
-    assert sign_flip_test(values, clusters, statistic) == pytest.approx(p)
-
-
-def test_a_sign_flip_test_of_single_rows_is_scipys():
-    values = np.random.default_rng(1).normal(0.4, 1, 10)
-    expected = scipy.stats.permutation_test(
-        (values, np.zeros(10)), lambda a, b: np.mean(a - b), permutation_type="samples",
-        vectorized=False)
-    assert sign_flip_test(values, np.arange(10)) == pytest.approx(expected.pvalue)
-
-
-def test_groups_of_single_rows_are_compared_as_by_scipy():
-    values = np.random.default_rng(2).normal(0, 1, 9)
-    group = np.arange(9) < 4
-    expected = scipy.stats.permutation_test(
-        (values[group], values[~group]), lambda a, b: np.mean(a) - np.mean(b), vectorized=False)
-    assert group_test(values, np.arange(9), group) == pytest.approx(expected.pvalue)
-
-
-@pytest.mark.parametrize("group", [[1, 0, 0, 0], [1, 1, 1, 1]])
-def test_groups_are_of_whole_clusters(group):
-    with pytest.raises(SingError, match="two groups of whole clusters"):
-        group_test([1.0, 2, 3, 4], [0, 0, 1, 1], group)
-
-
-def test_p_values_follow_from_the_seed():
-    values, clusters = clustered(np.random.default_rng(3))
-    found = [sign_flip_test(values - 1.8, clusters, draws=99, seed=seed) for seed in (1, 1, 2)]
-    assert found[0] == found[1] != found[2]
+    tests = [excess_test(*crossed(np.random.default_rng([run, 3]), 40, 8, truth=0.0), draws=150,
+                         seed=run) for run in range(RUNS)]
+    assert scipy.stats.kstest(tests, "uniform").pvalue > 0.05
 
 
 # --- excess -------------------------------------------------------------------------------------
@@ -177,42 +117,10 @@ def test_an_excess_has_the_variance_of_both_samples():
     assert p == pytest.approx(by_hand, abs=0.05)
 
 
-def test_one_by_one_and_all_at_once_are_the_same():
-    score, control, names = crossed(np.random.default_rng(6), 12, 3)
-    many = excess(score, control, names, draws=50, seed=2, vectorized=True)
-    one = excess(score, control, names, lambda s, c: (s - c.mean(1)).mean(), draws=50, seed=2)
-    assert tuple(one) == pytest.approx(tuple(many))
-
-
-def test_controls_that_agree_leave_the_interval_of_the_subjects():
-    values, names = clustered(np.random.default_rng(7))
-    found = excess(values, np.zeros((len(values), 4)), names, draws=3000, vectorized=True)
-    alone = cluster_bootstrap(values, names, draws=3000)
-    assert tuple(found) == pytest.approx(tuple(alone), abs=0.1 * (alone.high - alone.low))
-
-
-def test_an_excess_of_one_cluster_has_no_interval():
-    found = excess(np.ones(3), np.zeros((3, 2)), ["a"] * 3)
-    assert found.estimate == 1
-    assert np.isnan([found.low, found.high]).all()
-    assert np.isnan(excess_test(np.ones(3), np.zeros((3, 2)), ["a"] * 3))
-
-
 @pytest.mark.parametrize("control", [np.zeros(4), np.zeros((3, 2)), np.zeros((4, 0))])
 def test_a_control_is_a_row_an_observation_and_a_column_a_subspace(control):
     with pytest.raises(SingError, match="n = 4"):
         excess(np.zeros(4), control, range(4))
-
-
-@pytest.mark.parametrize("sizes", [[3] * 30, [1, 5, 2] * 10])
-def test_means_of_many_columns_are_those_of_each(sizes):
-    rng = np.random.default_rng(8)
-    names = np.repeat(np.arange(30), sizes)
-    values = rng.standard_normal((len(names), 2)) + rng.standard_normal((30, 2))[names]
-    found = cluster_means(values, names, draws=300, seed=4)
-    for at in range(2):
-        one = cluster_bootstrap(values[:, at], names, draws=300, seed=4)
-        assert [part[at] for part in found] == pytest.approx(list(one))
 
 
 @pytest.mark.parametrize("sizes", [[4] * 12, [1, 5, 2] * 4])
@@ -263,23 +171,6 @@ def test_a_missing_value_makes_the_medians_of_the_samples_that_hold_it_missing()
     np.testing.assert_array_equal(found[-1], rows[-1])
 
 
-def test_an_area_is_scikit_learns_of_every_sample():
-    rng, names = np.random.default_rng(12), np.repeat(np.arange(15), [3, 5, 7] * 5)
-    positive = rng.random(len(names)) < 0.2
-    score = (rng.standard_normal(len(names)) + positive).round(1)
-
-    def area(v):
-        both = 0 < v[:, 0].sum() < len(v)
-        return roc_auc_score(v[:, 0], v[:, 1]) if both else np.nan
-
-    found = cluster_auc(positive, score, names, draws=80, seed=5)
-    one = cluster_bootstrap(np.column_stack([positive, score]), names, area, draws=80, seed=5)
-    assert tuple(found) == pytest.approx(tuple(one), rel=1e-12)
-    assert np.isnan(cluster_auc(np.ones(4), score[:4], range(4))).all()
-    with pytest.raises(SingError, match="finite"):
-        cluster_auc(positive, np.where(positive, np.nan, score), names)
-
-
 def test_percentiles_are_expanded_as_by_hand():
     values, names = clustered(np.random.default_rng(9), clusters=9)
     rows, rng = np.arange(45).reshape(9, 5), np.random.default_rng(0)
@@ -303,21 +194,6 @@ def test_clusters_give_wider_intervals_than_rows():
     assert high - low > 1.5 * (naive.high - naive.low)
 
 
-def test_the_estimate_is_the_statistic_of_all_rows():
-    values, clusters = clustered(np.random.default_rng(2))
-    found = cluster_bootstrap(values, clusters, np.median, draws=50)
-    assert found.estimate == np.median(values)
-    assert found.low < found.estimate < found.high
-
-
-def test_standard_error_is_that_of_the_cluster_means():
-    # Clusters of one size: the bootstrap mean has the standard error s / sqrt(n) of their means.
-    values, clusters = clustered(np.random.default_rng(3), clusters=60)
-    _, low, high = cluster_bootstrap(values, clusters, level=0.6827, draws=4000)
-    means = values.reshape(60, 5).mean(1)
-    assert (high - low) / 2 == pytest.approx(means.std() / np.sqrt(60), rel=0.06)
-
-
 def test_clusters_need_not_be_sorted_or_numbers():
     values, clusters = clustered(np.random.default_rng(4))
     names = np.array([f"subject {number:02d}" for number in clusters])
@@ -327,24 +203,14 @@ def test_clusters_need_not_be_sorted_or_numbers():
     assert tuple(found) == pytest.approx(tuple(expected))
 
 
-def test_rows_of_several_columns_stay_together():
-    values, clusters = clustered(np.random.default_rng(6))
-    pairs = np.column_stack([values, 2 * values])
-    found = cluster_bootstrap(pairs, clusters, lambda v: float(v[:, 1].sum() / v[:, 0].sum()))
-    assert tuple(found) == pytest.approx((2, 2, 2))
-
-
 def test_a_single_cluster_says_nothing_about_another():
     found = cluster_bootstrap([1.0, 2.0, 6.0], ["a", "a", "a"])
     assert found.estimate == 3
-    assert np.isnan(found.low)
-    assert np.isnan(found.high)
-
-
-def test_intervals_follow_from_the_seed():
-    values, clusters = clustered(np.random.default_rng(7))
-    again = [cluster_bootstrap(values, clusters, draws=50, seed=seed) for seed in (1, 1, 2)]
-    assert again[0] == again[1] != again[2]
+    assert np.isnan([found.low, found.high]).all()
+    found = excess(np.ones(3), np.zeros((3, 2)), ["a"] * 3)
+    assert found.estimate == 1
+    assert np.isnan([found.low, found.high]).all()
+    assert np.isnan(excess_test(np.ones(3), np.zeros((3, 2)), ["a"] * 3))
 
 
 @pytest.mark.parametrize(("values", "clusters"), [([], []), ([1.0, 2.0], ["a"])])
@@ -373,49 +239,8 @@ def test_interval_of_a_rank_correlation_by_hand():
     assert found["rho"] == pytest.approx(0.6)
     assert found["low"] == pytest.approx(-0.670870, abs=1e-5)
     assert found["high"] == pytest.approx(0.975677, abs=1e-5)
-
-
-def test_a_perfect_rank_correlation_has_finite_bounds():
-    found = rank_correlation(np.arange(12), np.arange(12) ** 3)
-    assert found["rho"] == pytest.approx(1)
-    assert 0.9 < found["low"] <= found["high"] <= 1
-
-
-def test_random_basis_is_orthonormal():
-    basis = random_basis(30, 7, seed=0)
-    assert basis.shape == (30, 7)
-    np.testing.assert_allclose(basis.T @ basis, np.eye(7), atol=1e-12)
-
-
-def test_random_basis_follows_from_the_seed():
-    np.testing.assert_array_equal(random_basis(30, 7, seed=3), random_basis(30, 7, seed=3))
-    assert np.abs(random_basis(30, 7, seed=3) - random_basis(30, 7, seed=4)).max() > 0.01
-
-
-def test_random_subspaces_prefer_no_direction():
-    # The mean projector of uniformly random 2-dimensional subspaces of 5 dimensions is 2/5 I.
-    projectors = [b @ b.T for b in (random_basis(5, 2, seed) for seed in range(2000))]
-    np.testing.assert_allclose(np.mean(projectors, axis=0), 0.4 * np.eye(5), atol=0.03)
-
-
-@pytest.mark.parametrize("size", [0, 6])
-def test_a_subspace_does_not_exceed_its_space(size):
-    with pytest.raises(SingError, match="cannot have"):
-        random_basis(5, size, seed=0)
-
-
-def test_three_pairs_say_nothing_about_a_correlation():
-    found = rank_correlation([1, 2, 3], [4, 5, 6])
+    found = rank_correlation([1, 2, 3], [4, 5, 6])  # too few to say anything
     assert (found["rho"], found["low"], found["high"]) == (pytest.approx(1), -1, 1)
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("n", [2, 7, 12, 130])
-def test_means_of_single_rows_are_the_same_to_the_bit_all_at_once(n, dtype):
-    rng = np.random.default_rng(n)
-    values, clusters = rng.standard_normal(n).astype(dtype), rng.permutation(n)
-    fast = cluster_bootstrap(values, clusters, draws=200, seed=3)
-    assert fast == cluster_bootstrap(values, clusters, lambda v: np.mean(v), draws=200, seed=3)
 
 
 # --- dealing subjects ---------------------------------------------------------------------------

@@ -8,7 +8,6 @@ from sklearn.linear_model import Ridge
 from sing_nb.checks.intervals import cluster_bootstrap, deal
 from sing_nb.checks.reliability import (
     HALVES,
-    KINDS,
     PICTURES,
     REDEALT,
     _deal,
@@ -19,6 +18,7 @@ from sing_nb.checks.reliability import (
 )
 from sing_nb.errors import SingError
 from sing_nb.study import tables
+from sing_nb.study.tables import KINDS
 
 #: Six targets and four judges, the example of Shrout and Fleiss (1979), table 2.
 JUDGES = np.array([
@@ -52,14 +52,9 @@ def test_a_known_reliability_is_found():
     values = (rng.normal(0, 3**0.5, (3000, 1)) + rng.normal(0, 0.5**0.5, (1, 400))
               + rng.standard_normal((3000, 400)))
     assert agreement_icc(values) == pytest.approx(3 / 4.5, abs=0.03)
-    noise = rng.standard_normal((3000, 400))
-    assert agreement_icc(noise) == pytest.approx(0, abs=0.005)
-
-
-def test_several_tables_at_once_and_a_shift_of_one_rater():
     shifted = JUDGES + np.array([0, 0, 0, 5])
-    both = agreement_icc(np.stack([JUDGES, shifted]))
-    assert both == pytest.approx([agreement_icc(JUDGES), agreement_icc(shifted)])
+    both = agreement_icc(np.stack([JUDGES, shifted]))  # several tables at once
+    assert both[1] == pytest.approx(agreement_icc(shifted))
     assert both[1] < both[0]  # agreement, and not consistency
 
 
@@ -71,10 +66,11 @@ def test_groups_of_any_size_agree_with_an_anova():
     assert np.isnan(grouped_icc(table[3:]))
 
 
-@pytest.mark.parametrize("shape", [(1, 4), (4, 1), (4,)])
-def test_one_object_or_one_measurement_says_nothing(shape):
-    with pytest.raises(SingError, match="at least 2 objects and 2 measurements"):
-        agreement_icc(np.ones(shape))
+def test_one_object_or_one_measurement_says_nothing(fresh, smoke):
+    with pytest.raises(SingError, match="at least 2 objects"):
+        agreement_icc(np.ones((1, 4)))
+    with pytest.raises(SingError, match="at least 2 deals"):
+        translator_spread(fresh(config=smoke.config.model_copy(update={"redeals": 1})), "lite0")
 
 
 # --- translators of other deals -------------------------------------------------------------------
@@ -128,12 +124,6 @@ def test_scores_come_from_a_translator_of_other_subjects(spread, smoke, plain, p
     assert found["image_score_other"].to_numpy() == pytest.approx(drawn[0], abs=2e-3)
     assert found["image_score_control"].to_numpy() == pytest.approx(
         np.mean(drawn[1:], axis=0), abs=2e-3)
-
-
-def test_one_deal_is_no_spread(fresh, smoke):
-    config = smoke.config.model_copy(update={"redeals": 1})
-    with pytest.raises(SingError, match="at least 2 deals"):
-        translator_spread(fresh(config=config), "lite0")
 
 
 # --- reliability ----------------------------------------------------------------------------------

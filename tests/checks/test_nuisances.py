@@ -36,19 +36,6 @@ def centred(values, groups):
     return values - pd.DataFrame(values).groupby(groups).transform("mean").to_numpy()
 
 
-def test_factors_have_their_natural_forms():
-    table, _ = views()
-    found = design(table)
-    assert {name: v.shape[1] for name, v in found.items()} == {
-        "background": 2, "colour": 4, "scale": 1, "place": 2, "flip": 1}
-    row = table.iloc[5]
-    turn = np.radians(row["hue"])
-    np.testing.assert_allclose(found["colour"][5], [
-        row["saturation"] * np.cos(turn), row["saturation"] * np.sin(turn), row["saturation"],
-        row["lightness"]])
-    assert found["scale"][5, 0] == pytest.approx(np.log(row["scale"]))
-
-
 @pytest.fixture(scope="module")
 def case():
     """Values of 7 columns in which every factor does something, and their shares."""
