@@ -12,7 +12,7 @@ OUT ?= report
 ASK ?=
 # More options for pip, such as an index that has a smaller build of torch.
 PIP_OPTIONS ?=
-# Benchmarks of these files in tests/bench only, as in ONLY=ridge or ONLY="ridge features".
+# Benchmarks of these files in tests/bench only, as in ONLY=method or ONLY="method features".
 ONLY ?=
 # The notebooks that JupyterLab shows, and options that it is given on top of ours.
 NOTEBOOKS ?= book
@@ -27,7 +27,6 @@ SLOW ?=
 TESTERS ?= 2
 
 BIN := .venv/bin
-SUITE := tests/bench/asv.conf.json
 # Named after what pyproject.toml holds, and so done anew when that changes.
 SUM := $(shell cksum < pyproject.toml | cut -d ' ' -f 1)
 READY := .venv/ready-book-$(SUM)
@@ -55,8 +54,8 @@ help:
 	@echo "make book CLUSTER=slurm PROFILE=imagenet13   jobs on a cluster, data/cluster"
 	@echo "make test                 lint and tests (package, chapters, rendered pages); make test SLOW=1: all of them"
 	@echo "make lab                  open JupyterLab on the chapters"
-	@echo "make bench                races against other implementations, as a table"
-	@echo "make bench ONLY=ridge     the benchmarks of one file in tests/bench"
+	@echo "make bench                races against other implementations: ratios"
+	@echo "make bench ONLY=method    the benchmarks of one file in tests/bench"
 	@echo "make audit                known weaknesses of the installed packages, a report"
 	@echo "make clean                remove what was built; downloads and .venv stay"
 
@@ -109,9 +108,8 @@ lab: $(READY)
 	  --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB)
 
 bench: $(RACING)
-	@$(BIN)/asv machine --config $(SUITE) --yes --machine bench >/dev/null
-	@$(BIN)/asv run --config $(SUITE) --environment existing:$(CURDIR)/$(BIN)/python --machine bench \
-	  --set-commit-hash HEAD --no-pull --show-stderr $(foreach topic,$(ONLY),--bench '^$(topic)\.')
+	@$(BIN)/python -m pytest -q -n 0 --benchmark-group-by=group --benchmark-columns=min,rounds \
+	  $(patsubst %,tests/bench/bench_%.py,$(or $(ONLY),method features))
 
 audit: $(TESTING)
 	@$(BIN)/python .ci/audit _build/audit.json $(AUDIT_SECONDS)
