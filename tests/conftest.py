@@ -12,8 +12,6 @@ import pytest
 import scipy.stats
 import torch
 from filelock import FileLock
-from PIL import Image
-from threadpoolctl import threadpool_limits
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -22,7 +20,12 @@ ROOT = Path(__file__).resolve().parents[1]
 # The tests' matrices are small, and threads that wait for a busy processor made one
 # eigendecomposition take 9 s instead of 0.3 s.
 torch.set_num_threads(1)
-threadpool_limits(1)
+try:
+    from threadpoolctl import threadpool_limits
+except ImportError:  # the tests of the method run where only the core is installed
+    pass
+else:
+    threadpool_limits(1)
 # Tokenizers warn about forks when chapters start kernels.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -33,7 +36,8 @@ BOOKS = ("smoke_book", "mini_build")
 
 def pytest_itemcollected(item):
     """Deal tests to pytest-xdist's workers by file, and to one worker those that share a book."""
-    item.add_marker(pytest.mark.xdist_group(_book(item) or item.path.stem))
+    if item.config.pluginmanager.hasplugin("xdist"):
+        item.add_marker(pytest.mark.xdist_group(_book(item) or item.path.stem))
 
 
 def pytest_collection_modifyitems(items):
@@ -212,6 +216,8 @@ def smoke_book():
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     """A folder of three classes with four small pictures each."""
+    from PIL import Image
+
     root, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
     for label in ("zebra", "hammer", "lemon"):
         (root / label).mkdir()

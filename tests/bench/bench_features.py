@@ -10,7 +10,7 @@ import timm
 import torch
 from PIL import Image
 
-from sing_nb.models.classifier import load_classifier
+from sing_nb.models.load import load_classifier
 from sing_nb.pictures.features import compute_features
 from sing_nb.pictures.images import stamps, store_pictures
 
