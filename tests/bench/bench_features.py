@@ -14,6 +14,7 @@ from sing_nb.models.load import load_classifier
 from sing_nb.pictures.features import compute_features
 from sing_nb.pictures.images import stamps, store_pictures
 
+pytest_plugins = ["race"]  # beside this file
 COUNT, BATCH = 512, 64
 
 

@@ -15,6 +15,7 @@ from sing_nb.method.nullspace import HeadSpaces
 from sing_nb.method.steer import steer_all
 from sing_nb.method.translator import RidgeFitter, Translator, grouped_cv
 
+pytest_plugins = ["race"]  # beside this file
 LAMS = np.logspace(-2, 5, 15).tolist()
 FOLDS = 5
 TARGET = 40.0  # degrees
