@@ -243,7 +243,7 @@ def _ask(model: str, images: Path | None, class_names: Path | None, profile: str
       sing ask --model mine.py:build --images photos "a person wearing a hat" --json
     """
     from .reports.asking import ask, summary
-    from .reports.report import own_study
+    from .reports.own import own_study
 
     with contextlib.redirect_stdout(sys.stderr):
         study, name = own_study(

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import safetensors.torch
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
@@ -22,13 +21,10 @@ from ..models.classifier import Classifier
 from ..models.lazy import with_head
 from ..pictures.cache import content_key, keep, kept
 from ..pictures.features import FeatureSet
-from ..pictures.fetch import slug, write_atomic
+from ..pictures.fetch import slug
 from ..study.study import Study
 
-__all__ = [
-    "FittedHead", "coarse_groups", "fit_head", "group_sizes", "grouped_classifier",
-    "save_classifier",
-]
+__all__ = ["FittedHead", "coarse_groups", "fit_head", "group_sizes", "grouped_classifier"]
 
 LEAST_SUBJECTS = (8, 4, 2)  # of a group: the first for which there are two groups or more
 MOST_GROUPS = 12
@@ -120,16 +116,6 @@ def fit_head(study: Study, model: str) -> FittedHead:
     Multinomial logistic regression on standardised features, the standardisation folded into
     weight and bias. The accuracy is of pictures whose subjects were held out, five folds; how
     strongly the weights are shrunk is chosen without them, by splits of the other subjects.
-
-    Parameters
-    ----------
-    study : Study
-    model : str
-        A classifier of the study, whose own head is not used.
-
-    Returns
-    -------
-    FittedHead
     """
     table = study.pictures.assign(group=coarse_groups(study))
     rows = np.flatnonzero(table["group"] != "")
@@ -186,16 +172,7 @@ def grouped_classifier(study: Study, model: str) -> Classifier:
 
     The head is fitted once and kept in the study's folder ``heads``. It is called
     ``<model>-groups``, and no feature is computed for it.
-
-    Parameters
-    ----------
-    study : Study
-    model : str
-
-    Returns
-    -------
-    Classifier
-        With ``accuracy``, that of :class:`FittedHead`.
+    The classifier has ``accuracy``, that of :class:`FittedHead`.
     """
     head = _kept_head(study, model)
     base, name = study.classifier(model), f"{model}-groups"
@@ -220,25 +197,3 @@ def _kept_head(study: Study, model: str) -> FittedHead:
         found = kept(path)
     parts, (class_names, accuracy) = found
     return FittedHead(parts["weight"], parts["bias"], class_names, accuracy)
-
-
-def save_classifier(classifier: Classifier, folder: Path) -> tuple[Path, Path]:
-    """Write a classifier's state dict (safetensors) and its class names (text, one a line).
-
-    What was made by :func:`grouped_classifier` from a network of timm is loaded again, the very
-    same, as ``timm/<architecture>:<file>``: the path of any head of a reader's own.
-
-    Parameters
-    ----------
-    classifier : Classifier
-    folder : pathlib.Path
-
-    Returns
-    -------
-    weights, names : pathlib.Path
-    """
-    weights = Path(folder) / f"{slug(classifier.name)}.safetensors"
-    state = {key: part.contiguous() for key, part in classifier.module.state_dict().items()}
-    write_atomic(weights, safetensors.torch.save(state))
-    names = "".join(f"{name}\n" for name in classifier.class_names)
-    return weights, write_atomic(weights.with_suffix(".txt"), names)

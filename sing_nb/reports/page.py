@@ -5,29 +5,19 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import nbformat
+from nbconvert import HTMLExporter
+from nbconvert.filters import markdown2html
 
 from ..book.page import VEGALITE, bundle_script, chart_html
-from ..errors import SingError
 from ..pictures.fetch import data_dir, write_atomic
-
-if TYPE_CHECKING:
-    from nbformat import NotebookNode
 
 __all__ = ["charts", "page"]
 
 BOOK = data_dir().parent / "book"
-#: What the book resolves and nothing resolves here.
-SPHINX = {
-    "link to a chapter": re.compile(r"\]\([\w/.-]+\.(?:ipynb|md)[)#]"),
-    "role": re.compile(r"\{[a-z][\w:.-]*\}`[^`]*`"),
-    "number of the run": re.compile(r"\{\{\s*\w+\s*\}\}"),
-    "target": re.compile(r"^\([\w-]+\)=\s*$", re.MULTILINE),
-    "directive": re.compile(r"^\s*(?:`{3,}|:{3,})\{[a-z][\w:.-]*\}.*$", re.MULTILINE),
-}
 HEADING = re.compile(
     r'<h([23])(?: id="[^"]*")?>(.*?)(?:<a class="anchor-link"[^>]*>[^<]*</a>)?</h\1>', re.DOTALL
 )
@@ -73,34 +63,23 @@ def page(
     -------
     pathlib.Path
         The target.
-
-    Raises
-    ------
-    SingError
-        If the notebook cannot be read, a chart has no alt text, or a cell's text holds what only
-        the book resolves: a link to a chapter, a role, a target, a directive or a ``{{ key }}``.
     """
-    import nbformat
-    from nbconvert import HTMLExporter
-
-    node = _read(notebook)
+    node = nbformat.read(notebook, as_version=4)
     number = 0
     for cell in node.cells:
         if cell.cell_type == "markdown":
             cell.source = re.sub(r"\A# .*\n?", "", cell.source)
-            _refuse_sphinx(cell.source, notebook)
         elif cell.cell_type == "code":
-            number = _figures(cell, number, notebook)
+            number = _draw(cell, number)
     if closing:
         node.cells.append(nbformat.v4.new_markdown_cell(closing))
-    drawn = any('class="sing-chart"' in str(cell.get("outputs", "")) for cell in node.cells)
     static = BOOK / "_static"
-    scripts = [THEME, *([bundle_script()] if drawn else []), _text(static / "sing-charts.js")]
+    scripts = [THEME, *([bundle_script()] if number else []),
+               (static / "sing-charts.js").read_text(encoding="utf-8")]
     # The element would end here, wherever in the script it stands.
     scripts = [re.sub(r"</(?=script)", r"<\\/", script, flags=re.IGNORECASE) for script in scripts]
-    styles = [
-        _text(BOOK / "templates" / "standalone" / "page.css"), _text(static / "sing.css"),
-    ]
+    styles = [path.read_text(encoding="utf-8") for path in (
+        BOOK / "templates" / "standalone" / "page.css", static / "sing.css")]
     exporter = HTMLExporter(
         template_name="standalone", extra_template_basedirs=[str(BOOK / "templates")],
     )
@@ -114,87 +93,31 @@ def page(
 
 def charts(notebook: Path | str) -> dict[str, dict]:
     """Vega-Lite specs of a notebook's charts by the names that :func:`sing_nb.show` gave them."""
-    found = {}
-    for cell in _read(notebook).cells:
-        for output in cell.get("outputs", []):
-            data = output.get("data", {})
-            if VEGALITE in data:
-                found[str(data.get("text/plain", "")).partition(":")[0]] = data[VEGALITE]
-    return found
+    cells = nbformat.read(notebook, as_version=4).cells
+    shown = [output.data for cell in cells for output in cell.get("outputs", [])
+             if VEGALITE in output.get("data", {})]
+    return {str(data.get("text/plain", "")).partition(":")[0]: data[VEGALITE] for data in shown}
 
 
-def _read(notebook: Path | str) -> NotebookNode:
-    import nbformat
-
-    try:
-        text = Path(notebook).read_text(encoding="utf-8")
-        content = json.loads(text)
-        if not isinstance(content, dict) or content.get("nbformat") != 4:
-            raise ValueError("it is JSON, but not of nbformat 4")
-        nbformat.validate(content)
-        return nbformat.reads(text, as_version=4)
-    except (OSError, ValueError, nbformat.ValidationError) as error:
-        raise SingError(
-            f"{notebook} is no notebook that can be read ({' '.join(str(error).split())[:200]}); "
-            f"run the chapter again."
-        ) from error
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise SingError(
-            f"{path}, a part of every page, cannot be read ({error.strerror}); restore it with "
-            f"`git checkout book/`."
-        ) from error
-
-
-def _refuse_sphinx(text: str, notebook: Path | str) -> None:
-    # What stands in code is shown as it is written, in the book and here.
-    bare = re.sub(r"^```(?!\{).*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
-    for what, pattern in SPHINX.items():
-        if found := pattern.search(bare):
-            raise SingError(
-                f"{Path(notebook).name}: the {what} {found.group().strip()!r} means something in "
-                f"the book alone, and a page of its own has no use for it."
-            )
-
-
-def _figures(cell: NotebookNode, number: int, notebook: Path | str) -> int:
+def _draw(cell: nbformat.NotebookNode, number: int) -> int:
     """Turn a cell's charts into elements that the page draws; returns the figures so far."""
-    from nbconvert.filters import markdown2html
-
-    cell.outputs = [output for output in cell.outputs if not _is_caption(output)]
+    # JupyterLab's caption of a chart stands in the figure here.
+    cell.outputs = [output for output in cell.outputs if not output.get(
+        "metadata", {}).get("text/markdown", {}).get("caption")]
     for output in cell.outputs:
         data, about = output.get("data", {}), output.get("metadata", {}).get(VEGALITE, {})
         if VEGALITE not in data:
             continue
-        caption, name = str(about.get("caption", "")), str(about.get("name", ""))
-        _refuse_sphinx(caption, notebook)
-        spec = data[VEGALITE]
-        if not str(spec.get("description", "")).strip():
-            raise SingError(
-                f"{Path(notebook).name}: a chart has no alt text; show it by sing.show."
-            )
-        drawing = chart_html(spec, str(data.get("image/png", "")))
-        if caption:
-            number += 1
-            inner = markdown2html(caption).strip()
-            inner = re.sub(r"\A<p>(.*)</p>\Z", r"\1", inner, flags=re.DOTALL)
-            anchor = f' id="{html.escape(name)}"' if name else ""
-            drawing = (
-                f'<figure{anchor}>{drawing}<figcaption><p><span class="caption-number">Figure '
-                f'{number}. </span><span class="caption-text">{inner}</span></p></figcaption>'
-                f"</figure>"
-            )
-        output.data = {"text/html": drawing}
+        number += 1
+        drawing = chart_html(data[VEGALITE], str(data.get("image/png", "")))
+        caption = re.sub(r"\A<p>(.*)</p>\Z", r"\1", markdown2html(
+            str(about.get("caption", ""))).strip(), flags=re.DOTALL)
+        name = html.escape(str(about.get("name", f"figure-{number}")))
+        output.data = {"text/html": (
+            f'<figure id="{name}">{drawing}<figcaption><p><span class="caption-number">Figure '
+            f'{number}. </span><span class="caption-text">{caption}</span></p></figcaption>'
+            f"</figure>")}
     return number
-
-
-def _is_caption(output: NotebookNode) -> bool:
-    """Whether it is JupyterLab's caption of a chart, which here stands in the figure."""
-    return bool(output.get("metadata", {}).get("text/markdown", {}).get("caption"))
 
 
 def _policy(scripts: list[str]) -> str:
@@ -217,12 +140,12 @@ def _with_contents(text: str) -> str:
 
     def named(match: re.Match) -> str:
         level, inner = match.groups()
-        plain = html.unescape(re.sub(r"<[^>]+>", "", inner)).strip()
-        name = re.sub(r"[^\w]+", "-", plain.lower()).strip("-") or "section"
+        words = html.unescape(re.sub(r"<[^>]+>", "", inner)).strip()
+        name = re.sub(r"[^\w]+", "-", words.lower()).strip("-") or "section"
         seen[name] = seen.get(name, 0) + 1
         name = name if seen[name] == 1 else f"{name}-{seen[name]}"
         kind = ' class="inner"' if level == "3" else ""
-        entries.append(f'<li{kind}><a href="#{name}">{html.escape(plain)}</a></li>')
+        entries.append(f'<li{kind}><a href="#{name}">{html.escape(words)}</a></li>')
         return f'<h{level} id="{name}">{inner}</h{level}>'
 
     head, body = text.split("<!--contents-->", 1)

@@ -12,9 +12,8 @@ from browser import PHONE, inspect_page, new_page, open_browser
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from sing_nb import SingError
 from sing_nb.book.figures import VEGALITE, bundle
-from sing_nb.reports.standalone import charts, page
+from sing_nb.reports.page import page
 
 SMALL_PHONE = (360, 780)
 
@@ -119,46 +118,6 @@ def test_figures_are_numbered_and_have_captions(text):
     assert '<span class="caption-text">Bars of <em>three</em> heights.</span>' in body
     assert body.count('aria-label="Three bars for three words."') == 2
     assert body.count("heights.") == 1  # JupyterLab's caption is not shown a second time
-
-
-def test_without_scripts_a_picture_stands_for_the_chart(text):
-    found = [one.find("img") for one in BeautifulSoup(text, "html.parser").find_all("noscript")]
-    assert [one["src"][:31] for one in found] == ["data:image/png;base64,iVBORw0KG"] * 2
-    assert [one["alt"] for one in found] == ["Three bars for three words."] * 2
-
-
-def test_charts_are_found_by_their_names(notebook):
-    found = charts(notebook)
-    assert list(found) == ["three-bars"]
-    assert found["three-bars"]["mark"]["type"] == "bar"
-
-
-@pytest.mark.parametrize(("words", "what"), [
-    ("See [controls](09_controls.ipynb).", "link to a chapter"),
-    ("See {ref}`there`.", "role"), ("Of {glue:text}`n` classes.", "role"),
-    ("There are {{ count }}.", "number"), ("(here)=\n## Heading", "target"),
-    ("```{note}\nText.\n```", "directive"), (":::{tip}\nText.\n:::", "directive"),
-])
-def test_what_only_the_book_resolves_is_refused(tmp_path, words, what):
-    with pytest.raises(SingError, match=f"the {what} .* in the book alone"):
-        page(written(tmp_path, new_markdown_cell(words)), tmp_path / "index.html", "T")
-    with pytest.raises(SingError, match="in the book alone"):
-        page(written(tmp_path, figure(words)), tmp_path / "index.html", "T")
-    assert not (tmp_path / "index.html").exists()
-
-
-def test_a_chart_without_alt_text_is_refused(tmp_path):
-    silent = figure()
-    silent.outputs[1].data["application/vnd.vegalite.v6+json"]["description"] = " "
-    with pytest.raises(SingError, match="no alt text"):
-        page(written(tmp_path, silent), tmp_path / "index.html", "T")
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"cells": 3}', b"\x80\x04K"])
-def test_what_is_no_notebook_is_refused(tmp_path, content):
-    (tmp_path / "in.ipynb").write_bytes(content)
-    with pytest.raises(SingError, match="no notebook that can be read"):
-        page(tmp_path / "in.ipynb", tmp_path / "index.html", "T")
 
 
 @pytest.fixture(scope="module")

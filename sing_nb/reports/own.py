@@ -1,0 +1,170 @@
+"""The study behind a report: one classifier of one's own, pictures of one's own."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+from torch import nn
+
+from ..errors import SingError
+from ..models.classifier import Classifier
+from ..models.lazy import keep_classifier
+from ..models.load import load_classifier, name_parts, resolve_name
+from ..models.own import as_classifier
+from ..pictures.cache import content_key
+from ..pictures.features import feature_key
+from ..progress import Progress
+from ..study.profile import build_dir, load_profile
+from ..study.study import Study
+
+__all__ = ["given_name", "own_study", "picture_folder"]
+
+TOWERS = ("lite2", "lite1", "lite0")  # one that is not asked about builds the joint space
+
+
+def own_study(
+    model: str | nn.Module | Classifier, images: str | Path | None = None, *,
+    class_names: Sequence[str] | str | Path | None = None, transform: object = None,
+    beside: str | nn.Module | Classifier | None = None, profile: str = "report",
+    settings: Mapping[str, object] | None = None, progress: Progress = True,
+) -> tuple[Study, str]:
+    """The study of one classifier of one's own, and the classifier's name in it.
+
+    Parameters
+    ----------
+    model : str, torch.nn.Module or Classifier
+        A name for ``load_classifier``, files in it relative to the working folder.
+    images : path, optional
+        Folder of class folders; the profile's pictures if absent.
+    class_names : sequence of str or path, optional
+        Names of the logits in their order, or a text file with one per line.
+    transform : callable, optional
+        Picture (PIL) to tensor (3, h, w), instead of the model's own.
+    beside : str, torch.nn.Module or Classifier, optional
+        A second classifier to compare with.
+    profile : str
+        A file in ``data/profiles``.
+    settings : mapping, optional
+        Keys of the profile with other values.
+    progress : bool or callable
+        Whether to show bars, or whom to tell (:mod:`sing_nb.progress`).
+
+    Returns
+    -------
+    study : Study
+        Nothing but the list of pictures is computed; ``config.models`` are the classifiers.
+    name : str
+        The name in it, which another process can load: of a network that lives in this one, a
+        file of its head.
+
+    Raises
+    ------
+    SingError
+        If the classifier, the folder, the names or a setting are not what they should be.
+    """
+    settings = dict(settings or {})
+    if "models" in settings:
+        raise SingError(
+            "The classifier of a report is its model (--model), not the setting models; a second "
+            "one is given as beside (--beside)."
+        )
+    if images is not None:
+        if "pictures" in settings:
+            raise SingError("Give images (--images) or the setting pictures, not both.")
+        settings["pictures"] = f"folder:{picture_folder(images)}"
+    # What costs nothing is checked first: loading a network may take a minute.
+    config = load_profile(profile, settings)
+    names = None if class_names is None else _class_names(class_names)
+    if transform is not None and not callable(transform):
+        raise SingError(
+            f"The transform is {type(transform).__name__}; expected a function that turns a PIL "
+            f"picture into a tensor (3, h, w)."
+        )
+    home = build_dir(profile) / "own"
+    given = [_named(model, names, transform, home)]
+    if beside is not None:
+        given.append(_named(beside, None, None, home))
+        if given[1][0] == given[0][0]:
+            raise SingError("The classifier beside is the same one; name another, or none.")
+    settings["models"] = [name for name, _ in given]
+    if config.tower in settings["models"] and "tower" not in settings:
+        settings["tower"] = next(one for one in TOWERS if one not in settings["models"])
+    study = Study(profile, progress=progress, **settings)
+    for name, classifier in given:
+        if classifier is not None:
+            alias = copy.copy(classifier)
+            alias.name = name
+            study.add(alias)
+            keep_classifier(
+                classifier, Path(name.removeprefix("kept:")), study.feature_key(name),
+                study.pictures["picture"],
+            )
+    for name, _ in given:
+        study.spaces(name)  # an empty null space is said now, not after hours of features
+    return study, settings["models"][0]
+
+
+def picture_folder(images: str | Path) -> Path:
+    """The folder of a reader's pictures, absolute; refuses what is none."""
+    path = Path(images).expanduser().absolute()
+    if not path.is_dir():
+        what = "a file" if path.exists() else "not there"
+        raise SingError(
+            f"{path} is {what}; images is a folder with one folder of pictures for each class, as "
+            f"in photos/cat/1.jpg."
+        )
+    return path
+
+
+def _class_names(given: Sequence[str] | str | Path) -> list[str]:
+    if not isinstance(given, str | Path):
+        names = [str(name) for name in given]
+        where = "class_names"
+    else:
+        where = Path(given).expanduser()
+        try:
+            names = where.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise SingError(
+                f"{where} cannot be read as a text file in UTF-8 with one class name per line "
+                f"({error})."
+            ) from error
+        while names and not names[-1].strip():
+            names.pop()
+    empty = [number for number, name in enumerate(names, start=1) if not name.strip()]
+    if empty or not names:
+        which = f"line {empty[0]} is empty" if empty else "it names nothing"
+        raise SingError(f"{where}: give one name for each logit, in their order; {which}.")
+    return [name.strip() for name in names]
+
+
+def _named(
+    model: str | nn.Module | Classifier, names: list[str] | None, transform: object, home: Path
+) -> tuple[str, Classifier | None]:
+    """A classifier's name in every process, and the classifier unless that name is enough."""
+    if isinstance(model, str):
+        name = resolve_name(model)
+        if name_parts(name)[0] != "factory" and not (names or transform):
+            return name, None  # the same weights wherever it is loaded
+        own = load_classifier(name)
+    elif isinstance(model, nn.Module | Classifier):
+        own, name = model, getattr(model, "name", type(model).__name__)
+    else:
+        raise SingError(
+            f"A report is on a classifier's name, a torch.nn.Module or a Classifier; got "
+            f"{type(model).__name__}."
+        )
+    own = as_classifier(own, name, transform=transform, class_names=names)
+    _ = own.module  # built now, so that its weights are known by what they are
+    # Its own process alone can run it; what others need of it lies in a file under this name.
+    weights = feature_key(own, pd.DataFrame({"picture": []}))
+    key = content_key(weights, own.name, own.title, own.class_names)
+    return f"kept:{(home / f'{key}.safetensors').absolute()}", own
+
+
+def given_name(name: str) -> str:
+    """What a classifier was called when it was given."""
+    return load_classifier(name).own_name if name.startswith("kept:") else name
