@@ -74,11 +74,11 @@ def controls(study: Study, model: str) -> None:
 def plants(study: Study) -> None:
     """Heads made blind to known concepts: what scores say of them, and what real heads ignore."""
     from ..checks.plants import power_table, score_table
-    from ..reports import asking
+    from ..reports import asking, trials
 
     score_table(study)
     power_table(study)
-    asking.trials(study, study.config.models[-1], study.concepts, 1)
+    trials.trials(study, study.config.models[-1], study.concepts, 1)
     for name in study.config.models:
         asking.factors(study, name)
 

@@ -11,8 +11,8 @@ from ..checks.information import unique_of
 from ..checks.reliability import model_reliability
 from ..errors import SingError
 from ..progress import Progress
-from ..study.photos import photo_cards, word_changes
 from ..study import tables as study_tables
+from ..study.photos import photo_cards, word_changes
 from ..study.study import Study
 from .asking import ask as answers
 from .asking import factors
@@ -97,8 +97,9 @@ def tables(
     asks = {name: list(words) for name, words in (("concepts", study.concepts), ("asked", ask))}
     return {
         "head": pd.DataFrame([_head(study, name) for name in models]),
-        "scores": pd.concat([_who(study, name, study_tables.model(study, name)) for name in models],
-                            ignore_index=True),
+        "scores": pd.concat(
+            [_who(study, name, study_tables.model(study, name)) for name in models],
+            ignore_index=True),
         "classes": _classes(study, model),
         **{name: _asked(study, models, words, progress) for name, words in asks.items()},
         "factors": _ranked([_who(study, name, factors(study, name)) for name in models]),
@@ -118,7 +119,8 @@ def _who(study: Study, model: str, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _head(study: Study, model: str) -> dict[str, object]:
-    clf, spaces, table = study.classifier(model), study.spaces(model), study_tables.scored(study, model)
+    clf, spaces = study.classifier(model), study.spaces(model)
+    table = study_tables.scored(study, model)
     values, subjects = spaces.singular_values, table["subject"]
     classes = max(2, len(clf.head.weight))  # one logit tells two classes apart by its sign
     share = study.interval(table["null_share"].to_numpy(), subjects)
@@ -174,7 +176,8 @@ def _ranked(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def _photos(study: Study, model: str) -> pd.DataFrame:
-    table = study_tables.scored(study, model).sort_values("image_score", ascending=False, kind="stable")
+    table = study_tables.scored(study, model)
+    table = table.sort_values("image_score", ascending=False, kind="stable")
     names = table.drop_duplicates("subject")["picture"].tolist()[:PHOTOS]
     cards = photo_cards(study, model, names)
     words = word_changes(study, model, names, WORDS)
