@@ -1,4 +1,4 @@
-"""How long work reports: by a bar, not at all, or to a function that may stop it."""
+"""Progress of long work: a bar, nothing, or a function that is told of it and may stop it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Stopped(Exception):
 
 
 def say(text: str) -> None:
-    """One line on the error stream, past progress bars."""
+    """Write one line to the error stream, past progress bars."""
     tqdm.write(text.strip(), file=sys.stderr)
 
 
@@ -28,21 +28,10 @@ def progress_bar(
     progress: Progress, iterable: Iterable | None = None, *, total: int, desc: str, unit: str,
     initial: int = 0, **options: object,
 ) -> tqdm | _Told:
-    """A bar as tqdm's: a context with ``update(n)``, or around an iterable.
+    """tqdm's bar on a terminal or in a notebook, or the same interface for a function.
 
-    Parameters
-    ----------
-    progress : bool or callable
-        True: on a terminal and in a notebook. A function is told ``(done, total, desc)`` at the
-        start and at every step; what it raises ends the work.
-    iterable : iterable, optional
-        What is gone through.
-    total, initial : int
-        Steps in all, of which so many are done; of 0 in all nothing is shown.
-    desc, unit : str
-        What is going on, and what a step is.
-    **options
-        For tqdm.
+    The function is told ``(done, total, desc)`` at the start and at every step; what it raises
+    ends the work. Of a total of 0 nothing is shown or told.
     """
     if callable(progress):
         return _Told(progress, iterable, total, desc, initial)
@@ -53,14 +42,14 @@ def progress_bar(
 
 
 class _Told:
-    """The part of tqdm's interface that long work uses, told to a function."""
+    """The part of tqdm's interface that long work uses."""
 
     def __init__(
         self, tell: Callable[[int, int, str], None], iterable: Iterable | None, total: int,
         desc: str, initial: int,
     ) -> None:
-        self.tell, self.iterable = tell, iterable
-        self.n, self.total, self.desc = initial, total, desc
+        self.tell, self.iterable, self.total, self.desc, self.n = (
+            tell, iterable, total, desc, initial)
 
     def __enter__(self) -> _Told:
         self.update(0)

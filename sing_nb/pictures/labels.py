@@ -1,13 +1,17 @@
-"""What the classes of folders and data sets are called: synsets, curated names, mapping files."""
+"""What classes of pictures are called, and which logit of a network a label means.
+
+Names of folders, of data sets and of logits are read alike: synsets of ImageNet (n01440764) get
+their curated name; of other names underscores and hyphens are spaces, of "tench, Tinca tinca" the
+part before the comma counts, and a leading number ("001.tench") is dropped. What would make two
+names of a list the same is not dropped: "10_rupees" and "20_rupees" stay two.
+"""
 
 from __future__ import annotations
 
-import csv
-import difflib
-import os
 import re
 import reprlib
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -15,35 +19,16 @@ from typing import NamedTuple
 
 import yaml
 
-from ..errors import SingError, printable
+from ..errors import SingError
 from ..models.prompts import class_aliases, imagenet_names
-from ..progress import say
 
-__all__ = [
-    "ClassName",
-    "expanded",
-    "in_imagenet_order",
-    "name_classes",
-    "near",
-    "read_mapping",
-    "select_classes",
-]
+__all__ = ["ClassName", "match_labels", "name_classes", "read_mapping", "unmatched"]
 
-_KEYS = {"label": str, "class_index": int, "subject": str, "skip": bool}
+MAPPED = {"label": str, "class_index": int, "subject": str, "skip": bool}
 
 
 class ClassName(NamedTuple):
-    """What a class is called.
-
-    Attributes
-    ----------
-    label : str
-        Completes the prompt "an image of a ...".
-    index : int
-        ImageNet-1k index, 0 to 999, or -1 for none.
-    subject : str or None
-        What its pictures are kept together as, if they are.
-    """
+    """Label ("an image of a ..."), ImageNet-1k index or -1, and what pictures stay together as."""
 
     label: str
     index: int
@@ -51,378 +36,176 @@ class ClassName(NamedTuple):
 
 
 @cache
-def _wnids() -> dict[str, int]:
-    """ImageNet-1k's synsets in the order of the logits."""
-    from timm.data import ImageNetInfo
+def _synsets() -> dict[str, tuple[str, str]]:
+    """Curated and WordNet's own name of every synset of ImageNet, which has 21,843."""
+    from timm.data import ImageNetInfo  # brings all networks, which takes seconds
 
-    return {wnid: index for index, wnid in enumerate(ImageNetInfo("imagenet-1k").label_names())}
-
-
-@cache
-def _larger_imagenet() -> dict[str, str]:
-    """First word for each of the 21,843 synsets of the larger ImageNet."""
-    from timm.data import ImageNetInfo
-
-    described = ImageNetInfo("imagenet-21k-goog").label_descriptions(as_dict=True)
-    return {wnid: words.split(",")[0] for wnid, words in described.items()}
-
-
-@cache
-def _aliases() -> dict[str, frozenset[int]]:
-    """Names of ImageNet's classes as folders may spell them."""
-    found: dict[str, frozenset[int]] = {}
-    for alias, indices in class_aliases().items():
-        plain = _plain(alias).lower()
-        found[plain] = found.get(plain, frozenset()) | indices
+    words = ImageNetInfo("imagenet-21k-goog").label_descriptions(as_dict=True)
+    found = {wnid: (text.split(",")[0],) * 2 for wnid, text in words.items()}
+    info = ImageNetInfo("imagenet-1k")
+    for name, wnid, text in zip(imagenet_names(), info.label_names(), info.label_descriptions()):
+        found[wnid] = (name, text.split(",")[0])  # "missile" and "sunglasses" are two classes each
     return found
 
 
-def _plain(name: str) -> str:
-    """A name in words: no underscores and hyphens, and no leading number."""
-    # Composed and decomposed letters are the same ones; file systems differ in which they keep.
-    words = re.sub(r"[_\s-]+", " ", _visible(unicodedata.normalize("NFC", name))).strip()
-    return re.sub(r"^\d+[. ]+(?=.*[^\W\d])", "", words)
+@cache
+def _indices() -> dict[str, int]:
+    """ImageNet-1k's class of a synset, or of a name that means no other class."""
+    from timm.data import ImageNetInfo
+
+    meant: dict[str, set[int]] = {}
+    for alias, indices in class_aliases().items():
+        meant.setdefault(_forms(alias)[0].casefold(), set()).update(indices)
+    synsets = {wnid: index for index, wnid in enumerate(ImageNetInfo("imagenet-1k").label_names())}
+    return synsets | {name: min(indices) for name, indices in meant.items() if len(indices) == 1}
 
 
-def _visible(text: str) -> str:
-    """A text without what controls a terminal or turns the direction of the text around it."""
-    return re.sub(r"[\x00-\x08\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", "", text)
+def _index(name: str) -> int:
+    return _indices().get(name, _indices().get(_forms(name)[0].casefold(), -1))
 
 
-def _index(label: str) -> int:
-    """The ImageNet-1k class that a label means, or -1 if it means none or several."""
-    indices = _aliases().get(_plain(label).lower(), ())
-    return next(iter(indices)) if len(indices) == 1 else -1
-
-
-def _class(name: str) -> ClassName:
-    """A class from its bare name: a synset, or words of which those before a comma count."""
-    if name in _wnids():
-        return ClassName(imagenet_names()[_wnids()[name]], _wnids()[name])
+def _forms(name: str) -> tuple[str, str, str]:
+    """What a name may be called in words, the shortest first."""
     if re.fullmatch(r"n\d{8}", name):
-        return ClassName(_larger_imagenet().get(name, ""), -1)
-    label = _plain(name.split(",")[0])
-    return ClassName(label, _index(label))
+        curated, own = _synsets().get(name, ("", ""))
+        return curated, own, own
+    # Composed and decomposed letters are the same; what steers a terminal is no letter.
+    name = re.sub(r"[\x00-\x08\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", "", name)
+    whole = re.sub(r"[_\s-]+", " ", unicodedata.normalize("NFC", name)).strip()
+    short = whole.split(",")[0]
+    return re.sub(r"^\d+[. ]+(?=.*[^\W\d])", "", short), short, whole
 
 
-def in_imagenet_order(names: Sequence[str] | None) -> bool:
-    """Whether a data set's thousand class names are ImageNet-1k's in the order of the logits.
+def _distinct(names: Sequence[str]) -> list[str]:
+    """The shortest form of each name that no other name has, or else the whole name."""
+    forms = [_forms(name) for name in names]
+    counts = [Counter(form.casefold() for form in level) for level in zip(*forms)]
+    return [
+        next((form for form, count in zip(each, counts) if count[form.casefold()] == 1), each[-1])
+        for each in forms
+    ]
 
-    Parameters
-    ----------
-    names : sequence of str or None
-        Class names, each with synonyms after commas or without.
 
-    Returns
-    -------
-    bool
-        True if more than nine in ten mean the class of their place.
-    """
-    if names is None or len(names) != 1000:
-        return False
-    right = 0
-    for index, name in enumerate(names):
-        words = [_plain(part).lower() for part in name.split(",")]
-        right += any(index in _aliases().get(word, ()) for word in words)
-    # Curated lists differ in a few names; another order agrees almost nowhere.
-    return right > 900
+def _in_imagenet_order(names: Sequence[str]) -> bool:
+    """Whether a thousand names are ImageNet-1k's in the order of the logits."""
+    right = sum(
+        any(index in class_aliases().get(part.strip().lower(), ()) for part in name.split(","))
+        for index, name in enumerate(names)
+    )
+    return len(names) == 1000 and right > 900  # lists differ in a few; another order in nearly all
 
 
 def name_classes(
-    names: Iterable[str], entries: Mapping[str, dict], what: str, *,
-    ordered: Sequence[str] = (), folders: bool = False,
-) -> dict[str, ClassName]:
-    """Label and index of every class, a mapping's word first.
+    names: Iterable[str], what: str, mapping: Mapping[str, dict] | None = None
+) -> tuple[dict[str, ClassName], list[str]]:
+    """Label and index of every class, a mapping's word first, and notes on which are one class.
 
-    Parameters
-    ----------
-    names : iterable of str
-        Synsets (n01440764) or words; of words, those before a comma are the label.
-    entries : mapping
-        From :func:`read_mapping`.
-    what : str
-        Whose classes they are, for messages.
-    ordered : sequence of str
-        All class names, if their places are ImageNet-1k indices.
-    folders : bool
-        Whether names are paths, of which the last part counts.
-
-    Returns
-    -------
-    dict
-        :class:`ClassName` of each name.
-
-    Raises
-    ------
-    SingError
-        If a class has no label with a letter in it, or a name that is no UTF-8.
+    Examples
+    --------
+    >>> named, notes = name_classes(["001.golf_ball", "10_rupees", "20_rupees"], "the example")
+    >>> [(one.label, one.index) for one in named.values()]
+    [('golf ball', 574), ('10 rupees', -1), ('20 rupees', -1)]
     """
-    found, wordless, names = {}, [], list(names)
-    coded = [name for name in names if re.search(r"[\ud800-\udfff]", name)]
-    if coded:
-        raise SingError(
-            f"{len(coded)} classes of {what} have names that are no UTF-8, for example "
-            f"{coded[0]}; rename them."
-        )
-    place = {name: index for index, name in enumerate(ordered)}
-    for name in names:
-        entry = entries.get(name, {})
-        own = (
-            ClassName(imagenet_names()[place[name]], place[name]) if name in place
-            else _class(PurePosixPath(name).name if folders else name)
-        )
-        label, index = entry.get("label", own.label), entry.get("class_index")
-        if index is None:
-            same = own.index >= 0 and (name in place or name in _wnids())
-            index = own.index if same or "label" not in entry else _index(label)
-        elif index >= 0 and "label" not in entry:
-            label = imagenet_names()[index]
-        found[name] = ClassName(label, index, entry.get("subject"))
+    mapping = mapping or {}
+    names = [name for name in names if not mapping.get(name, {}).get("skip")]
+    ends = [PurePosixPath(name).name for name in names]
+    ordered = _in_imagenet_order(names)
+    named: dict[str, ClassName] = {}
+    spelled: dict[str, str] = {}  # the name that first had a label
+    merged = []
+    for place, (name, end, label) in enumerate(zip(names, ends, _distinct(ends))):
+        entry = mapping.get(name, {})
+        if ordered:
+            index, label = place, imagenet_names()[place]
+        else:
+            # A synset says which class it is; of a mapping's label the words do.
+            index = _index(end if end in _synsets() else entry.get("label", label))
+        if entry.get("class_index", -1) >= 0:
+            label = imagenet_names()[entry["class_index"]]
+        label = entry.get("label", label)
         if not re.search(r"[^\W\d_]", label):
-            wordless.append(name)
-    if wordless:
-        raise SingError(
-            f"{len(wordless)} classes of {what} have no name in words, for example "
-            f"{wordless[0]!r}, and a label must complete 'an image of a ...'. Name them in a "
-            f"mapping file, with lines as \"{wordless[0]}\": {{label: tench}}."
-        )
-    return _in_one_spelling(found, what)
+            raise SingError(
+                f"The class {name!r} of {what} has no name in words, and a label must complete 'an "
+                f"image of a ...'. Name it in a mapping file, as \"{name}\": {{label: tench}}."
+            )
+        first = spelled.setdefault(label.casefold(), name)
+        if first != name:
+            merged.append(f"{name} and {first}")
+            label = named[first].label
+        named[name] = ClassName(label, entry.get("class_index", index), entry.get("subject"))
+    notes = [f"Folders of {what} that have one name are one class: {'; '.join(merged)}."]
+    return named, notes if merged else []
 
 
-def _in_one_spelling(found: dict[str, ClassName], what: str) -> dict[str, ClassName]:
-    """Labels that differ in upper and lower case only are one, as for every question about them."""
-    first: dict[tuple[str, int], str] = {}
-    same = []
-    for name, one in found.items():
-        label = first.setdefault((one.label.casefold(), one.index), one.label)
-        if label != one.label:
-            same.append(f"{one.label!r} is {label!r}")
-            found[name] = one._replace(label=label)
-    if same:
-        say(f"{len(same)} classes of {printable(what)} differ from another one only in upper and "
-            f"lower case and were put to it: {printable(', '.join(same[:3]))}.")
-    return found
+def match_labels(labels: Iterable[str], class_names: Sequence[str]) -> dict[str, int]:
+    """Which logit of a network each label means, one to one; labels that mean none are left out.
 
-
-def select_classes(
-    named: dict[str, ClassName], classes: Sequence[str | int] | None, what: str
-) -> dict[str, ClassName]:
-    """The classes that are asked for, at least two.
-
-    Parameters
-    ----------
-    named : dict
-        From :func:`name_classes`.
-    classes : sequence of str or int, or None
-        Names, labels (upper or lower case) or ImageNet-1k indices; None keeps all.
-    what : str
-        Whose classes they are, for messages.
-
-    Returns
-    -------
-    dict
-        A part of `named`, in its order.
-
-    Raises
-    ------
-    SingError
-        For one that is not there (with the nearest name), or fewer than two in all.
+    Examples
+    --------
+    >>> match_labels(["fire truck", "tiger", "owl"], ["fire_truck", "01_tiger", "zebra"])
+    {'fire truck': 0, 'tiger': 1}
     """
-    if classes is not None:
-        kept = set()
-        for wanted in [classes] if isinstance(classes, str) else classes:
-            match = {
-                name for name, one in named.items()
-                if (one.index == wanted if isinstance(wanted, int) else
-                    str(wanted).lower() in (name.lower(), one.label.lower()))
-            }
-            if not match:
-                known = {*named, *(one.label for one in named.values())}
-                raise SingError(f"{what} has no class {wanted!r}{near(str(wanted), known)}.")
-            kept |= match
-        named = {name: one for name, one in named.items() if name in kept}
-    count = len({one[:2] for one in named.values()})
-    if count < 2:
-        raise SingError(
-            f"{what} gives {count} class{'es' * (count != 1)} ({', '.join(named)}), and a study "
-            f"compares classes: at least two are needed. Give each class a folder of its own."
-        )
-    return named
+    places: dict[str, list[int]] = {}
+    for index, name in enumerate(_distinct(class_names)):
+        places.setdefault(name.casefold(), []).append(index)
+    found: dict[str, int] = {}
+    for label in dict.fromkeys(labels):
+        forms = [form.casefold() for form in reversed(_forms(label))]
+        where = next((places[form] for form in forms if form in places), [])
+        if len(where) > 1:
+            raise SingError(
+                f"Logits {', '.join(map(str, where))} are all called {label!r}, and pictures are "
+                f"labelled so: which one is right cannot be told. Give each a name of its own."
+            )
+        if where:
+            found[label] = where[0]
+    counts = Counter(found.values())
+    return {label: index for label, index in found.items() if counts[index] == 1}
 
 
-def read_mapping(source: str | os.PathLike | Mapping[str, object] | None) -> dict[str, dict]:
-    """What a mapping file says of odd folders.
+def unmatched(labels: Iterable[str], class_names: Sequence[str], model: str) -> str:
+    """A sentence that names the labels that are no class of a network; empty if all are one."""
+    labels = list(dict.fromkeys(labels))
+    found = match_labels(labels, class_names)
+    odd = [label for label in labels if label not in found]
+    if not odd:
+        return ""
+    free = [name for index, name in enumerate(class_names) if index not in found.values()]
+    return (
+        f"{len(odd)} of {len(labels)} labels of the pictures are no class of {model}, and their "
+        f"pictures count as neither right nor wrong: {', '.join(odd[:10])}. Its classes without "
+        f"pictures: {', '.join(free[:10]) or 'none'}."
+    )
 
-    Parameters
-    ----------
-    source : path-like, mapping or None
-        A YAML file of ``folder: label`` or ``folder: {label, class_index, subject, skip}``, a CSV
-        file with the columns folder and any of these, or the same as a mapping.
 
-    Returns
-    -------
-    dict
-        By folder, what is said of it, and ``where`` (file and line) for messages.
-
-    Raises
-    ------
-    SingError
-        With file and line, for an unknown key, a value of another type, a class index beyond
-        -1 to 999, a folder named twice or one outside the pictures' folder.
-    """
+def read_mapping(source: str | Path | Mapping[str, object] | None) -> dict[str, dict]:
+    """What a mapping says of odd folders: a YAML file of ``folder: label`` or ``folder: {...}``."""
     if source is None:
         return {}
-    if isinstance(source, Mapping):
-        rows = [("the mapping", str(key), value) for key, value in source.items()]
-    else:
-        path = expanded(source)
-        if not os.path.isfile(path):
-            raise SingError(f"The mapping file {path} does not exist.")
-        readers = {".csv": _csv_rows, ".yaml": _yaml_rows, ".yml": _yaml_rows}
-        if path.suffix.lower() not in readers:
-            raise SingError(f"{path}: a mapping file ends in .yaml or .csv.")
+    rows = source
+    if not isinstance(source, Mapping):
         try:
-            rows = readers[path.suffix.lower()](path)
-        except (UnicodeDecodeError, yaml.YAMLError, csv.Error, OSError) as error:
+            rows = dict(yaml.safe_load(Path(source).read_text(encoding="utf-8-sig")))
+        except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
             raise SingError(
-                f"{path} cannot be read: {error}. Expected is YAML or CSV in UTF-8."
+                f"The mapping {source} cannot be read ({reprlib.repr(str(error))}); expected is "
+                f"YAML in UTF-8 with lines as `folder: {{label: tench}}`."
             ) from error
     found: dict[str, dict] = {}
-    for where, key, value in rows:
-        name = str(PurePosixPath(key)) if key else ""
-        where = f"{where}, {name or 'without a folder'}"
-        parts = PurePosixPath(name).parts
-        if not parts or name.startswith("/") or ".." in parts or "\0" in name:
-            raise SingError(f"{where}: expected a folder inside the pictures' folder.")
-        if name in found:
-            raise SingError(f"{where}: named twice; keep one.")
-        entry = {"label": value} if isinstance(value, str) else value
-        if not isinstance(entry, Mapping):
-            raise SingError(
-                f"{where}: expected a label or {{label: ...}}; got {reprlib.repr(value)}."
-            )
-        for field, content in entry.items():
-            if field not in _KEYS:
-                raise SingError(
-                    f"{where}: unknown key {reprlib.repr(field)}{near(str(field), _KEYS)}. Known: "
-                    f"{', '.join(_KEYS)}."
-                )
-            if type(content) is not _KEYS[field]:
-                raise SingError(
-                    f"{where}: {field} must be {_KEYS[field].__name__}; got "
-                    f"{reprlib.repr(content)}."
-                )
-        if not -1 <= entry.get("class_index", -1) <= 999:
-            raise SingError(
-                f"{where}: class_index is an ImageNet-1k index, 0 to 999, or -1 for none; got "
-                f"{reprlib.repr(entry['class_index'])}."
-            )
-        if "label" in entry and not entry["label"].strip():
-            raise SingError(f"{where}: the label is empty.")
-        found[name] = {**entry, "where": where}
-    return found
-
-
-def _yaml_rows(path: Path) -> list[tuple[str, str, object]]:
-    # libyaml, where PyYAML was built with it, takes a tenth of the time.
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    text = path.read_text(encoding="utf-8-sig")
-    try:
-        # Nine lines of aliases of aliases are a text of a billion words once they are put in.
-        if "*" in text and any(
-            isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=loader)
+    for folder, said in rows.items():
+        path = PurePosixPath(str(folder))
+        entry = {"label": said} if isinstance(said, str) else said
+        if (
+            not path.parts or path.is_absolute() or ".." in path.parts or str(path) in found
+            or not isinstance(entry, Mapping)
+            or any(type(value) is not MAPPED.get(key) for key, value in entry.items())
+            or not -1 <= entry.get("class_index", -1) <= 999
         ):
-            raise SingError(f"{path} holds aliases (*name); write what they stand for.")
-        node = yaml.compose(text, Loader=loader)
-        if not isinstance(node, yaml.MappingNode):
-            raise SingError(f"{path} must hold lines as `folder: {{label: ...}}`.")
-        return [
-            (f"{path}, line {key.start_mark.line + 1}", _yaml_key(path, key),
-             yaml.constructor.SafeConstructor().construct_document(value))
-            for key, value in node.value
-        ]
-    except SingError:
-        raise
-    except RecursionError as error:
-        raise SingError(
-            f"{path} is nested too deeply; it needs lines as `folder: {{label: ...}}`."
-        ) from error
-    except ValueError as error:  # a date that is none, a number of thousands of digits
-        raise SingError(f"{path} cannot be read: {error}.") from error
-
-
-def _yaml_key(path: Path, key: yaml.Node) -> str:
-    if not isinstance(key, yaml.ScalarNode):
-        raise SingError(
-            f"{path}, line {key.start_mark.line + 1}: expected the name of a folder before the "
-            f"colon."
-        )
-    return key.value
-
-
-def _csv_rows(path: Path) -> list[tuple[str, str, object]]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader, rows = csv.DictReader(file), []
-        if "folder" not in (reader.fieldnames or ()):
-            raise SingError(f"{path} needs the column folder; got {reader.fieldnames}.")
-        for row in reader:
-            where, folder = f"{path}, line {reader.line_num}", row.pop("folder")
-            if None in row:
-                raise SingError(f"{where}: more cells than columns.")
-            entry: dict[str, object] = {key: cell for key, cell in row.items() if cell}
-            if "class_index" in entry:
-                try:
-                    entry["class_index"] = int(entry["class_index"])
-                except ValueError as error:
-                    raise SingError(
-                        f"{where}: class_index must be a whole number; got "
-                        f"{entry['class_index']!r}."
-                    ) from error
-            if "skip" in entry:
-                if entry["skip"].lower() not in ("true", "false"):
-                    raise SingError(f"{where}: skip must be true or false; got {entry['skip']!r}.")
-                entry["skip"] = entry["skip"].lower() == "true"
-            rows.append((where, folder, entry))
-    return rows
-
-
-def expanded(path: str | os.PathLike) -> Path:
-    """A path with ``~`` and ``$VARIABLE`` expanded.
-
-    Parameters
-    ----------
-    path : path-like
-
-    Returns
-    -------
-    pathlib.Path
-        Absolute; links are kept.
-
-    Raises
-    ------
-    SingError
-        For a variable that is not set, an unknown user's ``~``, or nothing at all, which would be
-        the working folder.
-    """
-    path = os.fspath(path)
-    # A folder may itself be called $that.
-    text = path if "$" in path and os.path.exists(path) else os.path.expandvars(path)
-    unset = re.search(r"\$\{?(\w+)", text)
-    if unset and not os.path.exists(text):
-        raise SingError(
-            f"{path}: the variable {unset[1]} is not set; run `export {unset[1]}=<folder>` first."
-        )
-    if not text.strip():
-        raise SingError(
-            f"{path!r} is an empty path; name a folder (export the variable with one)."
-        )
-    try:
-        return Path(text).expanduser().absolute()
-    except RuntimeError as error:  # of ~somebody who is not known here
-        raise SingError(f"{path}: {error}; write the folder's full path.") from error
-
-
-def near(name: str, known: Iterable[str]) -> str:
-    """The nearest right name as a part of a message: " (did you mean ...?)", or nothing."""
-    close = difflib.get_close_matches(name, sorted(map(str, known)), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+            raise SingError(
+                f"The mapping {'' if source is rows else source}, at {reprlib.repr(folder)}: "
+                f"expected a folder inside the pictures' folder, once, and a label or {{label: "
+                f"text, class_index: -1 to 999, subject: text, skip: true}}, any of these; got "
+                f"{reprlib.repr(said)}."
+            )
+        found[str(path)] = dict(entry)
+    return found

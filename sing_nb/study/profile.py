@@ -107,10 +107,9 @@ class Profile(BaseModel):
     renderer: str = Field("nearest", repr=False)  # or unclip/<repository>, draws an embedding
     device: str = Field("auto", repr=False)  # a GPU if there is one; cpu, cuda, cuda:1, mps
     # Of networks; features are kept in float32. auto: bfloat16 where features stay within 0.1 %.
-    precision: Literal["float32", "bfloat16", "float16", "auto"] = Field("float32", repr=False)
-    workers: int = count(0, least=0, most=4096, repr=False)  # processes that decode; 0: threads
-    batch: int = count(64, least=0, repr=False)  # pictures at a time; 0: what memory takes
-    compile: Literal["auto", "never", "always"] = Field("auto", repr=False)  # torch.compile
+    precision: Literal["float32", "bfloat16", "float16"] = Field("float32", repr=False)
+    workers: int = count(0, least=0, most=4096, repr=False)  # threads that decode; 0: as torch
+    batch: int = count(64, repr=False)  # pictures at a time
     shards: int = count(1, repr=False)  # jobs that features and ridge statistics are split into
     expected: Costs = Field({}, repr=False)
 

@@ -57,6 +57,7 @@ from ..pictures.images import (
     store_pictures,
     thumbnail,
 )
+from ..pictures.labels import match_labels, unmatched
 from ..progress import say
 from .heads import kept_spaces
 from .profile import build_dir, load_profile, unknown
@@ -384,17 +385,14 @@ class Study:
         """
         if len(self.classifier(model).head.weight) == len(imagenet_names()):
             return self.pictures["class_index"].to_numpy()
-        names = [name.lower() for name in self.class_names(model)]
-        index = {name: i for i, name in enumerate(names)}
-        for label in {label.lower() for label in self.pictures["label"]} & index.keys():
-            if names.count(label) > 1:
-                where = [i for i, name in enumerate(names) if name == label]
-                raise SingError(
-                    f"Logits {', '.join(map(str, where))} of {model} are all called {label!r}, and "
-                    f"pictures are labelled so: which logit is right cannot be told. Give each "
-                    f"class a name of its own."
-                )
-        return self.pictures["label"].str.lower().map(index).fillna(-1).astype(int).to_numpy()
+        labels, names = self.pictures["label"], self.class_names(model)
+        clf, own = self.classifier(model), filter(None, labels[self.is_scored])
+        said = unmatched(own, names, clf.title)
+        if said and said not in clf.notes:  # which a report shows
+            clf.notes.append(said)
+            say(said)
+        found = match_labels(filter(None, labels), names)
+        return labels.map(found).fillna(-1).astype(int).to_numpy()
 
     def title(self, model: str) -> str:
         """A classifier's name for people; the tower is marked, for it is never ranked."""
@@ -477,9 +475,9 @@ class Study:
 
     @property
     def running(self) -> Running:
-        """Device, precision, workers, batch and compile."""
+        """Device, precision, workers and batch."""
         c = self.config
-        return Running(c.device, c.precision, c.workers, c.batch, c.compile)
+        return Running(c.device, c.precision, c.workers, c.batch)
 
     def feature_key(self, model: str) -> str:
         """Short hash of a classifier's weights and transform, and of the pictures."""
@@ -500,7 +498,7 @@ class Study:
             )
         return load_joint_space(
             c.joint_space, device=run_device(c.device),
-            precision="float32" if c.precision == "auto" else c.precision,
+            precision=c.precision,
             cache=cache_dir() / "texts",
         )
 

@@ -14,7 +14,7 @@ from sing_nb.models.classifier import wrap_classifier
 from sing_nb.models.heads import Head
 from sing_nb.models.lazy import LazyClassifier
 from sing_nb.pictures.cache import keep, kept
-from sing_nb.pictures.features import _feature_key, compute_features, feature_key
+from sing_nb.pictures.features import compute_features, feature_key
 from sing_nb.study import tables
 from sing_nb.study.heads import kept_spaces
 
@@ -107,7 +107,9 @@ def test_a_feature_key_is_remembered_until_the_network_is_built(own, cache):
     name, table = own[1], pd.DataFrame({"picture": ["a", "b"]})
     clf = sing_nb.load_classifier(name)
     key = feature_key(clf, table)
-    assert key == _feature_key(sing_nb.load_classifier(name), "a\nb")
+    built = sing_nb.load_classifier(name)
+    assert built.module
+    assert key == feature_key(built, table)
     again = sing_nb.load_classifier(name)
     assert feature_key(again, table) == key
     assert not again.is_built  # it was read
@@ -127,7 +129,7 @@ def test_stored_features_need_no_network(tmp_path):
     folder = tmp_path / "features"
     whole = wrap_classifier(module, name="tiny")
     stored = {"features": torch.ones(1, 12), "logits": torch.zeros(1, 3)}
-    keep(folder / "tiny-key" / "0000.safetensors", stored)
+    keep(folder / "tiny-key" / "0000.safetensors", stored, "tiny-key/0000.safetensors")
     clf = LazyClassifier("tiny", Head(*whole.head), "origin", lambda: pytest.fail("built"))
     found = compute_features(clf, table, tmp_path, folder, key="key", progress=False)
     assert torch.equal(found.features, stored["features"])

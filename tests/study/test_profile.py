@@ -42,7 +42,7 @@ SETTINGS = [
     ({"lambdas": [1.0, "2"]}, "number"), ({"lambdas": [0.0]}, "greater than 0"),
     ({"lambdas": []}, "at least 1"), ({"models": []}, "at least 1"), ({"models": [""]}, "pattern"),
     ({"folds": 1}, "or equal to 2"), ({"folds": 10**30}, "less than"), ({"seed": -1}, "or equal"),
-    ({"translator": "rigde"}, "did you mean 'ridge'"), ({"compile": "alway"}, "mean 'always'"),
+    ({"translator": "rigde"}, "did you mean 'ridge'"), ({"batch": 0}, "greater than"),
     ({"expected": {"hour": 3}}, "did you mean 'hours'"),
     ({"tower": "lite0"}, "never ranked in the space that it builds"),
     ({"models": ["lite0", "lite0"]}, "lite0 more than once"),
@@ -132,8 +132,8 @@ def test_the_spaces_of_a_comparison_are_towers_or_joint_spaces():
 
 
 def test_how_a_run_is_run_does_not_rename_its_tables():
-    other = {"device": "cpu", "workers": 2, "batch": 0, "compile": "never"}
-    other |= {"precision": "auto", "renderer": "nearest"}
+    other = {"device": "cpu", "workers": 2, "batch": 8, "precision": "float16"}
+    other |= {"renderer": "nearest"}
     assert repr(load_profile("paper", other)) == repr(load_profile("paper"))
     assert repr(load_profile("paper", {"total_pictures": 9})) != repr(load_profile("paper"))
 

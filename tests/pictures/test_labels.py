@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import pytest
+
+from sing_nb.errors import SingError
+from sing_nb.models.prompts import imagenet_names
+from sing_nb.pictures.labels import match_labels, name_classes, read_mapping, unmatched
+
+
+def named(*names, mapping=None):
+    found, notes = name_classes(names, "the test", read_mapping(mapping))
+    assert notes == []
+    return {name: one[:2] for name, one in found.items()}
+
+
+def test_synsets_get_the_curated_name_and_their_place():
+    # Places as in the published list of the 1000 synsets; the last two are of the larger ImageNet.
+    assert named("n01440764", "n02979186", "n15075141", "n00007846", "n02084071") == {
+        "n01440764": ("tench", 0), "n02979186": ("cassette player", 482),
+        "n15075141": ("toilet paper", 999), "n00007846": ("person", -1), "n02084071": ("dog", -1),
+    }
+
+
+def test_no_two_of_imagenets_classes_have_one_label():
+    from timm.data import ImageNetInfo
+
+    wnids = ImageNetInfo("imagenet-1k").label_names()
+    found = named(*wnids)  # the curated names have "missile" and "sunglasses" twice
+    assert len({label.casefold() for label, _ in found.values()}) == 1000
+    assert [index for _, index in found.values()] == list(range(1000))
+
+
+def test_words_are_labels_and_their_class_is_the_one_they_mean():
+    assert named("Golf_ball", "garbage-truck", "crane", "my_cat", "T-shirt", "001.tench") == {
+        "Golf_ball": ("Golf ball", 574), "garbage-truck": ("garbage truck", 569),
+        "crane": ("crane", -1),  # the bird or the machine
+        "my_cat": ("my cat", -1), "T-shirt": ("T shirt", 610), "001.tench": ("tench", 0),
+    }
+    assert named("tench, Tinca tinca", "deep/hen") == {
+        "tench, Tinca tinca": ("tench", 0), "deep/hen": ("hen", 8)}
+
+
+@pytest.mark.parametrize(("names", "labels"), [
+    (["10_rupees", "20_rupees", "50_rupees", "background"],
+     ["10 rupees", "20 rupees", "50 rupees", "background"]),
+    (["1 euro", "2 euro"], ["1 euro", "2 euro"]),
+    (["2_door_car", "4_door_car"], ["2 door car", "4 door car"]),
+    (["001.tench", "134.crane", "517.crane"], ["tench", "134.crane", "517.crane"]),
+    (["crane, bird", "crane, machine"], ["crane, bird", "crane, machine"]),
+    (["7_cat", "cat"], ["7 cat", "cat"]),
+])
+def test_what_tells_names_apart_is_kept(names, labels):
+    assert [label for label, _ in named(*names).values()] == labels
+
+
+def test_names_of_one_class_are_named():
+    found, notes = name_classes(["My_Dog", "hen", "my-dog"], "the test")
+    assert [one.label for one in found.values()] == ["My Dog", "hen", "My Dog"]
+    assert len(notes) == 1
+    assert "my-dog and My_Dog" in notes[0]
+
+
+def test_names_without_words_are_refused():
+    with pytest.raises(SingError, match=r"'0' of the test has no name in words.*mapping"):
+        named("tench", "0")
+
+
+def test_a_mapping_has_the_first_word():
+    entries = {
+        "n01440764": "fish", "tench": "golf ball", "golf_ball": {"class_index": -1},
+        "mine": {"label": "thing", "class_index": 3}, "0": {"class_index": 574, "label": "ball"},
+        "1": {"class_index": 22}, "junk": {"skip": True},
+    }
+    found, notes = name_classes(entries, "the test", read_mapping(entries))
+    assert {name: one[:2] for name, one in found.items()} == {
+        "n01440764": ("fish", 0),  # the synset says which class it is
+        "tench": ("golf ball", 574), "golf_ball": ("golf ball", -1), "mine": ("thing", 3),
+        "0": ("ball", 574), "1": (imagenet_names()[22], 22),
+    }
+    assert "golf_ball and tench" in notes[0]
+
+
+def test_thousand_names_in_order_are_told_from_others():
+    names = [f"{name}, {index}" for index, name in enumerate(imagenet_names())]  # all different
+    found = [one.index for one in name_classes(names, "the test")[0].values()]
+    assert found == list(range(1000))
+    found = [one.index for one in name_classes(sorted(names), "the test")[0].values()]
+    assert found != list(range(1000))
+
+
+# --- labels and logits --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("labels", "classes", "found"), [
+    # Class names as torchvision's ImageFolder gives them: names of folders.
+    (["fire truck", "tiger", "zebra"], ["fire_truck", "Tiger", "zebra"], [0, 1, 2]),
+    (["tench", "hen"], ["n01514668", "n01440764"], [1, None]),  # rooster, tench
+    (["tiger", "hen"], ["002.hen", "001.tiger"], [1, 0]),
+    (["10 rupees", "20 rupees"], ["20_rupees", "10_rupees"], [1, 0]),
+    (["rupees"], ["20_rupees", "10_rupees"], [None]),
+    (["crane"], ["crane, bird", "crane, machine"], [None]),
+    (["tench", "church"], ["tench, Tinca tinca", "church, church building"], [0, 1]),
+    (["10 rupees"], ["10_rupees", "dollar"], [0]),
+    (["10 rupees", "20 rupees"], ["10_rupees", "dollar"], [None, None]),  # or both would be one
+    (["cafe\u0301"], ["café"], [0]),
+])
+def test_labels_and_logits_are_matched_one_to_one(labels, classes, found):
+    expected = {label: place for label, place in zip(labels, found) if place is not None}
+    assert match_labels(labels, classes) == expected
+
+
+def test_what_matches_nothing_is_named():
+    said = unmatched(["tiger", "fire truck", "owl"], ["fire_truck", "tiger", "zebra"], "mine")
+    assert said.startswith("1 of 3 labels of the pictures are no class of mine")
+    assert "owl" in said
+    assert "zebra" in said
+    assert unmatched(["tiger"], ["tiger", "zebra"], "mine") == ""
+
+
+def test_two_logits_of_one_name_are_refused_where_it_matters():
+    with pytest.raises(SingError, match="Logits 0, 2 are all called 'lemon'"):
+        match_labels(["lemon"], ["Lemon", "zebra", "lemon"])
+    assert match_labels(["zebra"], ["Lemon", "zebra", "lemon"]) == {"zebra": 1}
+
+
+# --- mapping files ------------------------------------------------------------------------------
+
+
+def test_a_mapping_is_read_from_yaml(tmp_path):
+    path = tmp_path / "m.yaml"
+    path.write_text(
+        "a: owl\nb/c/: {label: tench, class_index: 0, subject: one}\n'01': {skip: true}")
+    assert read_mapping(path) == {
+        "a": {"label": "owl"}, "b/c": {"label": "tench", "class_index": 0, "subject": "one"},
+        "01": {"skip": True},
+    }
+
+
+@pytest.mark.parametrize("text", [
+    "b: {lable: x}", "b: {class_index: 1000}", "b: {class_index: true}", "b: {label: 3}",
+    "../b: y", "/b: y", "b/: x\nb: y", "b: [x]", "- b", "b: {", "[" * 50_000,
+    "b: !!python/object/apply:os.system [ls]", "b: 2020-99-99", None,
+], ids=range(14))
+def test_faults_of_a_mapping_are_named(tmp_path, text):
+    path = tmp_path / "m.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(SingError, match=r"The mapping .*m\.yaml"):
+        read_mapping(path)

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import io
+import threading
+
+import pytest
+import torch
+from torch import nn
+from torchvision import transforms
+
+from sing_nb.models.classifier import wrap_classifier
+from sing_nb.pictures import features
+from sing_nb.pictures.images import photos, picture_table, store_pictures
+from sing_nb.progress import Stopped, progress_bar
+
+
+class Told(list):
+    """What a function was told; it may say stop at a step."""
+
+    def __init__(self, stop=None):
+        super().__init__()
+        self.stop = stop
+
+    def __call__(self, done, total, what):
+        self.append((done, total, what))
+        if done == self.stop:
+            raise Stopped
+
+
+def test_a_function_is_told_the_start_and_every_step():
+    told = Told()
+    with progress_bar(told, total=3, initial=1, desc="drawing", unit="picture") as bar:
+        bar.update(1)
+        bar.update(1)
+    assert told == [(1, 3, "drawing"), (2, 3, "drawing"), (3, 3, "drawing")]
+    with progress_bar(told, total=0, desc="nothing to do", unit="picture"):
+        assert len(told) == 3
+
+
+def test_around_an_iterable_what_it_raises_ends_the_work():
+    told = Told(stop=2)
+    letters = iter(progress_bar(told, iter("abc"), total=3, desc="drawing", unit="picture"))
+    assert (next(letters), len(told)) == ("a", 1)
+    assert (next(letters), len(told)) == ("b", 2)
+    with pytest.raises(Stopped):
+        next(letters)
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize(("progress", "total", "screen", "drawn"), [
+    (True, 3, Terminal, True), (True, 3, io.StringIO, False), (False, 3, Terminal, False),
+    (True, 0, Terminal, False),
+])
+def test_a_bar_is_drawn_on_a_terminal(progress, total, screen, drawn):
+    shown = screen()
+    with progress_bar(progress, total=total, desc="drawing", unit="picture", file=shown):
+        pass
+    assert ("drawing" in shown.getvalue()) is drawn
+
+
+def test_stopped_features_keep_whole_shards_and_end_their_threads(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    layers = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+    turn = transforms.Compose([transforms.Resize((16, 16)), transforms.ToTensor()])
+    model, table = wrap_classifier(layers, turn, name="tiny/net"), photos().head(3)
+    monkeypatch.setattr(features, "SHARD", 1)
+    folders, told = (tmp_path / "pictures", tmp_path / "kept"), Told(stop=2)
+    threads = set(threading.enumerate())
+    with pytest.raises(Stopped) as held:  # as a notebook holds the last error and its frames
+        features.compute_features(model, table, *folders, progress=told)
+    assert told == [(done, 3, "features of tiny/net") for done in (0, 1, 2)]
+    files = sorted(folders[1].rglob("*.safetensors"))
+    assert [path.stem for path in files] == ["0000", "0001"]
+    assert set(threading.enumerate()) == threads
+    assert held.tb is not None
+
+    written, again = [path.stat().st_mtime_ns for path in files], Told()
+    found = features.compute_features(model, table, *folders, progress=again)
+    assert [done for done, _, _ in again] == [2, 3]
+    assert [path.stat().st_mtime_ns for path in files] == written
+    whole = features.compute_features(model, table, folders[0], tmp_path / "x", progress=False)
+    assert torch.equal(found.features, whole.features)
+
+
+def test_stopped_drawing_keeps_whole_pictures(tmp_path):
+    table = picture_table(views=1, clipart_views=0, seed=0, stamp_subjects=40, clipart_files=0)
+    drawn = table[table["source"] == "stamp"]
+    with pytest.raises(Stopped):
+        store_pictures(drawn, tmp_path, progress=Told(stop=2))
+    kept = sorted(path.name for path in tmp_path.iterdir())
+    assert 2 <= len(kept) < len(drawn)
+    told = Told()
+    store_pictures(drawn, tmp_path, progress=told)
+    assert told[0] == (0, len(drawn) - len(kept), "drawing pictures")
+    assert len(list(tmp_path.glob("*.jpg"))) == len(drawn)
