@@ -97,7 +97,7 @@ test: lint
 	@$(BIN)/sing fetch --profile smoke
 	@$(BIN)/python -m pytest -n $(TESTERS) --dist loadgroup --no-loadscope-reorder $(if $(SLOW),,-m 'not slow')
 	@$(if $(SLOW),,$(BIN)/python -m pytest --collect-only -q -m slow $$(grep -rl mark.slow tests) | tail -1 | \
-	  sed "s|^.* \([0-9]*\)/[0-9]* .*|left out: \1 slow tests (clusters, killed runs ...); make test SLOW=1 runs them, and .ci/run does|")
+	  sed "s|^\([0-9]*\)/.*|left out: \1 slow tests (clusters, killed runs ...); make test SLOW=1 runs them, and .ci/run does|")
 
 lab: $(READY)
 	@echo "JupyterLab opens the first chapter: Run > Run All Cells, then move a slider; Control-C ends it here"

@@ -76,7 +76,7 @@ def resolve(
     if not isinstance(settings, Mapping):
         settings = dict(_pair(word) for text in settings for word in _words(text))
     known = {path.stem: chapter_parameters(path) if settings else {} for path in notebooks}
-    profile_keys = set(vars(load_profile(profile))) - {"name"}
+    profile_keys = set(Profile.model_fields) - {"name"}
     for key in settings:
         everything = profile_keys.union(*known.values()) - COMMON
         if key not in everything:
