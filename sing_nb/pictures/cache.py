@@ -17,12 +17,12 @@ import pandas as pd
 import torch
 
 from ..errors import SingError
-from ..method.files import checksum, read_tensors, write_tensors
+from ..method.files import read_tensors, write_tensors
 from ..progress import say
 from .fetch import say_once, write_atomic
 
 __all__ = [
-    "checksum", "content_key", "keep", "keep_table", "kept", "kept_table", "opened", "read_or_none",
+    "content_key", "keep", "keep_table", "kept", "kept_table", "opened", "read_or_none",
 ]
 
 Thing = TypeVar("Thing")
