@@ -137,7 +137,8 @@ class RidgeFitter:
         """Add rows, features (n, m) and targets (n, d) of any type and device; returns self."""
         check_real(features, "features", whole=True)
         check_real(targets, "targets", whole=True)
-        shapes, count = (tuple(features.shape), tuple(targets.shape)), len(features)
+        shapes = tuple(features.shape), tuple(targets.shape)
+        count = features.numel() // self.m
         if shapes != ((count, self.m), (count, self.d)):
             raise SingError(
                 f"Expected features (n, {self.m}) and targets (n, {self.d}); got "
@@ -164,8 +165,6 @@ class RidgeFitter:
         """A new fitter with another's rows taken out again (they must be among this one's)."""
         if other.n > self.n:
             raise SingError(f"Of {self.n} rows, {other.n} cannot be taken out.")
-        if other.n == self.n:
-            return RidgeFitter(self.m, self.d)
         return self.copy()._combine(other, -1)
 
     def _combine(self, other: RidgeFitter, sign: int) -> RidgeFitter:
@@ -176,6 +175,8 @@ class RidgeFitter:
         if not other.n:
             return self
         n, total = sign * other.n, self.n + sign * other.n
+        if not total:
+            return RidgeFitter(self.m, self.d)
         # Products about the two means, and what the means' distance adds about the common one.
         x, z = other.feature_mean - self.feature_mean, other.target_mean - self.target_mean
         apart = self.n * n / total
@@ -221,6 +222,7 @@ class RidgeFitter:
 
     def squared_errors(self, weight: torch.Tensor, bias: torch.Tensor) -> tuple[float, float]:
         """Sums of squares over rows and dimensions: left by a map (d, m), (d,); about the mean."""
+        self._has_two()
         weight, bias = weight.double(), bias.double()
         offset, total = weight @ self.feature_mean + bias - self.target_mean, self.energy.sum()
         left = total - 2 * (weight.T * self.cross).sum() + ((weight @ self.gram) * weight).sum()
@@ -228,7 +230,7 @@ class RidgeFitter:
 
     def path(self) -> RidgePath:
         """One eigendecomposition that serves any number of lambdas."""
-        self._can_be_fitted()
+        self._has_two()
         values, vectors = torch.linalg.eigh(self.gram)
         # Directions in which rows do not differ but for rounding get no weight, whatever lambda.
         there = values > values[-1] * self.m * EPS
@@ -243,7 +245,7 @@ class RidgeFitter:
         with the translator. At least two rows are needed.
         """
         _check_lambda(lam)
-        self._can_be_fitted()
+        self._has_two()
         if lam <= self.m * EPS * float(self.gram.trace()):
             return self.path().translator(lam, card)
         factor = torch.linalg.cholesky(self.gram + lam * torch.eye(self.m, dtype=torch.float64))
@@ -251,9 +253,9 @@ class RidgeFitter:
         bias = self.target_mean - weight @ self.feature_mean
         return Translator(weight.float(), bias.float(), {"lambda": lam, **(card or {})})
 
-    def _can_be_fitted(self) -> None:
+    def _has_two(self) -> None:
         if self.n < 2:
-            raise SingError(f"A ridge needs at least 2 rows to be fitted; got {self.n}.")
+            raise SingError(f"A ridge needs at least 2 rows, to be fitted or scored; got {self.n}.")
         if not self.gram.isfinite().all():
             raise SingError(
                 "The features are so large that their squares are infinite in float64. Divide them "
@@ -307,6 +309,7 @@ class RidgePath:
         a quadratic form in ``1 / (value + lambda)``: more lambdas cost next to nothing. Of an
         infinite one the weight is zero.
         """
+        held_out._has_two()
         shrink = 1 / (self.values + torch.tensor(lams, dtype=torch.float64)[:, None])
         gram = self.vectors.T @ held_out.gram @ self.vectors
         cross = self.vectors.T @ held_out.cross
