@@ -176,7 +176,7 @@ def test_a_run_is_named_by_what_it_depends_on(warm):
 
 def test_sweep_keys_leave_other_results_alone(warm):
     other = Study("smoke", progress=False, folds=3, sweep_folds=1, sweep_hidden=5)
-    assert other._hash("table") == warm._hash("table")
+    assert other.key("table") == warm.key("table")
 
 
 def test_a_cell_outside_the_grid_is_refused(study):

@@ -46,7 +46,7 @@ def test_few_pictures_are_fitted_on_together_with_drawings(folder, also_fit, dra
 
 
 def test_many_pictures_need_no_drawings(folder, monkeypatch):
-    monkeypatch.setattr("sing_nb.study.study.FEW", 7)
+    monkeypatch.setattr("sing_nb.study.pictures.FEW", 7)
     assert "clipart" not in set(study(folder).pictures["source"])
 
 
@@ -139,7 +139,7 @@ def test_ridge_candidates_follow_the_size_of_the_features(folder):
 
 def test_the_unit_of_candidates_is_part_of_what_results_are_kept_under(folder):
     one, other = (study(folder, lambda_unit=unit) for unit in ("one", "variance"))
-    assert one._hash("table") != other._hash("table")
+    assert one.key("table") != other.key("table")
     # The book's profiles, whose unit is one, keep theirs.
     assert one.lambdas("none is asked") == one.config.lambdas
     with pytest.raises(SingError, match="'varianc'; did you mean 'variance'"):

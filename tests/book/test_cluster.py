@@ -18,6 +18,7 @@ from slurm import slurm, why_not
 import sing_nb
 from sing_nb.method.translator import RidgeFitter
 from sing_nb.pictures import features
+from sing_nb.study.fits import summed
 
 ROOT = Path(__file__).resolve().parents[2]
 HANDED_DOWN = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "PROFILE", "SET")
@@ -144,7 +145,7 @@ def test_a_part_runs_as_jobs_of_a_real_slurm(smoke, build, tmp_path_factory):
     assert "has been submitted with SLURM jobid" in done.stdout
     assert mark.is_file()
     files = sorted((build / "smoke" / "statistics").glob("lite0-*-2-of-2-*.safetensors"))
-    always, folds = smoke._fold_fitters("lite0")
+    always, folds = summed(smoke, "lite0")
     found = {int(path.stem.rsplit("of-2-")[1]): RidgeFitter.load(path) for path in files}
     assert found.keys() == {-1, *range(smoke.config.folds)}
     for fold, one in {-1: always, **dict(enumerate(folds))}.items():

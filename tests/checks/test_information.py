@@ -93,7 +93,7 @@ def test_a_study_can_be_made_with_the_repaired_translator(smoke, repaired):
     fits = repaired.fitted("lite0")
     assert [one.card["kind"] for one in fits] == ["principal-first"] * 3
     assert {one.card["kind"] for one in smoke.fitted("lite0")} == {"ridge"}
-    assert smoke._hash() != repaired._hash()
+    assert smoke.key() != repaired.key()
     table = information.picture_table(smoke, "lite0")
     own = table[(table["space"] == "lite2") & (table["version"] == "principal-first")
                 & (table["draw"] < 0)].set_index("picture")

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 import sing_nb
-from sing_nb.study.study import code_key, stored
+from sing_nb.study.stored import code_key, stored
 
 COMPUTED = []
 

@@ -1,0 +1,188 @@
+"""Translators of a study: one without each fold of subjects, and one of all.
+
+Lambda is chosen by cross-validation grouped by subject, for each fold among the other folds only,
+so that held-out scores have seen neither weights nor lambda. Drawings are in every fit,
+photographs in none.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ..errors import SingError
+from ..method.stages import chosen_lambdas, frame, principal_first
+from ..method.translator import RidgeFitter, Translator
+from ..models.joint import joint_spaces
+from ..models.published import PUBLISHED_SPACE, import_translator
+from ..pictures.cache import read_or_none
+from ..pictures.features import part_rows
+from ..pictures.fetch import slug
+
+if TYPE_CHECKING:
+    from .study import Study
+
+__all__ = [
+    "candidates", "fold_fitters", "published", "statistics", "summed", "translators",
+]
+
+
+def translators(study: Study, model: str, kind: str) -> list[Translator]:
+    """The translators of :meth:`Study.fitted`, from disk or fitted and kept there."""
+    other = () if kind == study.config.translator else (kind,)
+    key = study.key("translator", study.feature_key(model), study.embedding_key, *other)
+    folds = [*range(study.config.folds), None]
+    files = [
+        study.folder / "translators" / (
+            f"{slug(model)}-{key}-{'all' if fold is None else fold}.safetensors")
+        for fold in folds
+    ]
+
+    def wrong(found: Translator, fold: int | None) -> str:
+        said = [found.card.get(name) for name in ("model", "held_out_fold", "key")]
+        return "" if said == [model, fold, key] else f"it is of {said[0]} without fold {said[1]}"
+
+    found = [
+        read_or_none(path, partial(_loaded, Translator), partial(wrong, fold=fold))
+        for path, fold in zip(files, folds, strict=True)
+    ]
+    if any(one is None for one in found):
+        for path, one in zip(files, _fit(study, model, kind), strict=True):
+            dataclasses.replace(one, card=one.card | {"key": key}).save(path)
+        found = [Translator.load(path) for path in files]
+    return found
+
+
+def candidates(study: Study, model: str) -> list[float]:
+    """Ridge candidates, times one or times the mean variance of a feature (no photographs).
+
+    In that unit, a network whose features are a thousand times smaller gets the same translator.
+    """
+    if study.config.lambda_unit == "one":
+        return study.config.lambdas
+    fitted = torch.tensor((study.pictures["source"] != "photo").to_numpy())
+    unit = float(study.features(model)[fitted].double().var(0).mean())
+    return [lam * unit for lam in study.config.lambdas]
+
+
+def _loaded(kind: type, path: Path) -> Translator | RidgeFitter:
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    return kind.load(path)
+
+
+def _fit(study: Study, model: str, kind: str) -> list[Translator]:
+    always, folds = summed(study, model)
+    solve = {"ridge": _ridge, "principal-first": _principal_first}[kind]
+    pictures, c = study.pictures[study.pictures["source"] != "photo"], study.config
+    count, fitted = always.n + sum(fold.n for fold in folds), []
+    solved = solve(study, model, always, folds)
+    for held_out, one in zip([*range(len(folds)), None], solved, strict=True):
+        card = {
+            "model": model, "joint_space": c.joint_space, "tower": c.tower, "profile": c.name,
+            "seed": c.seed, "kind": kind, "held_out_fold": held_out,
+            "pictures": count - (0 if held_out is None else folds[held_out].n),
+            "subjects": int(pictures.loc[pictures["fold"] != held_out, "subject"].nunique()),
+        }
+        if held_out is not None:
+            residual, energy = folds[held_out].squared_errors(one.weight, one.bias)
+            card["held_out_r2"] = 1 - residual / energy
+        fitted.append(dataclasses.replace(one, card=one.card | card))
+    return fitted
+
+
+def _ridge(
+    study: Study, model: str, always: RidgeFitter, folds: list[RidgeFitter]
+) -> list[Translator]:
+    """The paper's translator, equation (4)."""
+    solved, lambdas = [], chosen_lambdas(always, folds, study.lambdas(model))
+    for held_out, (lam,) in zip([*range(len(folds)), None], lambdas):
+        total = always.copy()
+        for index, fold in enumerate(folds):
+            if index != held_out:
+                total.merge(fold)
+        solved.append(total.solve(lam))
+    return solved
+
+
+def _principal_first(
+    study: Study, model: str, always: RidgeFitter, folds: list[RidgeFitter]
+) -> list[Translator]:
+    """The repaired translator, which asks the null part only for what is left."""
+    spaces = study.spaces(model)
+    directions = frame(spaces.null_basis)
+    fitters = fold_fitters(study, study.features(model).double() @ directions, study.embeddings)
+    staged = principal_first(*fitters, spaces.rank, study.lambdas(model))
+    return [one.affine(directions) for one in staged]
+
+
+def summed(study: Study, model: str) -> tuple[RidgeFitter, list[RidgeFitter]]:
+    """:func:`fold_fitters` of a classifier, put together from parts where the profile has some."""
+    if study.config.shards == 1:
+        return fold_fitters(study, study.features(model), study.embeddings)
+    merged, *others = (
+        statistics(study, model, (index, study.config.shards))
+        for index in range(study.config.shards)
+    )
+    for part in others:
+        for fold, fitter in part.items():
+            merged[fold].merge(fitter)
+    return merged[-1], [merged[fold] for fold in range(study.config.folds)]
+
+
+def fold_fitters(
+    study: Study, x: torch.Tensor, z: torch.Tensor
+) -> tuple[RidgeFitter, list[RidgeFitter]]:
+    """Sufficient statistics of the drawings, and of each fold: features (n, k), targets (n, d)."""
+    found = _by_fold(study, x, z, range(len(study.pictures)))
+    return found[-1], [found[fold] for fold in range(study.config.folds)]
+
+
+def _by_fold(
+    study: Study, x: torch.Tensor, z: torch.Tensor, rows: range
+) -> dict[int, RidgeFitter]:
+    table, found = study.pictures.iloc[rows.start : rows.stop], {}
+    for fold in range(-1, study.config.folds):  # -1: the drawings
+        own = torch.tensor(((table["fold"] == fold) & (table["source"] != "photo")).to_numpy())
+        found[fold] = RidgeFitter(x.shape[1], z.shape[1]).update(x[own], z[own])
+    return found
+
+
+def statistics(study: Study, model: str, part: tuple[int, int]) -> dict[int, RidgeFitter]:
+    """Sufficient statistics by fold of one part of the pictures alone, kept on disk."""
+    index, count = part
+    key = study.key("statistics", study.feature_key(model), study.embedding_key)
+    files = {
+        fold: study.folder / "statistics" / (
+            f"{slug(model)}-{key}-{index + 1}-of-{count}-{fold}.safetensors")
+        for fold in range(-1, study.config.folds)
+    }
+    found = {fold: read_or_none(path, partial(_loaded, RidgeFitter))
+             for fold, path in files.items()}
+    if any(fitter is None for fitter in found.values()):
+        x, z = study.feature_part(model, part).features, study.embedding_part(part)
+        found = _by_fold(study, x, z, part_rows(len(study.pictures), part))
+        for fold, path in files.items():
+            found[fold].save(path)
+    return found
+
+
+def published(study: Study, model: str) -> Translator:
+    """The translator that the paper's authors published, refused in another space than theirs."""
+    folder, space = Path(study.config.published_translators).expanduser(), study.space
+    found = import_translator(folder, study.classifier(model))
+    # A space of the data file that is not theirs may have as many dimensions all the same.
+    other = space.name in joint_spaces() and space.name != PUBLISHED_SPACE
+    if other or found.weight.shape[0] != space.dimensions:
+        raise SingError(
+            f"The published translators write {found.weight.shape[0]} dimensions, those of CLIP "
+            f"ViT-L/14; {space.title} is another space, of {space.dimensions}. Take the joint "
+            f"space {PUBLISHED_SPACE} alone (other_spaces: [])."
+        )
+    found.card.update({"lambda": np.nan, "pictures": 0, "held_out_r2": np.nan})
+    return found
