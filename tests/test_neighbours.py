@@ -1,9 +1,8 @@
 from __future__ import annotations
 
 import pandas as pd
-from PIL import Image
 
-from sing_nb.study.neighbours import around, painter
+from sing_nb.study.neighbours import around
 
 
 def test_neighbours_are_other_subjects_each_once_beside_the_photo_itself(smoke):
@@ -18,12 +17,3 @@ def test_neighbours_are_other_subjects_each_once_beside_the_photo_itself(smoke):
         assert own["picture"].map(subject).is_unique
         assert pd.isna(own["angle"].iloc[0])
         assert own["angle"].iloc[1:].is_monotonic_increasing
-
-
-def test_offline_an_embedding_is_drawn_by_its_nearest_photo(smoke):
-    photos = smoke.pictures[smoke.pictures["source"] != "clipart"]
-    row = photos.index[-1]
-    (drawn,) = painter(smoke)(smoke.embeddings[[row]])
-    own = Image.open(smoke.picture_path(photos["picture"].iloc[-1])).convert("RGB")
-    own.thumbnail((256, 256), Image.Resampling.LANCZOS)
-    assert drawn.tobytes() == own.tobytes()

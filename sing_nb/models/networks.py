@@ -27,11 +27,8 @@ from torch.nn.functional import cosine_similarity
 from tqdm.auto import tqdm
 
 from ..errors import SingError, unknown
-from ..method.translator import Translator
 
-__all__ = [
-    "ARCHITECTURES", "LOSSES", "Trained", "as_module", "both", "build", "cosine", "mse", "train",
-]
+__all__ = ["ARCHITECTURES", "LOSSES", "Trained", "both", "build", "cosine", "mse", "train"]
 
 ARCHITECTURES = ("linear", "mlp3", "mlp4", "residual")
 LEARNING_RATE, WEIGHT_DECAY = 1e-4, 0.1  # the paper's
@@ -148,14 +145,6 @@ def build(
             last.weight.zero_()
             last.bias.copy_(start)
     return module
-
-
-def as_module(translator: Translator) -> nn.Linear:
-    """A fitted ridge translator as a torch layer with the same weight and bias."""
-    d, m = translator.weight.shape
-    layer = nn.Linear(m, d, dtype=translator.weight.dtype)
-    layer.load_state_dict({"weight": translator.weight, "bias": translator.bias})
-    return layer
 
 
 class Trained(NamedTuple):

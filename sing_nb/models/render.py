@@ -1,4 +1,7 @@
-"""A picture for an embedding: the nearest photo (offline), or unCLIP, equations (18) and (19)."""
+"""A picture for an embedding: unCLIP, equations (18) and (19).
+
+Offline there is no decoder, and the nearest photos stand for an embedding (study/neighbours.py).
+"""
 
 from __future__ import annotations
 
@@ -25,66 +28,13 @@ from .joint import OpenClipSpace, weights_key
 if typing.TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-__all__ = ["KARLO", "NearestPhotos", "Renderer", "UnClip", "embedding_length", "load_renderer"]
+__all__ = ["KARLO", "UnClip", "embedding_length", "load_renderer"]
 
 KARLO = "kakaobrain/karlo-v1-alpha-image-variations"
 """The paper's unCLIP: it draws from image embeddings of OpenAI's CLIP ViT-L/14, 768 wide."""
 
 
-class Renderer:
-    """Draws a picture (PIL, RGB) for each row of z (n, d), d = ``dimensions``: ``renderer(z)``."""
-
-    title: str
-    dimensions: int
-
-    def __call__(self, z: torch.Tensor, *, progress: bool = False) -> list[Image.Image]:
-        """A picture for each row; refuses rows of another width, of zeros or not finite."""
-        return [self._draw(row) for row in self._rows(z, progress)]
-
-    def _draw(self, row: torch.Tensor) -> Image.Image:
-        """The picture of one checked embedding (d,)."""
-        raise NotImplementedError
-
-    def _rows(self, z: torch.Tensor, progress: bool) -> tqdm:
-        z = z.detach().float().cpu()
-        length = z.norm(dim=-1)
-        if z.shape[1:] != (self.dimensions,) or not ((length > 0) & length.isfinite()).all():
-            raise SingError(
-                f"{self.title} draws embeddings (n, {self.dimensions}), finite and not zero, of "
-                f"one joint space (Karlo: open_clip/ViT-L-14-quickgelu:openai); got "
-                f"{tuple(z.shape)} with lengths {length.flatten()[:4].tolist()} …"
-            )
-        bar = None if progress and len(z) else True
-        return tqdm(z, desc=f"drawing with {self.title}", unit="picture", disable=bar)
-
-
-class NearestPhotos(Renderer):
-    """The photo whose embedding has the smallest angle to the one asked for; needs no weights.
-
-    `embeddings` (N, d) are those of the files `paths`; `side` is the longer side of a picture in
-    pixels, at most.
-    """
-
-    title = "nearest photos"
-
-    def __init__(
-        self, embeddings: torch.Tensor, paths: Sequence[str | Path], *, side: int = 256
-    ) -> None:
-        if embeddings.ndim != 2 or len(embeddings) != len(paths) or not len(paths):
-            raise SingError(
-                f"NearestPhotos needs one embedding a photo, (N, d); got "
-                f"{tuple(embeddings.shape)} for {len(paths)} photos."
-            )
-        self.paths, self.side, self.dimensions = paths, side, embeddings.shape[1]
-        self._units = normalize(embeddings.detach().double().cpu(), dim=1)
-
-    def _draw(self, row: torch.Tensor) -> Image.Image:
-        picture = read_picture(self.paths[int((self._units @ row.double()).argmax())])
-        picture.thumbnail((self.side, self.side), Image.Resampling.LANCZOS)
-        return picture
-
-
-class UnClip(Renderer):
+class UnClip:
     """Karlo's image variations, fed with an embedding instead of a picture.
 
     All pictures share one stream of noise: they differ by their embeddings alone, and a fixed
@@ -94,24 +44,24 @@ class UnClip(Renderer):
     Without it they are drawn at their own. Steps and guidance are the pipeline's by default.
     """
 
-    title = "unCLIP"
-
     def __init__(
         self, pipeline: DiffusionPipeline, *, norm: float | None = None, seed: int = 0,
         decoder_steps: int = 25, super_res_steps: int = 7, guidance: float = 8.0,
     ) -> None:
-        bad_norm = norm is not None and not 0 < norm < float("inf")
-        if bad_norm or decoder_steps < 2 or super_res_steps < 2:
-            raise SingError(
-                f"unCLIP needs a norm above 0 (embedding_length measures it) and at least 2 steps "
-                f"a stage; got {norm=}, {decoder_steps=}, {super_res_steps=}."
-            )
+        if norm is not None and not 0 < norm < float("inf"):
+            raise SingError(f"norm must be above 0, as embedding_length measures it; got {norm}.")
         self.pipeline, self.norm, self.seed = pipeline, norm, seed
-        self.decoder_steps, self.super_res_steps = decoder_steps, super_res_steps
-        self.guidance = guidance
+        self.settings = {
+            "decoder_num_inference_steps": decoder_steps,
+            "super_res_num_inference_steps": super_res_steps, "decoder_guidance_scale": guidance,
+        }
         self.dimensions = pipeline.text_proj.config.clip_embeddings_dim
         # One bar a picture and stage would drown ours.
         pipeline.set_progress_bar_config(disable=True)
+
+    def __call__(self, z: torch.Tensor, *, progress: bool = False) -> list[Image.Image]:
+        """A picture (PIL, RGB) for each row of z (n, d), d = ``dimensions``."""
+        return [self._draw(row) for row in self._rows(z, progress)]
 
     def render_to(self, folder: Path, z: torch.Tensor, *, progress: bool = True) -> list[Path]:
         """Pictures of z as PNG files, drawn or from an earlier run.
@@ -130,12 +80,22 @@ class UnClip(Renderer):
     @cached_property
     def key(self) -> str:
         """Hash of weights, precision, device and settings."""
-        parts = self.pipeline.components
-        modules = {name: part for name, part in parts.items() if isinstance(part, torch.nn.Module)}
-        return content_key(
-            "unclip", weights_key(modules), self.norm, self.seed, self.decoder_steps,
-            self.super_res_steps, self.guidance, self.pipeline.device.type,
-        )
+        parts = self.pipeline.components.items()
+        weights = weights_key({n: part for n, part in parts if isinstance(part, torch.nn.Module)})
+        device = self.pipeline.device.type
+        return content_key("unclip", weights, self.norm, self.seed, self.settings, device)
+
+    def _rows(self, z: torch.Tensor, progress: bool) -> tqdm:
+        z = z.detach().float().cpu()
+        length = z.norm(dim=-1)
+        if z.shape[1:] != (self.dimensions,) or not ((length > 0) & length.isfinite()).all():
+            raise SingError(
+                f"unCLIP draws embeddings (n, {self.dimensions}), finite and not zero, of its own "
+                f"joint space (Karlo's is open_clip/ViT-L-14-quickgelu:openai); got "
+                f"{tuple(z.shape)} with lengths {length.flatten()[:4].tolist()} …"
+            )
+        bar = None if progress and len(z) else True
+        return tqdm(z, desc="drawing with unCLIP", unit="picture", disable=bar)
 
     def _draw(self, row: torch.Tensor) -> Image.Image:
         if self.norm is not None:
@@ -144,10 +104,7 @@ class UnClip(Renderer):
             return self.pipeline(
                 image_embeddings=row[None].to(self.pipeline.device, self.pipeline.decoder.dtype),
                 # On the CPU, whose stream of numbers is the same beside every GPU.
-                generator=torch.Generator().manual_seed(self.seed),
-                decoder_num_inference_steps=self.decoder_steps,
-                super_res_num_inference_steps=self.super_res_steps,
-                decoder_guidance_scale=self.guidance,
+                generator=torch.Generator().manual_seed(self.seed), **self.settings,
             ).images[0]
 
 
@@ -174,28 +131,24 @@ def embedding_length(
     return float(torch.stack(lengths).median())
 
 
-def load_renderer(
-    name: str, *, embeddings: torch.Tensor | None = None,
-    paths: Sequence[str | Path] | None = None, device: str = "auto", **settings: object,
-) -> Renderer:
-    """Load a rendering by name.
+def load_renderer(name: str, *, device: str = "auto", **settings: object) -> UnClip:
+    """Load a decoder that draws pictures of embeddings, by name.
 
     Parameters
     ----------
     name : str
-        ``"nearest"`` (offline), or ``"unclip/<repository>"`` (:data:`KARLO`) or
-        ``"unclip/<folder>"`` with a saved ``UnCLIPImageVariationPipeline``.
-    embeddings, paths
-        Of the photos, for ``"nearest"``; see :class:`NearestPhotos`.
+        ``"unclip/<repository>"`` (:data:`KARLO`) or ``"unclip/<folder>"`` with a saved
+        ``UnCLIPImageVariationPipeline``.
     device : str
-        For unCLIP: ``"auto"`` (a GPU if there is one) or a device of torch. Weights are float16
-        on a CUDA device and float32 elsewhere.
+        ``"auto"`` (a GPU if there is one) or a device of torch. Weights are float16 on a CUDA
+        device and float32 elsewhere.
     **settings
-        More keywords of :class:`NearestPhotos` or :class:`UnClip`, such as ``norm``.
+        Of :class:`UnClip`, such as ``norm`` and ``seed``.
 
     Returns
     -------
-    NearestPhotos or UnClip
+    UnClip
+        Called with embeddings (n, d) it returns n pictures.
 
     Raises
     ------
@@ -204,23 +157,15 @@ def load_renderer(
 
     Examples
     --------
-    >>> import tempfile, torch
-    >>> paths = [Path(tempfile.mkdtemp()) / f"{colour}.png" for colour in ("red", "blue")]
-    >>> for path in paths:
-    ...     Image.new("RGB", (8, 8), path.stem).save(path)
-    >>> renderer = load_renderer("nearest", embeddings=torch.eye(2), paths=paths)
-    >>> renderer(torch.tensor([[0.1, 0.9]]))[0].getpixel((0, 0))
-    (0, 0, 255)
+    >>> load_renderer("unclip/./no-such-folder")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    sing_nb.errors.SingError: no-such-folder is no folder with a saved UnCLIP...
     """
-    if name == "nearest":
-        if embeddings is None or paths is None:
-            raise SingError("The rendering 'nearest' needs the embeddings and paths of photos.")
-        return NearestPhotos(embeddings, paths, **settings)
     kind, _, source = name.partition("/")
     if kind != "unclip" or not source:
         raise SingError(
-            f"Unknown rendering {name!r}; expected 'nearest' or 'unclip/<repository or folder>', "
-            f"for example 'unclip/{KARLO}'."
+            f"Unknown rendering {name!r}; expected 'unclip/<repository or folder>', for example "
+            f"'unclip/{KARLO}'."
         )
     return UnClip(_load_karlo(source, run_device(device)), **settings)
 
@@ -242,7 +187,7 @@ def _load_karlo(source: str, device: torch.device) -> DiffusionPipeline:
             diffusers.utils.logging.set_verbosity(level)
 
     if not own:
-        advice = "the rendering 'nearest' needs none"
+        advice = "renderer: nearest shows photos and needs none"
         pipeline = from_hub(f"the unCLIP weights {source}", load, advice=advice)
     else:
         try:
@@ -269,8 +214,8 @@ def _pipeline(source: str, local: bool) -> DiffusionPipeline:
     except (ImportError, AttributeError, RuntimeError) as error:
         raise SingError(
             f"diffusers {diffusers.__version__} has no UnCLIPImageVariationPipeline: install a "
-            f"version that still has it (pip install 'diffusers>=0.35,<0.43'), or take the "
-            f"rendering 'nearest'."
+            f"version that still has it (pip install 'diffusers>=0.35,<0.43'), or take "
+            f"renderer: nearest."
         ) from error
     hints = typing.get_type_hints(kind.__init__)
     return kind(**{

@@ -30,7 +30,6 @@ from ..models.networks import (
     DROPOUT,
     LEARNING_RATE,
     WEIGHT_DECAY,
-    as_module,
     build,
     mse,
     train,
@@ -214,7 +213,7 @@ def _fold(
         path = RidgeFitter(f.shape[1], z.shape[1]).update(fit, target).path()
         candidates = [path.translator(lam) for lam in c.lambdas]
         chosen = min(candidates, key=lambda one: float(mse(one(held_out[0]), held_out[1])))
-        module = as_module(chosen)
+        module, fitted = chosen, (chosen.weight, chosen.bias)
         record = {"epoch": 0}
         for name, (features, goal) in (("train", (fit, target)), ("validation", held_out)):
             answer = chosen(features)
@@ -232,6 +231,7 @@ def _fold(
             seed=c.seed + fold, progress=progress,
         )
         module, curve = trained.module, trained.curve
+        fitted = tuple(module.parameters())
         card |= {
             "best": trained.best, "epochs": int(curve["epoch"].max()), "stopped": trained.stopped
         }
@@ -246,7 +246,7 @@ def _fold(
         constant_cosine=cosine_similarity(constant, truth.double()).numpy(),
         constant_angle=angle(constant, truth).numpy(),
     )
-    return card, curve, table, answer, sum(p.numel() for p in module.parameters())
+    return card, curve, table, answer, sum(part.numel() for part in fitted)
 
 
 def runs(study: Study, *, progress: bool = True) -> list[Run]:

@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import normalize
 
 from ..method.metrics import angle, pairwise_angle
-from ..models.render import Renderer, embedding_length, load_renderer
+from ..models.render import UnClip, embedding_length, load_renderer
 from ..pictures.images import picture_file, store_pictures
 from .study import Study
 
@@ -93,18 +93,15 @@ def nearest(
 
 
 @lru_cache(maxsize=4)  # a decoder is large and slow to load
-def painter(study: Study) -> Renderer:
-    """What draws an embedding in this study: the decoder of its profile, or the nearest photo.
+def painter(study: Study) -> UnClip:
+    """The decoder of the study's profile, where it has one.
 
-    A decoder paints at the median length of the joint space's own embeddings (equation 19).
+    It paints at the median length of the joint space's own embeddings (equation 19).
     """
     c = study.config
-    shown = study.pictures if c.renderer == "nearest" else study.pictures[study.is_scored]
-    shown = shown[shown["source"] != "clipart"]
+    shown = study.pictures[study.is_scored & (study.pictures["source"] != "clipart")]
     store_pictures(shown, study.picture_folder, progress=study.progress)
     paths = [picture_file(row, study.picture_folder) for row in shown.to_dict("records")]
-    if c.renderer == "nearest":
-        return load_renderer(c.renderer, embeddings=study.embeddings[shown.index], paths=paths)
     norm = embedding_length(study.space, paths)
     return load_renderer(c.renderer, norm=norm, seed=c.seed, device=c.device)
 

@@ -1,4 +1,4 @@
-"""unCLIP on a miniature Karlo through diffusers' own classes, and the nearest photo."""
+"""unCLIP on a miniature Karlo, through diffusers' own classes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 
 from sing_nb.errors import SingError
 from sing_nb.models.joint import load_joint_space
-from sing_nb.models.render import KARLO, NearestPhotos, UnClip, embedding_length, load_renderer
+from sing_nb.models.render import KARLO, UnClip, embedding_length, load_renderer
 
 STEPS = {"decoder_steps": 3, "super_res_steps": 2}
 
@@ -90,7 +90,7 @@ def test_pictures_are_kept_by_what_they_depend_on(unclip, pipeline, z, tmp_path)
 def test_what_cannot_be_drawn_is_refused(unclip, pipeline, bad):
     with pytest.raises(SingError, match=r"\(n, 32\), finite and not zero"):
         unclip(bad)
-    with pytest.raises(SingError, match="norm above 0"):
+    with pytest.raises(SingError, match="norm must be above 0"):
         UnClip(pipeline, norm=0.0)
 
 
@@ -110,7 +110,7 @@ def test_weights_that_cannot_be_had_are_told_in_one_message(monkeypatch, tmp_pat
     for place in ("sing_nb.models.hub.hub_reachable", "sing_nb.models.render.hub_reachable"):
         monkeypatch.setattr(place, lambda url=None: False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(SingError, match=r"karlo-v1-alpha.* could not be had.*'nearest' needs none"):
+    with pytest.raises(SingError, match=r"karlo-v1-alpha.* could not be had.*renderer: nearest"):
         load_renderer(f"unclip/{KARLO}", device="cpu")
     assert not caplog.records
 
@@ -118,8 +118,7 @@ def test_weights_that_cannot_be_had_are_told_in_one_message(monkeypatch, tmp_pat
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("dalle", "Unknown rendering 'dalle'; expected 'nearest' or 'unclip/"),
-        ("nearest", "needs the embeddings and paths"),
+        ("dalle", "Unknown rendering 'dalle'; expected 'unclip/"),
         ("unclip/{tmp}/missing", "no folder with a saved UnCLIPImageVariationPipeline"),
     ],
 )
@@ -128,39 +127,13 @@ def test_wrong_names_and_folders_are_refused(name, message, tmp_path):
         load_renderer(name.format(tmp=tmp_path), device="cpu")
 
 
-# --- nearest photos -----------------------------------------------------------------------------
-
-
-@pytest.fixture
-def album(tmp_path):
-    """Six photos of one colour each, the first much larger than it is shown."""
-    paths = []
-    for number in range(6):
-        size = (600, 300) if number == 0 else (20, 10)
-        paths.append(tmp_path / f"{number}.png")
-        Image.new("RGB", size, (40 * number, 0, 0)).save(paths[-1])
-    return torch.randn(6, 8, generator=torch.Generator().manual_seed(5)), paths
-
-
-def test_the_photo_at_the_smallest_angle_is_shown(album):
-    embeddings, paths = album
-    asked = torch.randn(9, 8, generator=torch.Generator().manual_seed(6))
-    a, b = asked.numpy(), embeddings.numpy()
-    cosine = a @ b.T / np.linalg.norm(a, axis=1)[:, None] / np.linalg.norm(b, axis=1)
-    pictures = NearestPhotos(embeddings, paths)(asked)
-    shown = [picture.getpixel((0, 0))[0] // 40 for picture in pictures]
-    assert shown == cosine.argmax(1).tolist()
-    assert NearestPhotos(embeddings, paths)(embeddings[:1])[0].size == (256, 128)
-    with pytest.raises(SingError, match=r"one embedding a photo, \(N, d\); got \(6, 8\) for 5"):
-        NearestPhotos(embeddings, paths[:5])
-
-
-def test_the_length_is_the_median_of_the_spaces_own(album, tmp_path):
+def test_the_length_is_the_median_of_the_spaces_own(tmp_path):
     space = load_joint_space(small_open_clip(tmp_path / "clip"))
-    lengths = []
-    for path in album[1]:
-        pixels = space.transform(Image.open(path).convert("RGB"))[None]
+    lengths, paths = [], [tmp_path / f"{number}.png" for number in range(6)]
+    for number, path in enumerate(paths):
+        Image.new("RGB", (20, 10), (40 * number, 0, 0)).save(path)
+        pixels = space.transform(Image.open(path))[None]
         lengths.append(float(space.module.encode_image(pixels).norm()))
-    assert embedding_length(space, album[1]) == pytest.approx(sorted(lengths)[2], rel=1e-5)
-    few = embedding_length(space, album[1], limit=2)
+    assert embedding_length(space, paths) == pytest.approx(sorted(lengths)[2], rel=1e-5)
+    few = embedding_length(space, paths, limit=2)
     assert few == pytest.approx(min(lengths[0], lengths[3]), rel=1e-5)
