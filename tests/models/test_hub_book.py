@@ -12,6 +12,8 @@ import pytest
 
 from sing_nb.study.neighbours import PAINTED
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 CHAPTERS = sorted(path.stem for path in (ROOT / "book").glob("*.ipynb"))
 
