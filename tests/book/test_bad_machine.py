@@ -6,7 +6,6 @@ be written is said with what to do, and nothing half-written is believed later.
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -19,8 +18,6 @@ import torch
 from torch import nn
 
 from sing_nb import Study, wrap_classifier
-from sing_nb.method.translator import RidgeFitter, Translator
-from sing_nb.pictures.cache import kept_table, opened
 from sing_nb.pictures.fetch import cache_dir
 from sing_nb.study import tables
 
@@ -118,16 +115,6 @@ def test_a_spoilt_file_is_noticed_and_made_again(kind, damage, spoilt, photos, c
     assert "made again" not in capsys.readouterr().err
 
 
-def test_an_untouched_study_is_only_read(spoilt, photos, capsys):
-    folder, expected = spoilt
-    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
-    for name, value in results_of(study_of(photos)).items():
-        assert torch.equal(value, expected[name])
-    after = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
-    assert after == before
-    assert capsys.readouterr().err == ""
-
-
 # --- disks and folders --------------------------------------------------------------------------
 
 
@@ -201,58 +188,3 @@ def test_a_full_disk_and_one_that_is_read_only(tmp_path):
     assert "Read-only file system" in out
     assert "null 4" in out
     assert "exit 1" in out
-
-
-def test_two_runs_at_once_leave_what_one_leaves(tmp_path, photos):
-    code = f"""
-        import sys, time
-        from pathlib import Path
-        import numpy as np, pandas as pd, torch
-        from torch import nn
-        from sing_nb.pictures.features import compute_features
-        from sing_nb.pictures.cache import keep_table
-        from sing_nb.models.classifier import wrap_classifier
-        from sing_nb.method.translator import RidgeFitter
-
-        def to_tensor(picture):
-            pixels = np.asarray(picture.resize((8, 8)), dtype=np.float32).copy()
-            return torch.from_numpy(pixels).permute(2, 0, 1) / 255
-
-        torch.manual_seed(0)
-        module = nn.Sequential(nn.Flatten(), nn.Linear(192, 12), nn.Linear(12, 3))
-        clf = wrap_classifier(module, to_tensor, name="tiny")
-        home, number = Path({str(tmp_path)!r}), sys.argv[1]
-        files = sorted(Path({str(photos)!r}).rglob("*.png"))
-        table = pd.DataFrame({{"picture": [str(f) for f in files], "source": "folder",
-                               "path": [str(f) for f in files]}})
-        (home / f"ready-{{number}}").touch()
-        begun = time.monotonic()
-        while len(list(home.glob("ready-*"))) < 2:
-            assert time.monotonic() - begun < 90, "the other process never came"
-            time.sleep(0.002)
-        for turn in range(8):
-            found = compute_features(clf, table, home, home / f"features-{{turn}}", progress=False)
-            fitter = RidgeFitter(12, 3).update(*found)
-            fitter.save(home / "out" / "fitter.safetensors")
-            fitter.solve(1.0, {{"model": "tiny"}}).save(home / "out" / "one.safetensors")
-            keep_table(home / "out" / "table.parquet", pd.DataFrame(found.features.numpy()))
-    """
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    both = [
-        subprocess.Popen([sys.executable, "-c", textwrap.dedent(code), str(number)], env=env,
-                         stderr=subprocess.PIPE, text=True, cwd=ROOT)
-        for number in range(2)
-    ]
-    for one in both:
-        _, said = one.communicate(timeout=120)
-        assert one.returncode == 0, said[-2000:]
-        assert "made again" not in said  # neither saw a part of what the other wrote
-    shards = sorted(tmp_path.glob("features-*/tiny-*/0000.safetensors"))
-    assert len(shards) == 8
-    assert len({path.read_bytes() for path in shards}) == 1
-    table, (held, _) = kept_table(tmp_path / "out" / "table.parquet"), opened(shards[0])
-    np.testing.assert_array_equal(table.to_numpy(), held["features"].numpy())
-    assert torch.equal(
-        RidgeFitter.load(tmp_path / "out" / "fitter.safetensors").solve(1.0).weight,
-        Translator.load(tmp_path / "out" / "one.safetensors").weight)
-    assert not [path for path in tmp_path.rglob(".*") if path.is_file()]  # no temporary file

@@ -12,7 +12,6 @@ import sys
 import time
 from pathlib import Path
 
-import click
 import numpy as np
 import pandas as pd
 import pytest
@@ -128,11 +127,6 @@ def test_a_failure_is_said_and_debug_shows_where(error, said, fails, capsys):
     assert "test_cli.py" in text
 
 
-def test_settings_that_the_advice_names_exist():
-    for key in re.findall(r"--set (\w+)=", cli._said(MemoryError())):
-        assert hasattr(load_profile("report"), key)
-
-
 def test_a_reader_that_leaves_and_a_full_disk():
     shell = f"{shlex.join(PROGRAM)} --help | true"
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, env=HERE)
@@ -186,14 +180,6 @@ def test_quiet_reaches_studies_and_ends_with_the_command(monkeypatch):
     assert seen == [None, "1", None]
 
 
-def test_what_a_terminal_cannot_show_is_no_error():
-    code = ("import sing_nb.cli as cli\ndef tried(): print('雪 \\U0001f600')\n"
-            "cli._command()(tried)\nraise SystemExit(cli.main(['tried']))")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
-                          env={**HERE, "PYTHONIOENCODING": "ascii"})
-    assert (done.returncode, done.stdout) == (0, "\\u96ea \\U0001f600\n"), done.stderr
-
-
 def test_nothing_heavy_is_loaded_before_a_command_needs_it():
     heavy = ("torch", "numpy", "pandas", "yaml", "tqdm", "rich", "papermill", "timm", "asyncio")
     code = (f"import sys, sing_nb.cli as cli; cli.main(['report', '-h']); "
@@ -232,10 +218,3 @@ def test_what_is_no_number_is_a_question_mark_for_people_and_null_for_programs(c
     row = capsys.readouterr().out.splitlines()[2]
     assert re.split(r" {2,}", row.strip()) == [
         "a [bold]hand[/bold] \\x1b[2J", "cannot be told", "?", "? to ?", "20 %"]
-
-
-def test_every_option_says_what_it_is_for():
-    for name, command in COMMANDS.items():
-        for option in command.params:
-            if isinstance(option, click.Option):
-                assert option.help or name == "sweep", (name, option.opts)

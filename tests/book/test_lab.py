@@ -118,10 +118,6 @@ def test_a_figure_moves_within_three_clicks(notebook):
     assert notebook.clicks == 3
 
 
-def test_a_readers_own_chart_is_drawn_without_the_internet(notebook):
-    assert notebook.colours(notebook.show_cell('"reader"')) > 3
-
-
 # --- the explorer ---------------------------------------------------------------------------------
 
 
@@ -172,19 +168,6 @@ def test_a_picture_of_ones_own_is_pushed(notebook, explorer):
     assert explorer.locator("figure figcaption").first.inner_text() == "my shark.png"
     taken_for = after["taken for, before"][0].rsplit(" (", 1)[0]
     assert taken_for in imagenet_names()
-
-
-def test_a_file_that_is_no_picture_is_said_and_the_last_answer_stays(notebook, explorer):
-    before = scores(explorer)
-    button = explorer.locator("button.widget-upload")
-    notebook.choose_file(button, "holiday.png", b"this is a text")
-    said = explorer.locator(".sing-said [role=alert]")
-    said.wait_for()
-    assert "holiday.png" in said.inner_text()
-    assert scores(explorer) == before
-    notebook.choose_file(button, "another.png", shark("darkgreen"))
-    wait_for(explorer, lambda now: now != before)
-    said.wait_for(state="detached")
 
 
 def test_nothing_went_wrong_and_nobody_else_was_asked(notebook, explorer, smoke):

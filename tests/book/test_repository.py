@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import csv
 import json
-import os
 import re
 import subprocess
 from pathlib import Path, PurePosixPath
@@ -124,12 +123,6 @@ def test_a_stamps_subject_has_one_label_and_at_most_one_class_of_that_name():
     assert sum(map(bool, classes.values())) >= 60
 
 
-def test_concepts_are_distinct():
-    content = yaml.safe_load((ROOT / "data/concepts.yaml").read_text(encoding="utf-8"))
-    concepts = [concept for group in content.values() for concept in group]
-    assert len(set(concepts)) == len(concepts) >= 20
-
-
 # --- what is committed --------------------------------------------------------------------------
 
 
@@ -146,9 +139,3 @@ def test_nothing_is_tracked_that_must_not_be():
         ".ckpt", ".bin", ".onnx", ".safetensors", ".npy", ".npz", ".pkl", ".pickle", ".parquet",
     }
     assert [path.name for path in tracked if path.suffix.lower() in forbidden] == []
-
-
-def test_tests_of_one_file_stay_with_one_worker(request):
-    # Silently lost with a pytest that pytest-xdist does not know: every worker built every book.
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        assert request.node.nodeid.endswith("@test_repository")

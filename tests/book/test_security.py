@@ -6,8 +6,6 @@ own code may not do is Ruff's business (its rules S in pyproject.toml).
 
 from __future__ import annotations
 
-import importlib.machinery
-import importlib.util
 import json
 import os
 import pickle
@@ -202,16 +200,3 @@ def test_an_audit_without_network_says_so_and_fails_nothing(tmp_path):
     )
     assert "cannot be reached" in done.stdout
     assert json.loads((tmp_path / "new" / "audit.json").read_text())["checked"] is False
-
-
-def test_an_audit_is_a_short_table():
-    loader = importlib.machinery.SourceFileLoader("audit", str(ROOT / ".ci" / "audit"))
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("audit", loader))
-    loader.exec_module(module)
-    found = {"checked": True, "fixes": [], "dependencies": [  # in the form that pip-audit 2 writes
-        {"name": "flask", "version": "0.5", "vulns": [
-            {"id": "PYSEC-2019-179", "fix_versions": ["1.0"], "aliases": [], "description": "x"}]},
-        {"name": "click", "version": "8.1.7", "vulns": []},
-        {"name": "own", "skip_reason": "not on the index"}]}
-    assert module.lines(found)[1:] == [
-        "package  version  advisory        mended in", "flask    0.5      PYSEC-2019-179  1.0"]

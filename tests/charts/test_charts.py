@@ -44,31 +44,6 @@ def test_dots_draw_the_interval_that_they_are_given():
     assert spec["height"] == 2 * 40
 
 
-def test_a_menu_chooses_what_dots_show_and_only_where_there_is_a_choice():
-    spec = dots(choose=[("measure", "measure ")]).to_dict()
-    (param,) = spec["params"]
-    assert param["bind"]["options"] == ["IS", "AS"]
-    assert param["value"] == "IS"
-    assert f"datum.measure == {param['name']}" in str(spec["layer"][0]["transform"])
-    one = dots(TABLE[:4], choose=[("measure", "measure ")]).to_dict()
-    assert "bind" not in one["params"][0]
-    assert one["params"][0]["value"] == "IS"
-
-
-def test_a_menu_opens_where_it_is_told_to():
-    which = charts.menu("which", ["a", "b"], "which ", value="b")
-    (param,) = alt.Chart(TABLE).mark_point().add_params(which).to_dict()["params"]
-    assert (param["value"], param["bind"]["options"]) == ("b", ["a", "b"])
-
-
-def test_the_null_space_is_vermilion_and_a_control_is_grey():
-    scale = charts.colours("kind", charts.KINDS, TABLE).to_dict()["scale"]
-    assert dict(zip(scale["domain"], scale["range"])) == {
-        "null space removed": charts.NULL, "random control": charts.CONTROL}
-    few = charts.colours("kind", charts.KINDS, TABLE[TABLE["kind"] == "random control"]).to_dict()
-    assert few["scale"]["domain"] == ["random control"]
-
-
 def test_a_tower_is_grey_and_classifiers_differ():
     table = pd.DataFrame({"title": ["A", "T (tower)", "B", "A"]})
     scale = charts.model_colours(table).to_dict()["scale"]
@@ -76,15 +51,6 @@ def test_a_tower_is_grey_and_classifiers_differ():
     assert list(colour) == ["A", "T (tower)", "B"]
     assert colour["T (tower)"] == charts.CONTROL
     assert len(set(colour.values())) == 3
-
-
-def test_tooltips_are_read_from_a_line_each():
-    found = [one.to_dict() for one in charts.tips("title", "value | AS (°) | +.2f", "n:Q | count")]
-    assert found == [
-        {"field": "title", "type": "nominal"},
-        {"field": "value", "type": "quantitative", "title": "AS (°)", "format": "+.2f"},
-        {"field": "n", "type": "quantitative", "title": "count"},
-    ]
 
 
 # --- explorers ----------------------------------------------------------------------------------

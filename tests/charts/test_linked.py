@@ -184,20 +184,3 @@ def test_a_brush_shows_exactly_the_photos_of_its_dots(opened, points, thumbs, sm
         opened.mouse.dblclick(box["x"] + 3, box["y"] + 3)
         settle(opened)
         check(opened, points, thumbs, title)
-
-
-def test_a_click_on_a_class_shows_it_alone(opened, points, thumbs, smoke):
-    title, labels = smoke.title("lite0"), points["label"].unique()
-    svg = opened.locator("div.sing-chart").first.locator("svg")
-    rows = svg.locator(".rows_1_marks path")
-    violins = svg.locator(".mark-area.role-mark path")
-    for target, label in (
-        (svg.locator(".mark-text.role-mark text").get_by_text(labels[2], exact=True).first,
-         labels[2]), (violins.nth(5), labels[5]), (rows.first, labels[0]),
-    ):
-        box = target.bounding_box()
-        opened.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-        settle(opened)
-        check(opened, points, thumbs, title, lambda t, label=label: t["label"] == label)
-        chosen = control(opened, "class ").evaluate("(el) => el.selectedOptions[0].text")
-        assert chosen == label
