@@ -96,6 +96,7 @@ def open_picture(
         ) from error
     width, height = picture.size
     if width * height > MAX_PIXELS or max(width, height) > MAX_RATIO * min(width, height):
+        picture.close()
         raise SingError(
             f"{name} has {width} x {height} pixels; expected at most {MAX_PIXELS:,}, and at most "
             f"{MAX_RATIO} times as long as wide. Crop it or make it smaller."
