@@ -77,7 +77,7 @@ def kept(path: Path) -> tuple[dict[str, torch.Tensor], object] | None:
         return None
 
 
-def opened(path: Path, older: bool = False) -> tuple[dict[str, torch.Tensor], object]:
+def opened(path: Path) -> tuple[dict[str, torch.Tensor], object]:
     """What :func:`kept` returns; FileNotFoundError or :class:`SingError` where that is None."""
     if not Path(path).exists():
         raise FileNotFoundError(path)

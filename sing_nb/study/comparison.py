@@ -11,7 +11,6 @@ import hashlib
 import json
 import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -138,7 +137,7 @@ def find(study: Study, architecture: str, loss: str) -> Run | None:
     if card is None:
         return None  # it is written last
     tables = [read_or_none(folder / f"{name}.parquet", kept_table) for name in TABLES]
-    found = read_or_none(folder / "embeddings.safetensors", partial(opened, older=True))
+    found = read_or_none(folder / "embeddings.safetensors", opened)
     if found is None or any(table is None for table in tables):
         return None
     return Run(card, *tables, found[0]["embeddings"].float())
