@@ -17,7 +17,7 @@ from torchvision import transforms
 import sing_nb.pictures.features as module
 from sing_nb.errors import SingError
 from sing_nb.models.classifier import wrap_classifier
-from sing_nb.pictures.features import Running, compute_features, feature_key, part_rows, run_device
+from sing_nb.pictures.features import Running, compute_features, feature_key, part_rows
 from sing_nb.pictures.images import photos
 
 
@@ -132,14 +132,6 @@ def test_what_cannot_be_traced_is_never_run_by_two_threads_at_once(table, tmp_pa
     assert_close(found, [np.tile(part, (8, 1)) for part in plain_loop(table, classifier())])
 
 
-def test_batches_and_shards_do_not_show(table, tmp_path, small_shards, monkeypatch):
-    whole = compute(classifier(), table, tmp_path / "one")
-    monkeypatch.setattr(module, "SHARD", 2)
-    found = compute(classifier(), table, tmp_path / "two", batch=1)
-    assert [len(shards(tmp_path / name)) for name in ("one", "two")] == [3, 2]
-    assert_close(found, whole)
-
-
 @pytest.mark.parametrize("damage", ["deleted", "truncated", "another's"])
 def test_only_a_lost_shard_is_computed_again(table, tmp_path, small_shards, damage):
     first = compute(classifier(), table, tmp_path)
@@ -172,17 +164,16 @@ def test_the_key_follows_weights_statistics_transform_and_pictures(table, tmp_pa
     assert len({key, *others}) == 6
 
 
-def test_nan_features_are_refused_and_not_kept(table, tmp_path):
+def test_what_gives_no_features_is_refused_and_nothing_is_kept(table, tmp_path):
     model = classifier()
     model.module[0].weight.data[0, 0, 0, 0] = torch.nan
     with pytest.raises(SingError, match="NaN"):
         compute(model, table, tmp_path)
-    assert not shards(tmp_path)
-
-
-def test_a_classifier_without_transform_is_refused(table, tmp_path):
     with pytest.raises(SingError, match="has no transform"):
         compute(wrap_classifier(layers(), name="tiny"), table, tmp_path)
+    with pytest.raises(SingError, match="device=auto takes a GPU if there is one"):
+        compute(classifier(), table, tmp_path, device="a toaster")
+    assert not shards(tmp_path)
 
 
 def test_mixed_precision_agrees_with_float32_and_is_kept_apart(table, tmp_path):
@@ -195,12 +186,6 @@ def test_mixed_precision_agrees_with_float32_and_is_kept_apart(table, tmp_path):
     again = mixed.features.numpy() @ weight.numpy().T + bias.numpy()
     assert np.allclose(mixed.logits.numpy(), again, atol=1e-5)
     assert len(list((tmp_path / "kept").iterdir())) == 2
-
-
-def test_a_device_that_is_not_here_is_refused():
-    assert run_device("cpu") == torch.device("cpu")
-    with pytest.raises(SingError, match="device=auto takes a GPU if there is one"):
-        run_device("a toaster")
 
 
 # --- killed -------------------------------------------------------------------------------------

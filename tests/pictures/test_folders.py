@@ -151,32 +151,32 @@ def test_a_mapping_names_skips_and_reaches_odd_folders(tmp_path):
 # --- subsets ------------------------------------------------------------------------------------
 
 
+SIZES = {"ant": 2, "bee": 4, "cat": 9}
+
+
 @pytest.fixture(scope="module")
 def uneven(tmp_path_factory):
-    root = tmp_path_factory.mktemp("uneven")
-    for name, count in {"ant": 2, "bee": 4, "cat": 9}.items():
-        class_folders(root, [name], count)
-    for which, name in enumerate(("ant", "bee", "cat")):
-        for path in (root / name).iterdir():
-            class_picture(which, int(path.stem), (24, 16)).save(path)
+    root = class_folders(tmp_path_factory.mktemp("uneven"), SIZES, count=9)
+    for name, size in SIZES.items():
+        for number in range(size, 9):
+            (root / name / f"{number}.png").unlink()
     return root
 
 
 @pytest.mark.parametrize("total", [3, 5, 8, 12])
 def test_classes_get_equal_shares_and_a_smaller_subset_lies_within_a_larger_one(uneven, total):
     table = load(uneven, total=total, seed=3)
-    counts, sizes = table["label"].value_counts(), {"ant": 2, "bee": 4, "cat": 9}
+    counts = table["label"].value_counts()
     # The level up to which every class is filled, found by trying them all.
-    level = max(n for n in range(10) if sum(min(s, n) for s in sizes.values()) <= total)
-    for name, size in sizes.items():
+    level = max(n for n in range(10) if sum(min(s, n) for s in SIZES.values()) <= total)
+    for name, size in SIZES.items():
         assert min(size, level) <= counts[name] <= min(size, level + 1)
     assert len(table) == total
     assert set(table["path"]) < set(load(uneven, total=total + 2, seed=3)["path"])
 
 
 def test_the_choice_follows_from_the_seed_and_not_from_the_order_of_the_files(uneven, monkeypatch):
-    first = load(uneven, total=6)
-    walk = os.walk
+    first, walk = load(uneven, total=6), os.walk
     monkeypatch.setattr(os, "walk", lambda *a, **k: (
         (folder, inner, names[::-1]) for folder, inner, names in walk(*a, **k)))
     assert load(uneven, total=6).equals(first)

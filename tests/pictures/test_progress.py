@@ -27,16 +27,6 @@ class Told(list):
             raise Stopped
 
 
-def test_a_function_is_told_the_start_and_every_step():
-    told = Told()
-    with progress_bar(told, total=3, initial=1, desc="drawing", unit="picture") as bar:
-        bar.update(1)
-        bar.update(1)
-    assert told == [(1, 3, "drawing"), (2, 3, "drawing"), (3, 3, "drawing")]
-    with progress_bar(told, total=0, desc="nothing to do", unit="picture"):
-        assert len(told) == 3
-
-
 def test_around_an_iterable_what_it_raises_ends_the_work():
     told = Told(stop=2)
     letters = iter(progress_bar(told, iter("abc"), total=3, desc="drawing", unit="picture"))
