@@ -15,7 +15,6 @@ from itertools import accumulate, pairwise
 import numpy as np
 import pandas as pd
 import torch
-from torch.nn.functional import normalize
 
 from ..errors import SingError
 from ..method.metrics import scores
@@ -39,7 +38,6 @@ VERSIONS = {
 BASES = {"principal": "principal-first", "kernel": "kernel-first"}
 READERS = {"principal": "a linear map", "kernel": "a non-linear map"}
 BRIEF_DRAWS = 2  # random subspaces of a report
-NEAR = 0.2  # share of all labels that a true label must be among
 SOFTNESS = 2.0  # temperature of the probabilities that the non-linear map reads
 KEYS = ("information_draws", "kernel_size")
 
@@ -90,11 +88,10 @@ def picture_table(study: Study, model: str) -> pd.DataFrame:
     pandas.DataFrame
         A row per picture, space, version (a key of VERSIONS) and draw (-1: null space; from 0:
         a random subspace in its place): ``squared_error`` and ``energy`` of the held-out
-        translation, ``rank`` of the picture's label, and where a version has them
-        ``image_score`` and ``attribute_score`` of its removal, degrees; with the picture's
-        subject, label and class_index.
+        translation, and where a version has them ``image_score`` and ``attribute_score`` of its
+        removal, degrees; with the picture's subject and class_index.
     """
-    about = study.pictures[["picture", "subject", "label", "class_index"]]
+    about = study.pictures[["picture", "subject", "class_index"]]
     return _picture_table(study, model).merge(about, on="picture")
 
 
@@ -121,10 +118,8 @@ class _Reader:
         self.study, self.model, self.names, self.near = study, model, spaces, near
         self.views = {name: study.in_space(name) for name in spaces}
         self.z = {name: view.embeddings.double() for name, view in self.views.items()}
-        self.labels = {
-            name: view.text(study.labels).double() for name, view in self.views.items()}
-        place = {label: number for number, label in enumerate(study.labels)}
-        self.truth = study.pictures["label"].map(place).to_numpy()
+        self.text = {
+            name: view.text(study.pictures["label"]) for name, view in self.views.items()}
         number = study.pictures["fold"].to_numpy()
         self.folds = [torch.tensor(np.flatnonzero(number == fold))
                       for fold in range(study.config.folds)]
@@ -135,17 +130,14 @@ class _Reader:
         removed: torch.Tensor | None = None,
     ) -> None:
         """Keep translations (n, d) of one fold's rows, and those of their equivalents."""
-        z, labels = self.z[space][rows], self.labels[space]
-        truth = torch.tensor(self.truth[rows.numpy()].astype(int))
-        cosine = normalize(found, dim=1) @ labels.T
+        z = self.z[space][rows]
         table = pd.DataFrame({
             "picture": self.study.pictures["picture"].to_numpy()[rows],
             "squared_error": (found - z).square().sum(1).numpy(),
             "energy": (z - z.mean(0)).square().sum(1).numpy(),
-            "rank": (cosine > cosine.gather(1, truth[:, None])).sum(1).numpy() + 1,
         })
         if removed is not None:
-            for name, score in scores(found, removed, labels[truth])._asdict().items():
+            for name, score in scores(found, removed, self.text[space][rows])._asdict().items():
                 table[name] = score.numpy()
         self.tables.append(table.assign(space=space, version=version, draw=draw))
 
@@ -259,26 +251,15 @@ def information_table(study: Study) -> pd.DataFrame:
         model, title, joint (name of the space), space (its title), ``circular`` (the classifier
         built it), version (a key of VERSIONS), name (for people), kind (null space removed, or
         random control: a random subspace in its place, mean over draws; the whole feature has
-        none), quantity: ``r2`` (at most 1), ``near`` (share of pictures whose label is among the
-        nearest fifth of all labels), ``median_rank`` (from 1); value, low, high (95 %, cluster
-        bootstrap over subjects) and ``chance`` (0, a fifth, and the middle rank).
+        none), value, low, high: R2, at most 1 (95 %, cluster bootstrap over subjects).
     """
-    labels, records = len(study.labels), []
-    near = max(1, int(NEAR * labels))
-    chance = {"r2": 0.0, "near": near / labels, "median_rank": (labels + 1) / 2}
+    records = []
     for about, rows in _groups(study):
         if about["version"] == "whole" and about["kind"] == CONTROL:
             continue
         sums = rows.groupby("subject")[["squared_error", "energy"]].sum().to_numpy()
-        subjects, rank = rows["subject"].to_numpy(), rows["rank"].to_numpy(float)
-        found = {
-            "r2": study.interval(
-                sums, np.arange(len(sums)), lambda m: 1 - m[:, 0] / m[:, 1], of_means=True),
-            "near": study.interval((rank <= near).astype(float), subjects),
-            "median_rank": study.interval(rank, subjects, np.median),
-        }
-        records += [about | row | {"quantity": quantity, "chance": chance[quantity]}
-                    for quantity, row in found.items()]
+        records.append(about | study.interval(
+            sums, np.arange(len(sums)), lambda m: 1 - m[:, 0] / m[:, 1], of_means=True))
     return pd.DataFrame(records)
 
 

@@ -20,8 +20,8 @@ from .controls import all_mean_directions, discriminant_directions
 from .intervals import cluster_bootstrap
 
 __all__ = [
-    "FOLDS", "READABLE", "SCORES", "concept_values", "hidden_share", "plant_power", "plant_runs",
-    "power_table", "score_table", "split_subjects", "thresholds",
+    "FOLDS", "READABLE", "SCORES", "concept_values", "hidden_share", "plant_runs", "power_table",
+    "score_table", "split_subjects", "thresholds",
 ]
 
 SCORES = {
@@ -36,7 +36,6 @@ CALIBRATION = 1000  # added to the seeds of the runs that thresholds are chosen 
 SHUFFLES = 5
 DIRECTIONS = {"mean": (1, 2, 4, 8), "discriminant": (1, 2, 4, 8, 16, 32)}
 SUBJECTS, PICTURES = (10, 20, 40, 80), (1, 2, 4, 8)
-COMPARED = ("hidden", "joint", "attribute_excess")  # scores whose power is measured
 KEYS = ("plant_splits", "plant_concepts", "plant_pictures")
 
 
@@ -112,14 +111,15 @@ def thresholds(runs: pd.DataFrame) -> pd.Series:
 # --- how well they are found ----------------------------------------------------------------------
 
 
-def _area(study: Study, positive: np.ndarray, score: np.ndarray, concept: np.ndarray) -> dict:
-    """Area under the ROC curve with an interval over concepts.
+def _area(study: Study, own: pd.DataFrame, score: str) -> dict:
+    """Area under the ROC curve of planted concepts among all, with an interval over concepts.
 
     The share of pairs of a positive and a negative in the right order, ties counting half (Mann and
     Whitney). How often the positives of one concept lie above the negatives of another is counted
     once; a sample of concepts weighs these counts.
     """
-    names, members = np.unique(concept, return_inverse=True)
+    positive, score = (own["plant"] == own["concept"]).to_numpy(), own[score].to_numpy()
+    names, members = np.unique(own["concept"], return_inverse=True)
     count, above, whose = len(names), score[positive], members[positive]
     ours, theirs = (np.bincount(members[part], minlength=count) for part in (positive, ~positive))
     won = np.empty((count, count))  # pairs won by positives of a concept against negatives of one
@@ -148,7 +148,7 @@ def _detected(study: Study, own: pd.DataFrame, kind: str, score: str, limit: flo
     place = plants.groupby(key)[score].rank(ascending=False, method="max")[mine]
     names = plants["plant"][mine]
     return {
-        "auc": _area(study, positive.to_numpy(), own[score].to_numpy(), own["concept"].to_numpy()),
+        "auc": _area(study, own, score),
         "first": study.interval((place == 1).to_numpy(float), names),
         "found": study.interval((plants[score][mine] > limit).to_numpy(float), names),
     }
@@ -183,51 +183,48 @@ def score_table(study: Study) -> pd.DataFrame:
 
 
 @stored(models="models", keys=KEYS)
-def plant_power(study: Study) -> pd.DataFrame:
-    """Scores of plants found with fewer subjects or pictures, and of plants of other sizes.
+def power_table(study: Study) -> pd.DataFrame:
+    """How well the hidden share finds plants, by subjects, pictures and planted directions.
 
     Returns
     -------
     pandas.DataFrame
-        As :func:`plant_runs`, with ``axis`` (``subjects``, ``pictures`` a subject, ``directions``
-        planted), ``method`` (how directions were found: mean or discriminant), ``size`` along the
-        axis, ``subjects`` and ``pictures`` (that were asked about). Along ``directions`` only the
-        readout's scores are filled.
+        ``axis`` (``subjects``, ``pictures`` a subject, ``directions`` planted), ``method`` (how
+        directions were found: mean or discriminant), ``size`` along the axis, and value, low, high:
+        area under the ROC curve (95 %, cluster bootstrap over concepts).
     """
     tables = []
     for model in study.config.models:
         for split in range(min(2, study.config.plant_splits)):  # the longest part of the chapter
             run = Split(study, model, study.config.seed + split)
-            whole = run.asked()
+            whole, first = run.asked(), run.first
             for axis, size, table in _fewer(run.tables[1], run.seed):
                 asked = whole if len(table) == len(run.tables[1]) else run.asked(table)
-                tables += _planted(run, asked, run.first.directions(), axis, size, "mean")
-            most = max(DIRECTIONS["discriminant"])
-            found = discriminant_directions(run.first.features, run.first.values, most, run.lam)
-            for method, counts in DIRECTIONS.items():
-                for count in counts:
-                    plants = [one[:, :count] for one in found]
-                    if method == "mean":
-                        plants = all_mean_directions(
-                            run.first.features, run.first.values,
-                            split_subjects(run.tables[0], count, run.seed))
-                    tables += _planted(
-                        run, whole, plants, "directions", count, method, readout=True)
-    return _rounded(tables)
+                tables += _planted(run, asked, first.directions(), axis, size, "mean")
+            found = discriminant_directions(
+                first.features, first.values, max(DIRECTIONS["discriminant"]), run.lam)
+            for size in DIRECTIONS["discriminant"]:
+                plants = [one[:, :size] for one in found]
+                tables += _planted(run, whole, plants, "directions", size, "discriminant")
+            for size in DIRECTIONS["mean"]:
+                parts = split_subjects(run.tables[0], size, run.seed)
+                plants = all_mean_directions(first.features, first.values, parts)
+                tables += _planted(run, whole, plants, "directions", size, "mean")
+    found = _rounded(tables).groupby(["axis", "method", "size"], sort=False)
+    return pd.DataFrame([
+        dict(zip(("axis", "method", "size"), key)) | _area(study, own, "hidden")
+        for key, own in found])
 
 
 def _planted(
-    run: Split, asked: Asked, plants: list[np.ndarray], axis: str, size: int, method: str,
-    *, readout: bool = False,
+    run: Split, asked: Asked, plants: list[np.ndarray], axis: str, size: int, method: str
 ) -> list[pd.DataFrame]:
-    """The untouched head, and heads blind to each concept."""
-    about = {"axis": axis, "size": size, "method": method,
-             "subjects": len(set(asked.half.subjects)), "pictures": len(asked.half.rows)}
-    untouched, *planted = asked.scores([None, *plants], readout=readout)
+    """Readouts of the untouched head, and of heads blind to each concept."""
+    untouched, *planted = asked.scores([None, *plants], readout=True)
     tables = [run.records("untouched", "", untouched)]
     tables += [run.records("planted", name, scores)
                for name, scores in zip(run.names, planted, strict=True)]
-    return [table.assign(**about) for table in tables]
+    return [table.assign(axis=axis, size=size, method=method) for table in tables]
 
 
 def _fewer(table: pd.DataFrame, seed: int) -> Iterator[tuple[str, int, pd.DataFrame]]:
@@ -242,31 +239,3 @@ def _fewer(table: pd.DataFrame, seed: int) -> Iterator[tuple[str, int, pd.DataFr
     for size in [level for level in PICTURES if level < typical]:
         yield "pictures", size, table[number < size].reset_index(drop=True)
     yield "pictures", typical, table
-
-
-@stored(models="models", keys=KEYS)
-def power_table(study: Study) -> pd.DataFrame:
-    """How well plants are found by number of subjects, of pictures and of planted directions.
-
-    Returns
-    -------
-    pandas.DataFrame
-        axis, method, size, subjects, pictures (medians over runs), score, name, ``quantity``
-        (``auc``, ``first`` or ``found``, as in :func:`score_table`), value, low, high (95 %,
-        cluster bootstrap over concepts), and ``control`` (what a guess gives; for ``found`` the
-        share of alarms on untouched heads).
-    """
-    power, limits, records = plant_power(study), thresholds(plant_runs(study)), []
-    for (axis, method, size), own in power.groupby(["axis", "method", "size"], sort=False):
-        plain, plants = (own[own["head"] == head] for head in ("untouched", "planted"))
-        concepts = plants.groupby(["model", "seed", "plant"])["concept"].size().mean()
-        about = {"axis": axis, "method": method, "size": size}
-        about |= {name: int(own[name].median()) for name in ("subjects", "pictures")}
-        for score in (score for score in COMPARED if own[score].notna().any()):
-            guess = {"auc": 0.5, "first": 1 / concepts,
-                     "found": float((plain[score] > limits[score]).mean())}
-            found = _detected(study, own, "planted", score, limits[score])
-            records += [
-                about | {"score": score, "name": SCORES[score], "quantity": quantity} | row
-                | {"control": guess[quantity]} for quantity, row in found.items()]
-    return pd.DataFrame(records)

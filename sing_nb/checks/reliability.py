@@ -1,30 +1,27 @@
-"""How far a score would come out the same again: translators of other subjects, other pictures.
+"""The noise floor: how far a picture's score would come out the same with another translator.
 
 Translators are refitted on other deals of the subjects, so that a score becomes a sample; the share
-of its variance that belongs to the picture or the class is its reliability.
+of its variance that belongs to the picture is its reliability.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import product
 
 import numpy as np
 import pandas as pd
 import torch
 
 from ..errors import SingError
-from ..method.metrics import scores
+from ..method.metrics import image_score
 from ..method.translator import RidgeFitter, Translator
 from ..study.study import Study, stored
 from ..study.tables import KINDS, scored
 from .intervals import deal
 
-__all__ = ["agreement_icc", "grouped_icc", "model_reliability", "translator_spread"]
+__all__ = ["agreement_icc", "model_reliability", "translator_spread"]
 
 HALVES, REDEALT = "translators of disjoint halves", "translators of other deals"
-PICTURES = "pictures of the class"
-SCORES = ("image_score", "attribute_score")
 
 
 # --- intraclass correlations ----------------------------------------------------------------------
@@ -81,26 +78,6 @@ def _icc(n: np.ndarray, raters: np.ndarray, objects: np.ndarray, squares: np.nda
         return (own - error) / (own + (k - 1) * error + k * (rater - error) / n)
 
 
-def grouped_icc(groups: np.ndarray) -> np.ndarray:
-    """Reliability of group means by the one-way decomposition: ICC(1,k) for groups of any size.
-
-    ``(B - W) / B`` with the mean squares between and within groups (McGraw and Wong 1996). Of
-    groups (..., groups, 3) by size, mean and sum of squares about that mean: (...), at most 1, the
-    share of the variance of a group's mean that is the group's; nan where no group has two members,
-    or all means are equal.
-
-    >>> grouped_icc([[2, 1.0, 0.0], [2, 3.0, 0.0]]).item()
-    1.0
-    """
-    size, mean, inside = np.moveaxis(np.asarray(groups, dtype=float), -1, 0)
-    count, free = size.shape[-1], (size - 1).sum(-1)
-    grand = (size * mean).sum(-1, keepdims=True) / size.sum(-1, keepdims=True)
-    between = (size * (mean - grand) ** 2).sum(-1) / max(1, count - 1)
-    defined = (free > 0) & (between > 0)
-    found = 1 - inside.sum(-1) / np.where(defined, free * between, 1)
-    return np.where(defined, found, np.nan)
-
-
 # --- translators from other deals -----------------------------------------------------------------
 
 
@@ -151,42 +128,37 @@ def translator_spread(study: Study, model: str) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        picture, subject, label, deal, ``part`` (all, first half, second half), and in degrees
-        image_score, attribute_score (towards the own class; signed), and ``..._control`` and
-        ``..._other``: the mean over all random subspaces but the first, and the first alone.
+        picture, subject, deal, ``part`` (all, first half, second half), ``image_score`` and
+        ``image_score_control`` (a random subspace in the null space's place), degrees.
 
     Raises
     ------
     SingError
-        If the profile asks for fewer than 2 deals or random subspaces.
+        If the profile asks for fewer than 2 deals.
     """
-    if study.config.redeals < 2 or study.config.control_draws < 2:
+    if study.config.redeals < 2:
         raise SingError(
-            f"A spread needs at least 2 deals of the subjects and 2 random subspaces; the profile "
-            f"has redeals {study.config.redeals} and control_draws {study.config.control_draws}."
+            f"A spread needs at least 2 deals of the subjects; the profile has redeals "
+            f"{study.config.redeals}."
         )
     counted = scored(study, model)
     rows = study.rows(counted["picture"])
-    f, text = study.features(model)[rows], study.text(counted["label"])
+    f = study.features(model)[rows]
     states = torch.stack(
-        [f, study.spaces(model).remove_null(f), *study.random_removals(model, f)])
+        [f, study.spaces(model).remove_null(f), next(iter(study.random_removals(model, f)))])
     always = study.fitter(model, study.pictures["source"] == "clipart")
     tables = []
     for number in range(study.config.redeals):
         group = _deal(study, number)
         maps = list(_refits(study, model, always, group))
         for part, name in enumerate(("all", "first half", "second half")):
-            z = torch.empty(*states.shape[:2], text.shape[-1])
+            z = torch.empty(*states.shape[:2], study.embeddings.shape[1])
             for fold, fitted in enumerate(maps):
                 own = torch.tensor(group[rows] // 2 == fold)
                 z[:, own] = fitted[part](states[:, own])
-            moved = scores(z[0], z[1:], text)  # without the null part, and without random ones
-            table = counted[["picture", "subject", "label"]].assign(deal=number, part=name)
-            for column, drawn in moved._asdict().items():
-                table[column] = drawn[0].numpy()
-                table[f"{column}_control"] = drawn[2:].mean(0).numpy()
-                table[f"{column}_other"] = drawn[1].numpy()
-            tables.append(table)
+            null, random = image_score(z[0], z[1:]).numpy()
+            tables.append(counted[["picture", "subject"]].assign(
+                deal=number, part=name, image_score=null, image_score_control=random))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -195,11 +167,7 @@ def translator_spread(study: Study, model: str) -> pd.DataFrame:
 
 @stored(keys=["redeals"])
 def model_reliability(study: Study, model: str) -> pd.DataFrame:
-    """How far a picture's and a class's score would come out the same again, for one classifier.
-
-    Each is the share of the variance of one number that belongs to its object, an intraclass
-    correlation: over translators by :func:`agreement_icc`; of a class over its pictures by
-    :func:`grouped_icc` (of the mean over its pictures).
+    """How far a picture's Image Score would come out the same again, for one classifier.
 
     Parameters
     ----------
@@ -210,54 +178,21 @@ def model_reliability(study: Study, model: str) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        model, title, ``level`` (picture, class), ``over`` (what is done again), ``objects`` (how
-        many), ``quantity`` (image_score; attribute_score, signed; both as ``_excess``: minus the
-        mean over random subspaces), ``kind`` (null space removed; random control: one random
-        subspace in place of the null space, in its excess minus the mean over the others), value,
-        low, high, 1 = always the same and 0 = all noise (95 %, cluster bootstrap over subjects,
-        for a class over classes), ``spread`` and ``between``, degrees: standard deviation of one
-        object's number when done again, and of the objects' means.
+        model, title, ``over`` (what is done again: translators of other deals, or of disjoint
+        halves), ``kind`` (null space removed; random control: one random subspace in its place),
+        value, low, high: :func:`agreement_icc`, 1 = always the same and 0 = all noise (95 %,
+        cluster bootstrap over subjects), ``spread`` and ``between``, degrees: standard deviation
+        of one picture's score when done again, and of the pictures' means.
     """
-    drawn, own = translator_spread(study, model), _own_scores(study, model)
-    parts = {REDEALT: ["all"], HALVES: ["first half", "second half"]}
-    keys = drawn.drop_duplicates("picture").set_index("picture")
-    records = []
-    for kind, quantity in product(
-            KINDS, [name + end for name, end in product(SCORES, ("", "_excess"))]):
-        about = {"kind": kind, "quantity": quantity}
-        for over, names in parts.items():
-            chosen = drawn[drawn["part"].isin(names)]
-            values = chosen.assign(value=_numbers(chosen, **about)).pivot_table(
-                "value", "picture", ["deal", "part"]).loc[keys.index]
-            by_class = values.groupby(keys["label"].to_numpy()).median()
-            about["over"] = over
-            records.append({"level": "picture"} | about | _agreement(
-                study, values.to_numpy(), keys["subject"], over))
-            if len(by_class) > 1:
-                records.append({"level": "class"} | about | _agreement(
-                    study, by_class.to_numpy(), by_class.index, over))
-            del about["over"]
-        groups = _numbers(own, **about).groupby(own["label"]).agg(["size", "mean", "var"])
-        if len(groups) > 1 and groups["size"].max() > 1:
-            records.append({"level": "class", "over": PICTURES} | about | _grouped(study, groups))
+    drawn = translator_spread(study, model)
+    subjects = drawn.drop_duplicates("picture").set_index("picture")["subject"]
+    whole, records = drawn["part"] == "all", []
+    for over, own in ((REDEALT, drawn[whole]), (HALVES, drawn[~whole])):
+        for kind, column in zip(KINDS, ("image_score", "image_score_control")):
+            values = own.pivot_table(column, "picture", ["deal", "part"]).loc[subjects.index]
+            records.append({"over": over, "kind": kind} | _agreement(
+                study, values.to_numpy(), subjects, over))
     return pd.DataFrame(records).assign(model=model, title=study.title(model))
-
-
-def _numbers(table: pd.DataFrame, kind: str, quantity: str) -> pd.Series:
-    base = quantity.removesuffix("_excess")
-    found = table[base if kind == KINDS[0] else f"{base}_other"]
-    return found if quantity == base else found - table[f"{base}_control"]
-
-
-def _own_scores(study: Study, model: str) -> pd.DataFrame:
-    """Scores under the study's own translators, with the columns of :func:`translator_spread`."""
-    table, first = scored(study, model), scored(study, model, draw=0)
-    draws = study.config.control_draws
-    for name in SCORES:
-        one = first[f"{name}_control"]
-        table[f"{name}_other"] = one
-        table[f"{name}_control"] = (draws * table[f"{name}_control"] - one) / (draws - 1)
-    return table
 
 
 def _agreement(study: Study, values: np.ndarray, clusters: Sequence, over: str) -> dict:
@@ -277,18 +212,6 @@ def _agreement(study: Study, values: np.ndarray, clusters: Sequence, over: str) 
         return found.clip(min=0).mean(-1)
 
     return study.interval(sums, np.arange(len(sums)), statistic, of_means=True) | {
-        "objects": n, "spread": float(np.sqrt(x.var(-1, ddof=1).mean())),
+        "spread": float(np.sqrt(x.var(-1, ddof=1).mean())),
         "between": float(values.mean(1).std(ddof=1)),
-    }
-
-
-def _grouped(study: Study, groups: pd.DataFrame) -> dict:
-    """Reliability of the means of groups with the columns size, mean and var."""
-    size = groups["size"]
-    inside = (groups["var"] * (size - 1)).fillna(0)
-    values = np.column_stack([size, groups["mean"], inside])
-    return study.interval(
-        values, groups.index, lambda drawn: np.fmax(grouped_icc(drawn), 0), vectorized=True) | {
-        "objects": len(size), "between": float(groups["mean"].std(ddof=1)),
-        "spread": float(np.sqrt(inside.sum() / (size - 1).sum() / size.mean())),
     }

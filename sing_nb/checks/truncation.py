@@ -24,10 +24,9 @@ from ..study.tables import KINDS, QUANTITIES, scored
 __all__ = ["REMOVED", "paper_sizes", "removal_curves", "truncated_heads"]
 
 RANKS = (900, 750, 500, 250, 100)
-# How many of the weakest directions are removed: shares of the narrowest feature (the same count
-# for every head), and shares of |W|_F^2 that the removed directions hold together.
+# How many of the weakest directions are removed, of every head as many: shares of the narrowest
+# feature.
 SHARES = (1 / 64, 1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 15 / 16)
-ENERGIES = (0.003, 0.01, 0.03, 0.1, 0.3)
 REMOVED = ("weakest directions removed", "random control", "excess")
 MEASURES = ("image_score", "attribute_score", "logit_change", "ratio")
 ENDS = ("value", "low", "high")
@@ -137,11 +136,9 @@ def removal_curves(study: Study) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        model, title, ``by`` (``count``: the same k for every head; ``energy``: the same share of
-        the head's energy), ``level`` (k, or that share), ``removed`` (k), ``share`` (k / m),
-        ``head_energy`` (share of ``|W|_F^2``), ``feature_share`` (median share of the features'
-        squared length that goes), ``kind`` (weakest directions removed; random control, the mean
-        over random subspaces; excess, the first minus the second), ``quantity`` (image_score,
+        model, title, ``removed`` (k, the same for every head), ``share`` (k / m), ``head_energy``
+        (share of ``|W|_F^2`` that goes), ``kind`` (weakest directions removed; random control, the
+        mean over random subspaces; excess, the first minus the second), ``quantity`` (image_score,
         attribute_score [absolute] and logit_change [largest of any logit]: medians over pictures;
         ratio: of the first two), value, low, high (95 %, over other subjects and other random
         subspaces, :func:`sing_nb.checks.intervals.excess`).
@@ -155,18 +152,11 @@ def removal_curves(study: Study) -> pd.DataFrame:
     points, parts = [], []
     for model, (frame, energy) in frames.items():
         held = energy.cumsum(0) / energy.sum()
-        at_most = [max(1, int((held <= share * (1 + 1e-12)).sum())) for share in ENERGIES]
-        ways = [*(("count", k, k) for k in counts), *(
-            ("energy", level, k) for level, k in zip(ENERGIES, at_most))]
-        parts.append(_removals(study, model, frame, [k for *_, k in ways]))
+        parts.append(_removals(study, model, frame, counts))
         points.append([
-            {"model": model, "title": study.title(model), "by": by, "level": level, "removed": k,
-             "share": k / len(energy), "head_energy": float(held[k - 1]),
-             "feature_share": float(share)}
-            for (by, level, k), share in zip(ways, np.median(parts[-1]["share"], axis=0))
-        ])
-    score = np.stack([one["score"] for one in parts], axis=1)
-    control = np.stack([one["control"] for one in parts], axis=2)
+            {"model": model, "title": study.title(model), "removed": k, "share": k / len(energy),
+             "head_energy": float(held[k - 1])} for k in counts])
+    score, control = (np.stack(part, axis=axis) for part, axis in zip(zip(*parts), (1, 2)))
     subjects = scored(study, everyone[0])["subject"]
     ends = study.excess(score, control, subjects, _kinds, of_medians=True)
     return pd.DataFrame([
@@ -204,13 +194,13 @@ def _kinds(score: np.ndarray, control: np.ndarray) -> np.ndarray:
 
 def _removals(
     study: Study, model: str, frame: torch.Tensor, sizes: Sequence[int]
-) -> dict[str, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray]:
     """Scores of the counted pictures without their first directions of a frame, size by size.
 
     Everything is linear in the feature: it is rotated once, and what a further direction takes
-    away is added up. Of a frame (m, m), of orthonormal columns, the first k of `sizes` go:
-    ``score`` (n, 3, sizes), IS and |AS| in degrees, largest change of any logit; ``control``
-    (n, draws, 3, sizes), the same of random subspaces; ``share`` (n, sizes) of the squared length.
+    away is added up. Of a frame (m, m), of orthonormal columns, the first k of `sizes` go: IS and
+    |AS| in degrees, largest change of any logit (n, 3, sizes), and the same of random subspaces
+    (n, draws, 3, sizes).
     """
     table = scored(study, model)
     rows = study.rows(table["picture"])
@@ -247,8 +237,7 @@ def _removals(
     m, seed = f.shape[1], study.config.seed
     control = [scores(torch.as_tensor(random_basis(m, m, seed + draw)), matched=True)
                for draw in range(study.config.control_draws)]
-    share = (lengths.square() / f.square().sum(1)).T.numpy()
-    return {"score": score, "control": np.stack(control, axis=1), "share": share}
+    return score, np.stack(control, axis=1)
 
 
 # --- if only the size of the null space differed --------------------------------------------------
@@ -300,7 +289,7 @@ def _paper_sizes(study: Study, model: str) -> pd.DataFrame:
              "names": ", ".join(names)}
             for by, k in same.items() if 0 < k < m
         ]
-    found = _removals(study, model, frame, [point["removed"] for point in points])
+    score, control = _removals(study, model, frame, [point["removed"] for point in points])
     smallest = [next(i for i, one in enumerate(points) if one["by"] == point["by"])
                 for point in points]
 
@@ -308,8 +297,8 @@ def _paper_sizes(study: Study, model: str) -> pd.DataFrame:
         kinds = _kinds(score, control)
         return np.stack([kinds, kinds - kinds[..., smallest]], axis=1)
 
-    ends = study.excess(found["score"], found["control"], scored(study, model)["subject"],
-                        statistic, of_medians=True)
+    ends = study.excess(
+        score, control, scored(study, model)["subject"], statistic, of_medians=True)
     gaps = dict(zip(ENDS, ("gap", "gap_low", "gap_high")))
     table = pd.DataFrame([
         {"model": model, "title": study.title(model), **points[size], "kind": REMOVED[kind],

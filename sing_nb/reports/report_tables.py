@@ -202,7 +202,6 @@ def _photos(study: Study, model: str) -> pd.DataFrame:
 
 
 def _floor(study: Study, model: str) -> pd.DataFrame:
-    c = study.config
-    if c.redeals < 2 or c.control_draws < 2:
-        return pd.DataFrame(columns=["model", "title", "level", "over", "quantity", "kind"])
+    if study.config.redeals < 2:
+        return pd.DataFrame(columns=["model", "title", "over", "kind"])
     return _who(study, model, model_reliability(study, model))

@@ -218,8 +218,7 @@ def _sure(own: Mapping[str, pd.DataFrame], off: str) -> str:
     if count := len(own["skipped"]):
         text += (f" {count:,} file{'' if count == 1 else 's'} could not be used; the page says "
                  f"which, and why.")
-    again = floor[(floor["level"] == "picture") & (floor["over"] == REDEALT)
-                  & (floor["quantity"] == "image_score") & (floor["kind"] == NULL)]
+    again = floor[(floor["over"] == REDEALT) & (floor["kind"] == NULL)]
     if len(again) and off:
         text += (f" Fitted on other pictures, it would give a picture the same Image Score to "
                  f"within ±{again['spread'].iloc[0]:.1f}°.")
