@@ -14,7 +14,7 @@ from torch import nn
 from ..errors import SingError
 from .heads import find_layers
 
-__all__ = ["load_checkpoint", "sketched"]
+__all__ = ["load_checkpoint"]
 
 _SETTINGS = (
     "input_size", "img_size", "mean", "std", "crop_pct", "crop_mode", "interpolation",
@@ -41,7 +41,7 @@ def load_checkpoint(
     """
     path = Path(file).expanduser()
     checkpoint = _read(path, name)
-    tensors, sketch = dict(_flat(checkpoint)), sketched(make)
+    tensors, sketch = dict(_flat(checkpoint)), _sketched(make)
     layer = find_layers(sketch, name)[0]
     key = next(f"{key}.weight" for key, part in sketch.named_modules() if part is layer)
     prefixes = [found.removesuffix(key) for found in tensors
@@ -54,7 +54,7 @@ def load_checkpoint(
             f"({', '.join(list(tensors)[-4:])}). Expected a state dict of the whole classifier in "
             f"the names of the library."
         )
-    prefix = max(whole or prefixes, key=lambda one: "ema" in one.lower())
+    prefix = max(whole or prefixes, key=lambda one: ("ema" in one.lower(), -len(one)))
     state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     model = make(num_classes=len(state[key]))
     own = model.state_dict()
@@ -76,7 +76,7 @@ def load_checkpoint(
     return model, notes if left else [], settings
 
 
-def sketched(make: Callable[[], nn.Module]) -> nn.Module:
+def _sketched(make: Callable[[], nn.Module]) -> nn.Module:
     """A model's architecture without weights, if it can be had without."""
     try:
         with torch.device("meta"):

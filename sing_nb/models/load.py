@@ -162,21 +162,18 @@ def load_classifier(name: str) -> Classifier:
 
 def _unknown(name: str) -> str:
     """What to say of a name that means nothing: what was wanted, and what is near it."""
-    import timm
     import torchvision
 
     path, known = Path(name).expanduser(), list(model_names())
-    stem = name.split("/")[-1].split(":")[0].split(".")[0]
+    stem = name.split(":")[0]
     near = [repr(one) for one in difflib.get_close_matches(name, known, n=1)]
     if path.is_file():
         near = [f"{name}:<factory>"] if path.suffix == ".py" else [
             f"{library}/<architecture>:{name}" for library in ("timm", "torchvision")]
     elif path.is_dir():
         near = [f"transformers/{name}", f"timm/local-dir:{name}"]
-    elif timm.is_model(stem) and (stem not in known or ":" in name):
-        near = [] if ":" in name else [f"timm/{name}"]
-        if stem in torchvision.models.list_models(torchvision.models):
-            near.append(f"torchvision/{name if ':' in name else stem + ':DEFAULT'}")
+    elif name not in known and stem in torchvision.models.list_models(torchvision.models):
+        near = [f"torchvision/{name if ':' in name else name + ':DEFAULT'}"]
     return (
         f"Unknown classifier {name!r}{'; did you mean ' if near else ''}{' or '.join(near)}. Known "
         f"short names: {', '.join(known)}; or use timm/<name>, torchvision/<name>:<weights>, "
@@ -272,10 +269,9 @@ def _check_pretrained(name: str, ident: str, architecture: str) -> None:
     if not timm.get_pretrained_cfg(ident).num_classes:
         family = timm.list_pretrained(f"{architecture.split('_')[0]}*")
         raise SingError(_nearest(
-            f"{name} is a backbone without a head: no last layer, no null space of one. Add a head "
-            f"of your own and use wrap_classifier, or take a variant with a classifier (of DINOv2 "
-            f"transformers/{model_names()['dinov2']['id']})", ident,
-            [one for one in family if timm.get_pretrained_cfg(one).num_classes == 1000],
+            f"{name} is a backbone without a head: no last layer, no null space of one. Take a "
+            f"variant with a classifier (transformers/{model_names()['dinov2']['id']} is one)",
+            ident, [one for one in family if timm.get_pretrained_cfg(one).num_classes == 1000],
         ))
 
 

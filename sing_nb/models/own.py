@@ -86,9 +86,8 @@ def _parts(made: object, name: str) -> tuple[nn.Module, dict[str, object]]:
     if not isinstance(module, nn.Module):
         what = f"the class {made.__name__}" if isinstance(made, type) else type(module).__name__
         raise SingError(
-            f"{name} gives {what}; expected a torch.nn.Module, a tuple (module, transform, class "
-            f"names) or a mapping with the keys {', '.join(keys)}. Of a state dict make the "
-            f"architecture, then load_state_dict."
+            f"{name} gives {what}; expected a torch.nn.Module, a tuple ({', '.join(keys)}) or a "
+            f"mapping with these keys. Of a state dict make the architecture, then load_state_dict."
         )
     return module, {key: getattr(module, key, None) if own.get(key) is None else own[key]
                     for key in keys[1:]}
@@ -127,23 +126,14 @@ def _try(classifier: Classifier) -> None:
 class _OwnTransform:
     """A transform that came with code of one's own, which it names: features depend on both."""
 
-    def __init__(self, transform: Callable, code: str, factory: tuple[str, ...] = ()) -> None:
-        self._transform, self._code, self._factory = transform, code, factory
+    def __init__(self, transform: Callable, code: str) -> None:
+        self._transform, self._code = transform, code
 
     def __call__(self, picture: Image.Image) -> torch.Tensor:
         return self._transform(picture)
 
     def __repr__(self) -> str:
         return f"{described(self._transform)} with code {self._code}"
-
-    def __reduce__(self) -> tuple:  # another process imports the code by its name, too
-        if self._factory:
-            return _transform_of, self._factory
-        return type(self), (self._transform, self._code)
-
-
-def _transform_of(*factory: str) -> Callable:
-    return from_factory(*factory).transform
 
 
 def described(thing: object) -> str:
@@ -226,8 +216,7 @@ def from_factory(name: str, where: str, factory: str) -> Classifier:
     found = as_classifier(made, name)
     if found.title == name:
         found.title = f"{factory} ({Path(sys.modules[dotted].__file__).name})"
-    found.transform = _OwnTransform(
-        found.transform, code, (name, str(file) if file else where, factory))
+    found.transform = _OwnTransform(found.transform, code)
     return found
 
 
