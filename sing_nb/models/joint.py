@@ -201,11 +201,10 @@ def _read(name: str, load: Callable[[], tuple]) -> tuple:
     try:
         return load()
     except Exception as error:  # open_clip, safetensors and torch raise many kinds
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise SingError(
-            f"The weights of {name} could not be read: {reason}. Expected a state dict of this "
-            f"architecture (safetensors, or torch's weights-only format), or a folder with "
-            f"open_clip_config.json and open_clip_model.safetensors."
+            f"The weights of {name} could not be read: {type(error).__name__}: {str(error)[:300]}. "
+            f"Expected a state dict of this architecture, or a folder with open_clip_config.json "
+            f"and open_clip_model.safetensors."
         ) from error
 
 

