@@ -289,7 +289,10 @@ def _check(profile: str, settings: Sequence[str], as_json: bool) -> int:
                      "needs": [one._asdict() for one in found]})
     else:
         print(summary(config, found))
-    return 0 if all(one.there for one in found) else 1
+    if all(one.there for one in found):
+        return 0
+    print("sing check: something is missing; the profile offline needs no hub.", file=sys.stderr)
+    return 1
 
 
 def _print_json(content: object) -> None:

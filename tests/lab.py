@@ -91,23 +91,11 @@ def _printed_address(server: psutil.Popen, log: Path) -> str:
     raise AssertionError(f"JupyterLab did not start:\n{log.read_text()[-3000:]}")
 
 
-def family(process: psutil.Process) -> list[psutil.Process]:
-    """A process with all that it started, and all that those started."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return [process, *process.children(recursive=True)]
-    return []
-
-
-def command_line(process: psutil.Process) -> str:
-    """What a process was started with; nothing of one that ended, were it not yet waited for."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return " ".join(process.cmdline())
-    return ""
-
-
 def end(server: psutil.Process) -> None:
     """End a server and its kernels: first as Control-C would, then for good."""
-    started = family(server)
+    started = [server]
+    with contextlib.suppress(psutil.NoSuchProcess):  # it may have ended by itself
+        started += server.children(recursive=True)
     for process in started[1:]:  # make would say that its command failed
         with contextlib.suppress(psutil.NoSuchProcess):
             process.terminate()

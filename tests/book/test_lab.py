@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import urllib.request
 
 import pytest
 from PIL import Image, ImageDraw
@@ -12,7 +11,7 @@ from PIL import Image, ImageDraw
 pytest.importorskip("playwright")
 
 from browser import find_chromium, open_browser
-from lab import borrow_results, command_line, copy_chapter, family, open_notebook, psutil, serve_lab
+from lab import borrow_results, copy_chapter, open_notebook, serve_lab
 
 from sing_nb.models.prompts import imagenet_names
 from sing_nb.study import tables
@@ -181,28 +180,3 @@ def test_nothing_went_wrong_and_nobody_else_was_asked(notebook, explorer, smoke)
     assert notebook.tracebacks() == []
     assert notebook.outside == []
     assert notebook.errors == []
-
-
-# --- the end --------------------------------------------------------------------------------------
-
-
-def test_every_process_is_ended_also_when_something_fails(tmp_path):
-    copy_chapter("01_setup", tmp_path / "book")
-    started: list[psutil.Process] = []
-
-    def fail_with_a_kernel_running():
-        with serve_lab(tmp_path / "book", tmp_path / "own") as address:
-            base, token = address.split("/lab/")[0], address.split("token=")[1]
-            urllib.request.urlopen(urllib.request.Request(
-                f"{base}/api/kernels", b"{}", {"Authorization": f"token {token}"}
-            ))
-            started.extend(
-                process for process in family(psutil.Process())[1:]
-                if str(tmp_path) in command_line(process)
-            )
-            raise RuntimeError("as a test would")
-
-    with pytest.raises(RuntimeError, match="as a test would"):
-        fail_with_a_kernel_running()
-    assert len(started) >= 3  # make, JupyterLab and a kernel
-    assert [process for process in started if process.is_running()] == []
