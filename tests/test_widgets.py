@@ -26,7 +26,7 @@ def counterpart(smoke):
 
 def cells(widget):
     """Rows of a table in HTML: first cell to the others."""
-    rows = re.findall(r"<tr>(.*?)</tr>", widget.value)
+    rows = re.findall(r"<tr>(.*?)</tr>", widget.value, re.DOTALL)
     found = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in rows]
     return {first: rest for first, *rest in found}
 
@@ -63,8 +63,8 @@ def test_it_opens_with_the_null_part_removed(smoke, explorer):
         f"Attribute Score towards “an image of a {wanted['label']}”"]] == pytest.approx(
         [wanted["attribute_score"], control["attribute_score"]], abs=0.051)
     logit, logit_control = shown["largest change of a logit"]
-    assert re.fullmatch(r"\d\s×\s10⁻[⁴-⁹]", logit)
-    assert number(logit_control) == pytest.approx(control["logit_change"], abs=0.0051)
+    assert "e−0" in logit  # 4.8e−06, say
+    assert number(logit_control) == pytest.approx(control["logit_change"], rel=0.05)
     assert number(shown["translator error"][0]) == pytest.approx(
         wanted["translator_error"], abs=0.051)
     assert shown["taken for, after"][0].startswith(wanted["predicted"])

@@ -45,51 +45,23 @@ TRAIL = tuple(np.linspace(*STEPS, 41).round(3))
 
 @dataclass(frozen=True, eq=False)
 class Photo:
-    """A photo as one classifier of a study sees it.
+    """A photo as one classifier of a study sees it."""
 
-    Attributes
-    ----------
-    name : str
-        Of the picture, or of the file that it came in.
-    label : str
-        What it shows; empty if that is not known.
-    subject : str or None
-        Whose other pictures are not counted as near; None for a photo from elsewhere.
-    image : str
-        Small copy, a data URI.
-    f : torch.Tensor
-        (1, m), feature, float32.
-    z : torch.Tensor
-        (1, d), the joint space's own embedding of the photo, a unit vector.
-    translator : Translator
-        One that never saw the photo's subject.
-    """
-
-    name: str
-    label: str
-    subject: str | None
-    image: str
-    f: torch.Tensor
-    z: torch.Tensor
-    translator: Translator
+    name: str  # of the picture, or of the file that it came in
+    label: str  # what it shows; empty if that is not known
+    subject: str | None  # whose other pictures are not counted as near; None: from elsewhere
+    image: str  # small copy, a data URI
+    f: torch.Tensor  # (1, m), feature, float32
+    z: torch.Tensor  # (1, d), the joint space's own embedding of the photo, a unit vector
+    translator: Translator  # one that never saw the photo's subject
 
 
 class Course(NamedTuple):
-    """A direction in which a photo is pushed.
+    """A direction in which a photo is pushed."""
 
-    Attributes
-    ----------
-    kind : str
-        A key of :data:`DIRECTIONS`.
-    title : str
-        For people.
-    delta : torch.Tensor
-        (1, m), float64, as long as the photo's null part: one step.
-    """
-
-    kind: str
+    kind: str  # a key of DIRECTIONS
     title: str
-    delta: torch.Tensor
+    delta: torch.Tensor  # (1, m), float64, as long as the photo's null part: one step
 
 
 class Answer(NamedTuple):
@@ -106,14 +78,12 @@ class Answer(NamedTuple):
         and ``probability_after`` (0 to 1).
     towards : str
         The prompt that ``attribute_score`` is towards.
-    translator_error : float
-        Translated feature to the photo's own embedding, degrees.
-    limit : float
-        Image Score that no step in this direction reaches, degrees.
+    translator_error, limit : float
+        Translated feature to the photo's own embedding; Image Score that no step in this
+        direction reaches (degrees).
     words, photos : pandas.DataFrame
         Nearest words (rank, word, angle) and photos (rank, picture, label, angle) ``before`` and
-        ``after`` the push, as the column ``state`` says; a word or photo that was not near before
-        is ``gained``.
+        ``after`` the push, as the column ``state`` says; what was not near before is ``gained``.
     """
 
     scores: pd.DataFrame
@@ -128,16 +98,7 @@ class Answer(NamedTuple):
 
 
 def known(study: Study, model: str, picture: str) -> Photo:
-    """A picture of a study, read by the translator that never saw its subject.
-
-    Parameters
-    ----------
-    study : Study
-    model : str
-        One of the study's classifiers.
-    picture : str
-        Name of a picture, or the beginning of it.
-    """
+    """A picture of a study, read by the translator that never saw its subject."""
     _check_model(study, model)
     number = study.row(picture)
     row = study.pictures.iloc[number]
@@ -149,24 +110,10 @@ def known(study: Study, model: str, picture: str) -> Photo:
 
 
 def uploaded(study: Study, model: str, content: bytes, name: str = "the file") -> Photo:
-    """A photo from elsewhere; it has no label, and the translator fitted on all subjects reads it.
+    """A photo from elsewhere, as the content of its file.
 
-    Parameters
-    ----------
-    study : Study
-    model : str
-        One of the study's classifiers.
-    content : bytes
-        Of a picture's file, read as a folder's pictures are (`images.decoded`): a
-        photo that a phone took on its side is turned upright.
-    name : str
-        What messages call it.
-
-    Raises
-    ------
-    SingError
-        If the content is no whole picture, of another format, or too large; nothing is decoded
-        before its header was read.
+    It has no label, and the translator that is fitted on all subjects reads it. What is no whole
+    picture, of another format or too large is refused before it is decoded.
     """
     _check_model(study, model)
     if not content:
@@ -191,22 +138,8 @@ def _check_model(study: Study, model: str) -> None:
 def course(study: Study, model: str, photo: Photo, kind: str, words: str = "") -> Course:
     """The direction that a photo is pushed in, one step long.
 
-    Parameters
-    ----------
-    study : Study
-    model : str
-    photo : Photo
-        As `model` sees it.
-    kind : str
-        A key of :data:`DIRECTIONS`. One step of ``remove`` takes the null part away, one of
-        ``control`` a random part of the same size (the first of ``Study.random_removals``).
-    words : str
-        Where ``prompt`` leads; a label is completed to a prompt. Other kinds need none.
-
-    Raises
-    ------
-    SingError
-        If the kind is unknown, or the prompt holds no word.
+    One step of ``remove`` takes the null part away, one of ``control`` a random part of the same
+    size; `words` say where ``prompt`` leads.
     """
     if kind not in DIRECTIONS:
         raise unknown("direction", kind, DIRECTIONS)
@@ -232,22 +165,10 @@ def trail(
     study: Study, model: str, photo: Photo, kind: str, words: str = "", towards: str = "",
     steps: Sequence[float] = TRAIL,
 ) -> pd.DataFrame:
-    """Scores along a push and along what it is held against, one row a step of each.
+    """Scores along a push and along what it is held against: the columns of `Answer.scores`.
 
-    Parameters
-    ----------
-    study, model, photo, kind, words
-        As for :func:`course`.
-    towards : str
-        What Attribute Scores are towards, a label or a prompt; by default the photo's label, or
-        the class that it is taken for.
-    steps : sequence of float
-        Lengths of the photo's null part.
-
-    Returns
-    -------
-    pandas.DataFrame
-        The columns of :attr:`Answer.scores`.
+    Steps are lengths of the photo's null part. Attribute Scores are `towards` a label or a prompt;
+    by default the photo's label, or the class that it is taken for.
     """
     pair = _pair(study, model, photo, kind, words)
     goals = _goal(study, model, photo, towards), _aim(kind, words)
@@ -367,27 +288,11 @@ def explored(
     study: Study, model: str, pictures: Sequence[str], words: str,
     steps: Sequence[float] = tuple(np.linspace(0, 3, 13)), k: int = 4, photos: int = 3,
 ) -> pd.DataFrame:
-    """Answers computed beforehand: every photo along every direction.
+    """Answers computed beforehand: every photo along every direction, one row per step.
 
-    Parameters
-    ----------
-    study : Study
-    model : str
-    pictures : sequence of str
-    words : str
-        Where ``prompt`` leads.
-    steps : sequence of float
-        Lengths of the photo's null part.
-    k, photos : int
-        Nearest words and photos.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row per photo, direction and step: the columns of :attr:`Answer.scores`, ``picture``,
-        ``name`` (unique, for people), ``towards`` (prompt of the Attribute Scores),
-        ``translator_error`` (degrees), and lists of the nearest ``words`` with ``word_angles``
-        and the nearest ``photos`` with ``labels`` and ``photo_angles``.
+    The columns of `Answer.scores`, ``picture``, ``name`` (unique, for people), ``towards``,
+    ``translator_error`` (degrees), and lists of the nearest ``words`` with ``word_angles`` and the
+    nearest ``photos`` with ``labels`` and ``photo_angles``.
     """
     tables, aim = [], complete_prompt(words)
     for picture, name in zip(pictures, study.names(pictures)):
