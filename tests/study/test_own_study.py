@@ -63,11 +63,6 @@ def test_too_few_pictures_are_refused_with_the_number_wanted(folder, tmp_path):
         study(tmp_path)
 
 
-def test_an_unknown_choice_gets_the_right_ones(folder):
-    with pytest.raises(SingError, match="'atuo'; did you mean 'auto'"):
-        study(folder, also_fit="atuo")
-
-
 class Tiny(nn.Module):
     def __init__(self, classes=3):
         super().__init__()
@@ -102,16 +97,6 @@ def test_a_classifier_with_given_features_is_scored_by_them(smoke):
     assert np.allclose(table["null_share"], share, atol=1e-6)
 
 
-def test_other_features_are_another_key(smoke):
-    keys = []
-    for seed in (1, 2):
-        mine, clf = sing_nb.Study("smoke", progress=False), tiny()
-        f = torch.randn(len(mine.pictures), 12, generator=torch.Generator().manual_seed(seed))
-        mine.add(clf, FeatureSet(f, clf.logits(f)))
-        keys.append(mine.feature_key("tiny"))
-    assert keys[0] != keys[1]
-
-
 def test_what_does_not_belong_together_is_refused(smoke):
     mine = sing_nb.Study("smoke", progress=False)
     mine.add(tiny())
@@ -135,12 +120,3 @@ def test_ridge_candidates_follow_the_size_of_the_features(folder):
     for score in ("image_score", "attribute_score", "image_score_control", "translator_error"):
         assert np.allclose(parts[0][score], parts[1][score], atol=1e-3), score
     assert parts[0]["image_score"].max() > 1e-3  # degrees: something moves at all
-
-
-def test_the_unit_of_candidates_is_part_of_what_results_are_kept_under(folder):
-    one, other = (study(folder, lambda_unit=unit) for unit in ("one", "variance"))
-    assert one.key("table") != other.key("table")
-    # The book's profiles, whose unit is one, keep theirs.
-    assert one.lambdas("none is asked") == one.config.lambdas
-    with pytest.raises(SingError, match="'varianc'; did you mean 'variance'"):
-        study(folder, lambda_unit="varianc")

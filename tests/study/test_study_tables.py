@@ -1,7 +1,7 @@
 """Every table and figure about models, classes or concepts carries an interval and a control.
 
-The tables are found by introspection: public methods of Study and public functions of the rooms
-whose first parameter is ``study`` and that are annotated with ``pd.DataFrame``. A new one is walked
+The tables are found by introspection: public functions whose first parameter is ``study`` and that
+are annotated with ``pd.DataFrame``. A new one is walked
 without an edit here; what it asks for beside ``study`` is given by name (see ``given``).
 """
 
@@ -18,7 +18,6 @@ import pandas as pd
 import pytest
 
 import sing_nb
-from sing_nb import Study
 from sing_nb.study import comparison, steering
 from sing_nb.study import tables as study_tables
 
@@ -27,9 +26,6 @@ CONTROL = re.compile(r"control|random|chance|constant|permuted|untouched", re.IG
 
 #: No estimates of models, classes or concepts, or such as have their intervals elsewhere.
 EXEMPT = {
-    "study.Study.subjects": "names of the subjects",
-    "study.Study.stored": "keeps any table",
-    "study.Study.with_thumbnails": "adds pictures to any table",
     "neighbours.words": "words nearest to given embeddings",
     "neighbours.around": "pictures nearest to given embeddings",
     "neighbours.looks": "pictures nearest to given embeddings",
@@ -56,9 +52,6 @@ FIGURES_EXEMPT = {
 def tables():
     """Name and callable of everything public that gives a table of a study."""
     found = {}
-    for name, method in inspect.getmembers(Study, inspect.isfunction):
-        if not name.startswith("_") and gives_table(method):
-            found[f"study.Study.{name}"] = method
     for room in pkgutil.walk_packages(sing_nb.__path__, "sing_nb."):
         if "book" in room.name or room.name.endswith("widgets"):
             continue
@@ -83,7 +76,7 @@ def given(smoke):
     """What tables ask for, by the parameter's name."""
     pictures = smoke.examples(smoke.labels[:3])
     values = {
-        "self": lambda: smoke, "study": lambda: smoke, "model": lambda: "lite0",
+        "study": lambda: smoke, "model": lambda: "lite0",
         "models": lambda: list(smoke.config.models), "label": lambda: smoke.labels[0],
         "concepts": lambda: smoke.concepts[:4], "place": lambda: smoke.concepts[0],
         "pictures": lambda: pictures, "picture": lambda: pictures[0],
@@ -147,7 +140,7 @@ def test_a_table_has_its_interval_and_its_control(name, given, smoke):
 
 
 def test_no_exemption_outlives_its_table():
-    assert set(EXEMPT) <= set(TABLES) | {"study.Study.subjects"}
+    assert set(EXEMPT) <= set(TABLES)
 
 
 def test_the_walk_finds_the_tables_that_chapters_show():
@@ -157,21 +150,17 @@ def test_the_walk_finds_the_tables_that_chapters_show():
     assert shown <= set(TABLES) - set(EXEMPT)
 
 
-@pytest.mark.parametrize(
-    ("columns", "missing"),
-    [
-        ({"model": "a", "value": 1.0}, ["an interval", "a control"]),
-        ({"model": "a", "value": 1.0, "low": 0.0, "high": 2.0}, ["a control"]),
-        ({"concept": "a", "value": 1.0, "value_control": 0.5}, ["an interval"]),
-        ({"label": "a", "x": 1.0, "x_low": 0.0, "x_high": 2.0, "x_control": 0.5}, []),
-        ({"title": "a", "kind": "random control", "value": 1.0, "low": 0.0, "high": 2.0}, []),
-        ({"title": "a", "kind": "null", "value": 1.0, "low": 0.0}, ["an interval", "a control"]),
-        ({"model": "a", "picture": "b", "value": 1.0}, []),
-        ({"what": "a", "value": 1.0}, []),
-    ],
-)
-def test_the_walk_fails_on_a_table_without(columns, missing):
-    assert lacks(pd.DataFrame([columns])) == missing
+def test_the_walk_fails_on_a_table_without():
+    whole = {"model": "a", "value": 1.0, "low": 0.0, "high": 2.0, "kind": "random control"}
+    for left_out, missing in (
+        ((), []), (("model",), []), (("kind",), ["a control"]), (("high",), ["an interval"]),
+        (("low", "kind"), ["an interval", "a control"]),
+    ):
+        row = {name: value for name, value in whole.items() if name not in left_out}
+        assert lacks(pd.DataFrame([row])) == missing
+        figure = {"mark": "point", "datasets": {"x": [row]}}
+        assert figure_lacks(figure, {"x": [row]}) == missing
+    assert lacks(pd.DataFrame([{"model": "a", "picture": "b", "value": 1.0}])) == []
 
 
 # --- figures ------------------------------------------------------------------------------------
@@ -214,20 +203,6 @@ def test_a_figure_with_scores_shows_interval_and_control(smoke_book):
     assert scored >= 8
     assert set(FIGURES_EXEMPT) <= names
     assert {name: what for name, what in wanting.items() if name not in FIGURES_EXEMPT} == {}
-
-
-@pytest.mark.parametrize(
-    ("row", "missing"),
-    [
-        ({"label": "a", "value": 1.5}, ["an interval", "a control"]),
-        ({"label": "a", "value": 1.5, "low": 1.0, "high": 2.0}, ["a control"]),
-        ({"label": "a", "value": 1.5, "low": 1.0, "high": 2.0, "kind": "random control"}, []),
-        ({"label": "a", "image": "data:,"}, []),
-        ({"label": "a", "picture": "b", "value": 1.5}, []),
-    ],
-)
-def test_the_walk_fails_on_a_figure_without(row, missing):
-    assert figure_lacks({"mark": "point", "datasets": {"x": [row]}}, {"x": [row]}) == missing
 
 
 def test_intervals_of_tables_lie_around_their_values(smoke):

@@ -1,0 +1,342 @@
+"""A study's translators, scores and tables against plain NumPy, SciPy and scikit-learn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+import torch
+from conftest import ends
+from sklearn.linear_model import Ridge
+
+import sing_nb
+from sing_nb.errors import SingError
+from sing_nb.method.translator import grouped_cv
+from sing_nb.study import classes, neighbours, tables
+
+NULL = "null space removed"
+
+
+def degrees(a, b):
+    cosine = (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
+    return np.degrees(np.arccos(cosine.clip(-1, 1)))
+
+
+def prompt_of(label):
+    return f"an image of {'an' if label[0].lower() in 'aeiou' else 'a'} {label}"
+
+
+def random_part(f, length, seed):
+    """A part of f in a random subspace of 280 dimensions, of this length."""
+    basis = np.linalg.qr(np.random.default_rng(seed).standard_normal((1280, 280)))[0]
+    part = f @ basis @ basis.T
+    return part * length / np.linalg.norm(part)
+
+
+@pytest.fixture(scope="module")
+def images(smoke):
+    return tables.images(smoke, "lite0")
+
+
+# --- pictures, folds, translators ---------------------------------------------------------------
+
+
+def test_folds_part_subjects_and_never_views(smoke):
+    stamps = smoke.pictures[smoke.pictures["source"] == "stamp"]
+    assert stamps[["subject", "fold"]].drop_duplicates()["subject"].is_unique
+    sizes = stamps.groupby("fold")["subject"].nunique()
+    assert sizes.index.tolist() == [0, 1]
+    assert sizes.max() - sizes.min() <= 1
+    # Drawings are in every fit, photographs in none: neither has a fold.
+    others = smoke.pictures[smoke.pictures["source"] != "stamp"]
+    assert set(others["source"]) == {"clipart", "photo"}
+    assert (others["fold"] == -1).all()
+
+
+def test_examples_show_the_subject_at_its_largest(smoke):
+    labels = smoke.labels[:3]
+    for label, name in zip(labels, smoke.examples(labels)):
+        rows = smoke.pictures[smoke.pictures["label"] == label].query("source == 'stamp'")
+        assert rows.loc[rows["scale"].idxmax(), "picture"] == name
+        assert smoke.picture_path(name).is_file()
+    assert smoke.names(smoke.pictures["picture"][:2]) == [f"{labels[0]} 1", f"{labels[0]} 2"]
+
+
+def test_a_picture_is_translated_by_the_translator_that_never_saw_its_subject(smoke, plain):
+    assert [one.card["held_out_fold"] for one in smoke.translators("lite0")] == [0, 1, None]
+    rows = np.arange(len(plain.table))
+    found = smoke.translate("lite0", smoke.features("lite0"), rows).numpy()
+    np.testing.assert_allclose(found, plain.translate(plain.f, rows), atol=2e-4)
+
+
+@pytest.mark.parametrize("held_out", [0, 1, None])
+def test_translators_are_fitted_without_their_fold_and_without_photographs(smoke, plain, held_out):
+    fitted = smoke.translators("lite0")[-1 if held_out is None else held_out]
+    fold, z = plain.table["fold"].to_numpy(), smoke.embeddings.double().numpy()
+    keep = (fold != held_out) & (plain.table["source"] != "photo").to_numpy()
+    expected = Ridge(alpha=fitted.card["lambda"], solver="svd").fit(plain.f[keep], z[keep])
+    f = plain.f[::5]
+    found = f @ fitted.weight.double().numpy().T + fitted.bias.double().numpy()
+    np.testing.assert_allclose(found, expected.predict(f), atol=1e-4)
+    assert fitted.card["pictures"] == keep.sum()
+    assert fitted.card["subjects"] == plain.table["subject"][keep].nunique()
+    if held_out is not None:
+        own = fold == held_out
+        rest = ((expected.predict(plain.f[own]) - z[own]) ** 2).sum()
+        r2 = 1 - rest / ((z[own] - z[own].mean(0)) ** 2).sum()
+        assert fitted.card["held_out_r2"] == pytest.approx(r2, abs=1e-4)
+
+
+def test_the_final_lambda_is_the_best_of_the_path(smoke):
+    lams = smoke.lambdas("lite0")
+    path = grouped_cv(*smoke.fold_fitters(smoke.features("lite0"), smoke.embeddings), lams)
+    assert smoke.translator("lite0").card["lambda"] == lams[int(path.mean(0).argmax())]
+
+
+# --- scores of pictures -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("source", ["stamp", "photo"])
+def test_scores_of_one_picture_are_those_of_plain_numpy(smoke, plain, images, source):
+    row = images[images["source"] == source].iloc[1]
+    number = plain.table.index[plain.table["picture"] == row["picture"]][0]
+    f, here = plain.f[number], [number]
+    text = smoke.space.encode_text([prompt_of(row["label"])])[0].double().numpy()
+    null = plain.null(f)
+    z, moved = plain.translate([f], here)[0], plain.translate([f - null], here)[0]
+    own = smoke.embeddings[number].double().numpy()
+    expected = {
+        "image_score": degrees(z, moved),
+        "attribute_score": degrees(z, text) - degrees(moved, text),
+        "label_angle": degrees(z, text), "translator_error": degrees(z, own),
+    }
+    for name, value in expected.items():
+        assert row[name] == pytest.approx(value, abs=0.01), name
+    assert row["null_share"] == pytest.approx((null @ null) / (f @ f), abs=1e-5)
+    winner = plain.logits(f).argmax()
+    assert row["predicted"] == smoke.classifier("lite0").class_names[winner]
+    assert bool(row["correct"]) == (winner == row["class_index"])
+
+    drawn = tables.controls(smoke, "lite0").query("picture == @row['picture']").set_index("draw")
+    for draw in range(smoke.config.control_draws):
+        other = f - random_part(f, np.linalg.norm(null), smoke.config.seed + draw)
+        w = plain.translate([other], here)[0]
+        change = np.abs(plain.logits(other) - plain.logits(f)).max()
+        score = degrees(z, text) - degrees(w, text)
+        for name, value in zip(("image_score", "attribute_score", "logit_change"),
+                               (degrees(z, w), score, change)):
+            assert drawn.loc[draw, name] == pytest.approx(value, abs=0.01)
+    for name in ("image_score", "attribute_score", "logit_change"):
+        assert row[f"{name}_control"] == pytest.approx(drawn[name].mean())
+
+
+def test_the_controls_of_a_draw_are_its_own(smoke):
+    controls = tables.controls(smoke, "lite0").set_index(["picture", "draw"])
+    for draw in range(smoke.config.control_draws):
+        scored = tables.scored(smoke, "lite0", draw)
+        expected = [controls.loc[(name, draw), "image_score"] for name in scored["picture"]]
+        assert scored["image_score_control"].tolist() == expected
+    backwards = tables.scored(smoke, "lite0")["picture"].tolist()[::-1]
+    found = tables.by_draw(smoke, "lite0", "image_score", backwards)
+    assert found[2].tolist() == controls.loc[backwards[2], "image_score"].sort_index().tolist()
+
+
+def test_every_stamp_and_photograph_is_scored_once(smoke, images):
+    expected = smoke.pictures.loc[smoke.pictures["source"] != "clipart", "picture"]
+    assert images["picture"].tolist() == expected.tolist()
+    scores = ["image_score", "attribute_score", "translator_error", "label_angle", "null_share"]
+    assert np.isfinite(images[scores]).all(axis=None)
+    assert images["logit_change"].max() < 1e-3  # null removal leaves the logits
+    assert images["logit_change_control"].min() > 1e-2
+    assert (images["correct"].isna() == (images["class_index"] < 0)).all()
+
+
+# --- classifiers and classes --------------------------------------------------------------------
+
+
+def test_scores_of_models_are_medians_of_their_pictures(smoke, images):
+    table = tables.models(smoke)
+    assert table["model"].drop_duplicates().tolist() == ["lite0", "lite1", "lite2"]
+    assert ((table["role"] == "control: the tower itself") == (table["model"] == "lite2")).all()
+    rows = images[(images["source"] == "stamp") & (images["class_index"] >= 0)]
+    value = table.query("model == 'lite0'").set_index(["quantity", "kind"])["value"]
+    draws = [tables.scored(smoke, "lite0", draw) for draw in range(smoke.config.control_draws)]
+    sizes = {}
+    for kind, parts, end in ((NULL, [rows], ""), ("random control", draws, "_control")):
+        # Of a control each draw has its own medians, which are averaged.
+        moved = np.array([np.median(t[f"image_score{end}"]) for t in parts])
+        towards = np.array([np.median(np.abs(t[f"attribute_score{end}"])) for t in parts])
+        sizes[kind] = moved.mean(), towards.mean(), (moved / towards).mean()
+        for name, size in zip(tables.QUANTITIES, sizes[kind]):
+            assert value[name, kind] == pytest.approx(size)
+    for name in ("image_score", "attribute_score"):
+        gap = np.median(rows[name] - rows[f"{name}_control"])
+        assert value[f"{name}_excess", NULL] == pytest.approx(gap)
+    _, size, ratio = np.subtract(sizes[NULL], sizes["random control"])
+    assert value["attribute_size_excess", NULL] == pytest.approx(size)
+    assert value["ratio_excess", NULL] == pytest.approx(ratio)
+
+
+def test_a_constant_translator_errs_by_the_angle_to_the_mean_of_the_others(smoke):
+    scored = tables.scored(smoke, "lite0")
+    z, fold = smoke.embeddings.double().numpy(), smoke.pictures["fold"].to_numpy()
+    fitted = (smoke.pictures["source"] != "photo").to_numpy()
+    angles = [degrees(z[(fold != fold[row]) & fitted].mean(0), z[row])
+              for row in smoke.rows(scored["picture"])]
+    found = tables.model(smoke, "lite0").query("kind == 'constant'")["value"].item()
+    assert found == pytest.approx(np.median(angles))
+
+
+def test_a_difference_of_models_is_paired(smoke):
+    value = tables.models(smoke).set_index(["quantity", "kind", "model"])["value"]
+    for kind in tables.KINDS:
+        for quantity in tables.QUANTITIES:
+            found = tables.model_difference(smoke, "lite0", "lite1", quantity, kind)
+            one, two = (value[quantity, kind, name] for name in ("lite0", "lite1"))
+            assert found["value"] == pytest.approx(two - one)
+            assert found["low"] <= found["value"] <= found["high"]
+    excess = [value["ratio_excess", NULL, name] for name in ("lite0", "lite1")]
+    found = tables.difference_excess(smoke, "lite0", "lite1")
+    assert found["value"] == pytest.approx(excess[1] - excess[0])
+    same = tables.model_difference(smoke, "lite0", "lite0")
+    assert same == {"value": 0, "low": 0, "high": 0}
+
+
+def test_scores_of_classes_are_medians_of_their_views(smoke, images):
+    found = tables.classes(smoke, "lite0")
+    assert found["as_median"].is_monotonic_increasing
+    scored = images[(images["source"] == "stamp") & (images["class_index"] >= 0)]
+    assert set(found["label"]) == set(scored["label"])
+    draws = [tables.scored(smoke, "lite0", draw) for draw in range(smoke.config.control_draws)]
+    for row in found.to_dict("records"):
+        own = scored[scored["label"] == row["label"]]
+        quarters = np.quantile(own["attribute_score"], [0.25, 0.5, 0.75])
+        assert (row["as_low"], row["as_median"], row["as_high"]) == pytest.approx(tuple(quarters))
+        drawn = [table[table["label"] == row["label"]] for table in draws]
+        for name, column in (("as_abs", "attribute_score"), ("is_median", "image_score")):
+            assert row[name] == pytest.approx(np.median(np.abs(own[column])))
+            medians = [np.median(np.abs(part[f"{column}_control"])) for part in drawn]
+            assert row[f"{name}_control"] == pytest.approx(np.mean(medians))
+        for name, column in (("as_excess", "attribute_score"), ("is_excess", "image_score")):
+            gap = np.median(own[column] - own[f"{column}_control"])
+            assert row[name] == pytest.approx(gap)
+            assert row[f"{name}_low"] <= row[name] <= row[f"{name}_high"]
+        assert row["accuracy"] == pytest.approx(own["correct"].astype(float).mean())
+        assert (row["views"], row["stamps"]) == (len(own), own["path"].nunique())
+    # Its interval draws the pictures of the class.
+    row, values = found.iloc[0], scored.query("label == @found.label[0]")["attribute_score"]
+    drawn = np.random.default_rng(smoke.config.seed).integers(
+        0, len(values), (smoke.config.bootstrap_draws, len(values)))
+    low, high = np.quantile(np.median(values.to_numpy()[drawn], axis=1), ends(len(values)))
+    assert (row["as_median_low"], row["as_median_high"]) == pytest.approx((low, high))
+
+
+def test_a_string_graph_is_the_mean_angle_before_and_after(smoke, plain):
+    label, concepts = smoke.labels[0], ["horse", "snow", "kitchen"]
+    table = classes.string_graph(smoke, "lite0", label, concepts).set_index("concept")
+    rows = np.flatnonzero((plain.table["label"] == label) & smoke.is_scored)
+    f = plain.f[rows]
+    for concept in concepts:
+        text = smoke.space.encode_text([prompt_of(concept)])[0].double().numpy()
+        before = degrees(plain.translate(f, rows), text).mean()
+        after = degrees(plain.translate(f - plain.null(f), rows), text).mean()
+        row = table.loc[concept]
+        assert row["before"] == pytest.approx(before, abs=0.01)
+        assert row["after"] == pytest.approx(after, abs=0.01)
+        assert row["low"] <= row["attribute_score"] <= row["high"]
+
+
+def test_accuracy_and_null_space_of_every_classifier(smoke):
+    table = tables.accuracy(smoke)
+    assert table["model"].tolist() == ["lite0", "lite1", "lite2"]
+    assert (table["right"] >= 18).all()
+    assert (table[["photos", "classes", "features", "rank", "null_dim"]]
+            == [20, 1000, 1280, 1000, 280]).all(axis=None)
+    row = table.iloc[0]
+    n, share, z = row["photos"], row["share"], scipy.stats.norm.ppf(0.975)
+    middle, half = share + z**2 / (2 * n), z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    wilson = ((middle - half) / (1 + z**2 / n), (middle + half) / (1 + z**2 / n))
+    assert (row["low"], row["high"]) == pytest.approx(wilson)
+
+
+# --- what is near -------------------------------------------------------------------------------
+
+
+def test_the_nearest_words_are_those_of_the_smallest_angles(smoke):
+    z = smoke.embeddings[:1]
+    found = neighbours.words(smoke, z, 3)
+    texts = smoke.space.encode_text([prompt_of(word) for word in smoke.vocabulary])
+    angles = degrees(z[0].double().numpy(), texts.double().numpy())
+    np.testing.assert_allclose(found["angle"], np.sort(angles)[:3], atol=1e-3)
+    own = [angles[smoke.vocabulary.index(word)] for word in found["word"]]
+    np.testing.assert_allclose(own, found["angle"], atol=1e-3)
+    lower = [word.lower() for word in smoke.vocabulary]
+    assert len(set(lower)) == len(lower)
+
+
+def test_nearest_pictures_are_one_per_subject_and_never_the_own(smoke):
+    own = smoke.pictures["subject"][0]
+    found = neighbours.nearest(smoke, smoke.embeddings[:1], k=4, exclude=own)
+    subjects = smoke.pictures.set_index("picture")["subject"][found["picture"]]
+    assert subjects.is_unique
+    assert own not in set(subjects)
+    z = smoke.embeddings.double().numpy()
+    allowed = (smoke.pictures["source"] != "clipart") & (smoke.pictures["subject"] != own)
+    assert found["angle"].is_monotonic_increasing
+    assert found["angle"][0] == pytest.approx(degrees(z[0], z[allowed]).min(), abs=1e-3)
+
+
+# --- another tower, keeping ---------------------------------------------------------------------
+
+
+def test_another_tower_shares_pictures_features_and_heads(smoke):
+    other = smoke.in_space("lite0")
+    assert (other.config.tower, other.config.models) == ("lite0", ["lite1", "lite2"])
+    mine, theirs = (study.config.model_dump() for study in (smoke, other))
+    assert {key for key in mine if mine[key] != theirs[key]} == {"tower", "models"}
+    assert other.pictures is smoke.pictures
+    assert other.features("lite1") is smoke.features("lite1")
+    assert other.title("lite0") == "EfficientNet-Lite0 (tower)"
+    assert smoke.in_space("lite2") is smoke
+    own, there = (tables.images(study, "lite1")["image_score"] for study in (smoke, other))
+    assert not np.allclose(own, there, atol=0.01)
+
+
+def test_embeddings_of_another_tower_are_its_logits_in_words(smoke):
+    # ConSE by hand: logits above the first that does not speak weigh centred class names.
+    names = smoke.classifier("lite0").class_names
+    raw = smoke.space.encoder([prompt_of(name) for name in names]).double().numpy()
+    words = raw - raw.mean(0)
+    words /= np.linalg.norm(words, axis=1, keepdims=True)
+    logits = smoke.logits("lite0").double().numpy()
+    floor = np.sort(logits, axis=1)[:, [-(smoke.config.top_classes + 1)]]
+    z = np.maximum(logits - floor, 0) @ words
+    z /= np.linalg.norm(z, axis=1, keepdims=True)
+    np.testing.assert_allclose(smoke.in_space("lite0").embeddings, z, atol=1e-5)
+
+
+def test_a_second_study_reads_the_same_tables(smoke, images):
+    models = tables.models(smoke)
+    before = {path: path.stat().st_mtime_ns for path in smoke.folder.glob("tables/*.parquet")}
+    again = sing_nb.Study("smoke", progress=False)
+    pd.testing.assert_frame_equal(tables.images(again, "lite0"), images)
+    pd.testing.assert_frame_equal(tables.models(again), models)
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_other_settings_give_other_results_in_other_files(smoke, images):
+    other = sing_nb.Study("smoke", progress=False, temperature=2, control_draws=1, lambdas=[50])
+    found = tables.images(other, "lite0")["image_score"]
+    assert not np.allclose(found, images["image_score"], atol=0.01)
+    with pytest.raises(SingError, match="did you mean 'views'"):
+        sing_nb.Study("smoke", vews=3)
+    with pytest.raises(SingError, match="8 subjects are too few for 5 folds"):
+        _ = sing_nb.Study("smoke", folds=5).pictures
+
+
+def test_the_scores_follow_from_the_seed_alone(smoke):
+    # A bootstrap or a control that asked the global generators would differ.
+    torch.manual_seed(1)
+    table = tables.model.__wrapped__(sing_nb.Study("smoke", progress=False), "lite1")
+    pd.testing.assert_frame_equal(table, tables.model(smoke, "lite1"), check_dtype=False)
