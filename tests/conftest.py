@@ -130,6 +130,22 @@ def fresh(smoke):
     return lambda **changed: Fresh(smoke, **{"config": only, **changed})
 
 
+def degrees(a, b):
+    cosine = (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
+    return np.degrees(np.arccos(cosine.clip(-1, 1)))
+
+
+def prompt_of(label):
+    return f"an image of {'an' if label[0].lower() in 'aeiou' else 'a'} {label}"
+
+
+def random_part(f, length, seed):
+    """A part of f in a random subspace of 280 dimensions, of this length."""
+    basis = np.linalg.qr(np.random.default_rng(seed).standard_normal((1280, 280)))[0]
+    part = f @ basis @ basis.T
+    return part * length / np.linalg.norm(part)
+
+
 class Plain:
     """Lite0 and its pictures of the smoke study in plain float64 NumPy."""
 

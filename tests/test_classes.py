@@ -4,18 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
-from test_study import ByHand, degrees, prompt_of
+from conftest import degrees, prompt_of, random_part
 
 from sing_nb.charts import explorers
 from sing_nb.errors import SingError
 from sing_nb.method.metrics import angle
 from sing_nb.models.prompts import class_aliases, imagenet_names
 from sing_nb.study import classes, tables
-
-
-@pytest.fixture(scope="module")
-def by_hand(smoke):
-    return ByHand(smoke)
 
 
 def text_of(smoke, words):
@@ -71,18 +66,18 @@ def asked(smoke):
 
 
 @pytest.fixture(scope="module")
-def angles_by_hand(smoke, by_hand, asked):
+def angles_by_hand(smoke, plain, asked):
     label, concepts = asked
-    rows = (by_hand.table["label"] == label) & (by_hand.table["source"] == "stamp")
-    f, fold = by_hand.f[rows], by_hand.fold[rows][0]
-    null, text = by_hand.null(f), text_of(smoke, concepts)
+    rows = np.flatnonzero((plain.table["label"] == label) & smoke.is_scored)
+    f = plain.f[rows]
+    null, text = plain.null(f), text_of(smoke, concepts)
 
     def angles(features):
-        return degrees(by_hand.translate(features, fold)[:, None], text[None])
+        return degrees(plain.translate(features, rows)[:, None], text[None])
 
     control = [
         angles(np.stack([
-            one - by_hand.random_part(one, np.linalg.norm(part), smoke.config.seed + draw)
+            one - random_part(one, np.linalg.norm(part), smoke.config.seed + draw)
             for one, part in zip(f, null)
         ]))
         for draw in range(smoke.config.control_draws)

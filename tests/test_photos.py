@@ -2,14 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from test_study import ByHand, degrees, prompt_of
+from conftest import degrees, prompt_of, random_part
 
 from sing_nb.study import photos, tables
-
-
-@pytest.fixture(scope="module")
-def by_hand(smoke):
-    return ByHand(smoke)
 
 
 @pytest.fixture(scope="module")
@@ -20,8 +15,8 @@ def pictures(smoke):
     return list(dict.fromkeys([*some, *wrong.iloc[[0, -1]]]))
 
 
-def row_of(by_hand, picture):
-    return by_hand.table.index[by_hand.table["picture"] == picture][0]
+def row_of(plain, picture):
+    return plain.table.index[plain.table["picture"] == picture][0]
 
 
 def softmax(logits):
@@ -32,7 +27,7 @@ def softmax(logits):
 # --- what the classifier says -------------------------------------------------------------------
 
 
-def test_cards_are_the_rows_of_the_study_and_mark_mistakes(smoke, by_hand, pictures):
+def test_cards_are_the_rows_of_the_study_and_mark_mistakes(smoke, plain, pictures):
     cards = photos.photo_cards(smoke, "lite0", pictures)
     assert cards["picture"].tolist() == pictures
     images = tables.images(smoke, "lite0").set_index("picture")
@@ -40,7 +35,7 @@ def test_cards_are_the_rows_of_the_study_and_mark_mistakes(smoke, by_hand, pictu
         own = images.loc[card["picture"]]
         for column in ("null_share", "image_score", "attribute_score_control", "translator_error"):
             assert card[column] == own[column]
-        logits = by_hand.logits(by_hand.f[row_of(by_hand, card["picture"])])
+        logits = plain.logits(plain.f[row_of(plain, card["picture"])])
         assert card["probability"] == pytest.approx(softmax(logits).max(), abs=1e-3)
         wrong = logits.argmax() != own["class_index"]
         assert card["menu"] == card["name"] + f" (called {own['predicted']})" * int(wrong)
@@ -51,20 +46,20 @@ def test_cards_are_the_rows_of_the_study_and_mark_mistakes(smoke, by_hand, pictu
 
 
 @pytest.mark.parametrize("chosen_by", [-1, 0])
-def test_word_changes_are_those_of_plain_numpy(smoke, by_hand, pictures, chosen_by):
+def test_word_changes_are_those_of_plain_numpy(smoke, plain, pictures, chosen_by):
     picture, k, near = pictures[-1], 4, 30
     found = photos.word_changes(smoke, "lite0", [picture], k, near, chosen_by)
-    number = row_of(by_hand, picture)
-    f, fold = by_hand.f[number], by_hand.fold[number]
-    null = by_hand.null(f)
+    number = row_of(plain, picture)
+    f = plain.f[number]
+    null = plain.null(f)
     parts = [null] + [
-        by_hand.random_part(f, np.linalg.norm(null), smoke.config.seed + draw)
+        random_part(f, np.linalg.norm(null), smoke.config.seed + draw)
         for draw in range(smoke.config.control_draws)
     ]
     texts = smoke.space.encode_text([prompt_of(word) for word in smoke.vocabulary])
     texts = texts.double().numpy()
-    before = degrees(by_hand.translate(f, fold), texts)
-    after = [degrees(by_hand.translate(f - part, fold), texts) for part in parts]
+    before = degrees(plain.translate([f], [number])[0], texts)
+    after = [degrees(plain.translate([f - part], [number])[0], texts) for part in parts]
     score = before - after[chosen_by + 1]
     close = {*np.argsort(before)[:near], *np.argsort(after[chosen_by + 1])[:near]}
     order = sorted(close, key=lambda i: -score[i])

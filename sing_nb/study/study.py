@@ -53,12 +53,6 @@ class Study(Pictures):
     **overrides
         Keys of the profile with other values.
 
-    Attributes
-    ----------
-    config : Profile
-    folder : pathlib.Path
-        Where results lie.
-
     Raises
     ------
     SingError
@@ -111,8 +105,7 @@ class Study(Pictures):
         """
         name, (c, m), n = classifier.name, classifier.head.weight.shape, len(self.pictures)
         if self._classifiers.get(name, classifier) is not classifier:
-            raise SingError(
-                f"This study has a classifier {name!r} already; give yours another name.")
+            raise SingError(f"This study has a classifier {name!r} already; rename yours.")
         if features is not None:
             if [tuple(part.shape) for part in features] != [(n, m), (n, c)]:
                 raise SingError(
@@ -362,10 +355,9 @@ class Study(Pictures):
         **options,
     ) -> dict[str, float]:
         """``value``, ``low``, ``high``: `intervals.cluster_bootstrap` with this study's draws."""
+        c = self.config
         found = cluster_bootstrap(
-            values, clusters, statistic, draws=self.config.bootstrap_draws, seed=self.config.seed,
-            **options,
-        )
+            values, clusters, statistic, draws=c.bootstrap_draws, seed=c.seed, **options)
         return dict(zip(("value", "low", "high"), found, strict=True))
 
     def excess(
@@ -373,10 +365,9 @@ class Study(Pictures):
         statistic: Callable[..., float] | None = None, **options,
     ) -> dict[str, float]:
         """``value``, ``low``, ``high`` of score - control (n, draws, ...): `intervals.excess`."""
+        c = self.config
         found = excess(
-            score, control, clusters, statistic, draws=self.config.bootstrap_draws,
-            seed=self.config.seed, **options,
-        )
+            score, control, clusters, statistic, draws=c.bootstrap_draws, seed=c.seed, **options)
         return dict(zip(("value", "low", "high"), found, strict=True))
 
     # --- keeping --------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import scipy.stats
 import torch
-from conftest import ends
+from conftest import degrees, ends, prompt_of, random_part
 from sklearn.linear_model import Ridge
 
 import sing_nb
@@ -16,22 +16,6 @@ from sing_nb.method.translator import grouped_cv
 from sing_nb.study import classes, neighbours, tables
 
 NULL = "null space removed"
-
-
-def degrees(a, b):
-    cosine = (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
-    return np.degrees(np.arccos(cosine.clip(-1, 1)))
-
-
-def prompt_of(label):
-    return f"an image of {'an' if label[0].lower() in 'aeiou' else 'a'} {label}"
-
-
-def random_part(f, length, seed):
-    """A part of f in a random subspace of 280 dimensions, of this length."""
-    basis = np.linalg.qr(np.random.default_rng(seed).standard_normal((1280, 280)))[0]
-    part = f @ basis @ basis.T
-    return part * length / np.linalg.norm(part)
 
 
 @pytest.fixture(scope="module")

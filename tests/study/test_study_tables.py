@@ -31,7 +31,7 @@ EXEMPT = {
     "neighbours.looks": "pictures nearest to given embeddings",
     "neighbours.nearest": "pictures nearest to given embeddings",
     "comparison.paired_differences": "differences from ridge, which is the control",
-    "asking.trials": "single trials with known answers, which trial_table summarises",
+    "trials.trials": "single trials with known answers, which trial_table summarises",
     "plants.plant_runs": "single planted runs, which score_table summarises",
     "plants.plant_power": "single planted runs, which power_table summarises",
     "pushes.trail": "one photo, along its own null part and along its control",
