@@ -11,7 +11,6 @@ from sing_nb.checks import information
 from sing_nb.checks.information import kernel_map
 from sing_nb.errors import SingError
 from sing_nb.study import tables
-from sing_nb.study.profile import load_profile
 
 
 def test_the_kernel_map_is_a_gaussian_of_hellingers_distance():
@@ -100,12 +99,5 @@ def test_a_study_can_be_made_with_the_repaired_translator(smoke, repaired):
     images = tables.images(repaired, "lite0").set_index("picture").loc[own.index]
     np.testing.assert_allclose(images["image_score"], own["image_score"], atol=5e-3)
     assert (images["logit_change"] < 1e-2).all()
-
-
-def test_other_translators_are_unknown():
-    with pytest.raises(SingError, match="did you mean 'principal-first'"):
-        load_profile("smoke", {"translator": "principal_first"})
-    with pytest.raises(SingError, match="Leave one of the two out"):
-        load_profile("paper", {"translator": "principal-first", "published_translators": "x"})
 
 

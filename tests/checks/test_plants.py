@@ -44,12 +44,6 @@ def test_a_planted_head_cannot_see_the_direction_and_keeps_its_rank(count):
     assert torch.allclose(head @ other, torch.tensor(WEIGHT) @ other)
 
 
-def test_a_direction_that_the_head_alone_reads_costs_it_a_rank():
-    _, _, right = np.linalg.svd(WEIGHT)
-    head = plant_head(torch.tensor(WEIGHT), torch.tensor(right[:2].T * 5.0))
-    assert HeadSpaces.from_weight(head, rtol=1e-10).rank == 10
-
-
 def test_a_plant_keeps_the_dtype_and_refuses_what_is_no_direction():
     head = torch.tensor(WEIGHT).float()
     assert plant_head(head, torch.ones(20, 1)).dtype == torch.float32
