@@ -51,7 +51,7 @@ def imported(folder):
 def test_everything_that_is_imported_is_a_dependency():
     named = {project(name_of(one)) for one in [*CORE, *EXTRAS["book"], *EXTRAS["hub"]]}
     # These come with what is named and cannot be missing.
-    brought = {"ipython", "myst-nb", "sphinx", "docutils", "traitlets", "jinja2"}
+    brought = {"ipython", "myst-nb", "sphinx", "docutils", "typing-extensions"}
     found = imported("sing_nb")
     assert "torch" in found
     assert found - named - brought == set()
