@@ -26,7 +26,7 @@ from .study import pushes
 from .study.profile import unknown
 from .study.study import Study
 
-__all__ = ["NullSpaceExplorer"]
+__all__ = ["NullSpaceExplorer", "live_chart"]
 
 LIVE_WIDTH = 640  # pixels: JupyterLab measures the width of a cell that has none yet
 MOST_PHOTOS = 4000  # entries of the menu of pictures, about
@@ -125,7 +125,7 @@ class NullSpaceExplorer(ipywidgets.VBox):
             ipywidgets.HTML() for _ in range(5))
         for part in ("said", "numbers", "words", "photos"):
             getattr(self, part).add_class(f"sing-{part}")
-        self.chart = _live_chart()
+        self.chart = live_chart()
         self.chart.chart = None
         self.children = [
             *(ipywidgets.HBox(row, layout={"flex_flow": "row wrap"}) for row in (
@@ -333,7 +333,7 @@ def _image(source: str, text: str, caption: str) -> str:
             f"{html.escape(caption)}</figcaption></figure>")
 
 
-def _live_chart() -> alt.JupyterChart:
+def live_chart() -> alt.JupyterChart:
     """A chart that takes its libraries from vl-convert and asks no host."""
     alt.JupyterChart.enable_offline()
     # JupyterLab may be dark: a chart takes the colour of the text around it, as only SVG can.
