@@ -6,6 +6,7 @@ it a head has lost is measured by :mod:`sing_nb.reports.readout`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -42,12 +43,11 @@ def ask(
 ) -> pd.DataFrame:
     """Whether a head ignores concepts, keeps them, or neither can be told.
 
-    The rule: a head *ignores it* if surely more than 10 % of what the features tell of it is lost
-    (lower bound), and perhaps 30 % or more (upper bound); it *keeps it* if surely less than 30 %
-    is lost, and perhaps less than 10 %. Where the interval spans both lines or lies between them,
-    it *cannot be told*, nor can it of fewer than 20 subjects, or where the whole feature's held-out
-    R2 may lie below 0.1 (lower bound): what is not there cannot be lost. An answer does not depend
-    on what else is asked, but for a remark in ``why`` on prompts that are hardly two.
+    A head *ignores it* if surely more than 10 % of what the features tell of it is lost (lower
+    bound), and perhaps 30 % or more (upper bound); it *keeps it* if surely less than 30 % is lost,
+    and perhaps less than 10 %. Anything else *cannot be told*, nor can it of fewer than 20
+    subjects, or where the whole feature's held-out R2 may lie below 0.1 (lower bound): what is not
+    there cannot be lost. An answer does not depend on what else is asked.
 
     Parameters
     ----------
@@ -55,8 +55,7 @@ def ask(
     model : str
         A classifier of the study.
     prompts : sequence of str
-        Words, "snow" or "a hand", or whole prompts, "a sketch of a camel"; what is asked twice is
-        answered once.
+        Words, "snow" or "a hand", or whole prompts, "a sketch of a camel".
     progress : bool or callable, optional
         As for :func:`sing_nb.progress.progress_bar`; by default as the study's.
 
@@ -65,18 +64,15 @@ def ask(
     pandas.DataFrame
         One row per prompt: prompt, ``verdict`` (one of :data:`VERDICTS`), ``hidden`` (share of what
         is readable in the whole feature that the principal part has lost, up to 1) with
-        ``hidden_low``, ``hidden_high`` and ``hidden_control`` (the same for a random subspace as
-        large as the principal space), ``full`` (held-out R2 of the whole feature, up to 1) with
-        ``full_low`` and ``full_high``, ``threshold`` and ``threshold_high`` (the two lines),
-        pictures, subjects, ``why`` (for people), model and title. Intervals are 95 %, cluster
-        bootstrap over subjects, of the same held-out readouts. Of more scored pictures than twice
-        the profile's ``plant_pictures``, whole subjects are left out.
+        ``hidden_control`` (of random subspaces as large), ``full`` (held-out R2 of the whole
+        feature), ``threshold`` and ``threshold_high`` (the two lines), pictures, subjects, ``why``
+        (for people), model and title. ``_low`` and ``_high``: 95 %, cluster bootstrap over
+        subjects. Of more than twice ``plant_pictures`` pictures, whole subjects are left out.
 
     Raises
     ------
     SingError
-        If nothing is asked, or a prompt is no text, has no letter, or is longer than 500
-        characters.
+        If nothing is asked, or a prompt is no text, has no letter, or is too long.
     """
     asked = prompts_of(prompts)
     progress = study.progress if progress is None else progress
@@ -109,18 +105,12 @@ def prompts_of(prompts: Sequence[str]) -> dict[str, str]:
     for words in prompts:
         if not isinstance(words, str):
             raise SingError(f"A question is a text, such as “snow”; got {words!r}.")
-        try:
-            words.encode()
-        except UnicodeEncodeError as error:
-            raise SingError(
-                f"{words!r} holds halves of characters that are no text; type it anew."
-            ) from error
+        if re.search(r"[\ud800-\udfff]", words):
+            raise SingError(f"{words!r} holds halves of characters that are no text; type it anew.")
         words = " ".join("".join(c if c.isprintable() else " " for c in words).split())
         if len(words) > LONGEST:
-            raise SingError(
-                f"A question has at most {LONGEST} characters, since joint spaces read some 70 "
-                f"words; “{short(words)}” has {len(words):,}. Ask for one thing at a time."
-            )
+            raise SingError(f"A question has at most {LONGEST} characters; “{short(words)}” has "
+                            f"{len(words):,}. Ask for one thing at a time.")
         whole = complete_prompt(words)
         if whole not in found.values():
             found[words] = whole
@@ -187,16 +177,8 @@ def _twins(values: np.ndarray) -> dict[str, np.ndarray]:
 def factors(study: Study, model: str) -> pd.DataFrame:
     """Which known factors of the pictures a head ignores, by the rule of :func:`ask`.
 
-    Parameters
-    ----------
-    study : Study
-    model : str
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``prompt`` (``<kind>: <name>`` of `plants.concept_values`) and the columns of
-        :func:`ask` but ``why``. No joint space is involved.
+    Columns as there but ``why``; a prompt is ``<kind>: <name>`` of `plants.concept_values`. No
+    joint space is involved.
     """
     found = _factors(study, model)
     return found.assign(
@@ -258,13 +240,7 @@ def _why(row: dict, verdict: str, words: str) -> str:
 
 
 def summary(table: pd.DataFrame) -> str:
-    """The three answers as sentences for people, in Markdown.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        :func:`ask`, of one classifier or several.
-    """
+    """The three answers of :func:`ask` as sentences for people, in Markdown."""
     lines = []
     for title, own in table.groupby("title", sort=False):
         lines.append(f"**{title}** ({own['pictures'].iloc[0]:,} pictures of "

@@ -54,6 +54,7 @@ def study_card(study: Study, model: str, *, command: str = "") -> dict:
             "also_fitted_on": int((~study.is_scored & (table["source"] != "photo")).sum()),
             "skipped": len(skipped),
             "skipped_first": [{key: str(one[key]) for key in one} for one in skipped[:LISTED]],
+            "notes": list(map(str, table.attrs.get("notes", []))),
             "pictures_hash": content_key(*table["picture"]),
         },
         "joint_space": config.joint_space, "tower": config.tower,

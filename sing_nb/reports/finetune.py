@@ -1,8 +1,6 @@
-"""A small head on a network's features: a dozen groups of subjects in place of a thousand classes.
+"""A small head on a network's features, for a dozen groups of subjects, as most readers have one.
 
-A reader's own classifier is often that, a few classes on a frozen network. The head is fitted by
-scikit-learn on features that a study has already; whole subjects are held out to say how good it is
-and how strongly to shrink it.
+scikit-learn fits it on features that a study has already; whole subjects are held out.
 """
 
 from __future__ import annotations
@@ -33,48 +31,23 @@ FOLDS, INNER = 5, 2
 
 
 class FittedHead(NamedTuple):
-    """A linear head, and how often it names a held-out subject's picture right.
+    """A linear head, and how often it names a held-out subject's picture right."""
 
-    Attributes
-    ----------
-    weight : torch.Tensor
-        (groups, m), float32: logits = f W^T + b of features as the network gives them.
-    bias : torch.Tensor
-        (groups,), float32.
-    class_names : list of str
-    accuracy : dict
-        ``value``, ``low``, ``high`` (share of held-out pictures that are named right, 0 to 1;
-        95 %, cluster bootstrap over subjects), ``chance`` (the share of the largest group),
-        ``strength`` (scikit-learn's C), ``pictures`` and ``subjects``.
-    """
-
-    weight: torch.Tensor
-    bias: torch.Tensor
+    weight: torch.Tensor  # (groups, m), float32: logits = f W^T + b of the network's own features
+    bias: torch.Tensor  # (groups,), float32
     class_names: list[str]
+    # ``value``, ``low``, ``high`` (share named right; 95 %, over subjects), ``chance`` (the share
+    # of the largest group), ``strength`` (scikit-learn's C), ``pictures`` and ``subjects``.
     accuracy: dict[str, float]
 
 
 def coarse_groups(study: Study) -> pd.Series:
-    """The group of every picture of a study, empty for pictures of none.
+    """The group of every picture of a study, in their order, empty for pictures of none.
 
     A stamp's group is the folder that it lies in, such as birds, where that has at least
     8 subjects; otherwise the folder above, such as vehicles, where as many are left there. If that
     gives fewer than two groups, 4 subjects are enough, then 2. Pictures of a folder are grouped by
-    their labels. The 12 groups with most subjects count.
-
-    Parameters
-    ----------
-    study : Study
-
-    Returns
-    -------
-    pandas.Series
-        In the order of ``study.pictures``.
-
-    Raises
-    ------
-    SingError
-        If there are fewer than two groups of two subjects.
+    their labels. The 12 groups with most subjects count; a SingError if there are not two.
     """
     table, scored = study.pictures, study.is_scored
     for least in LEAST_SUBJECTS:
@@ -170,9 +143,7 @@ def _fit(
 def grouped_classifier(study: Study, model: str) -> Classifier:
     """The network of a classifier with a head on :func:`coarse_groups`, taken into the study.
 
-    The head is fitted once and kept in the study's folder ``heads``. It is called
-    ``<model>-groups``, and no feature is computed for it.
-    The classifier has ``accuracy``, that of :class:`FittedHead`.
+    It is called ``<model>-groups``; no feature is computed for it, and its head is kept on disk.
     """
     head = _kept_head(study, model)
     base, name = study.classifier(model), f"{model}-groups"

@@ -57,20 +57,12 @@ def own_study(
     study : Study
         Nothing but the list of pictures is computed; ``config.models`` are the classifiers.
     name : str
-        The name in it, which another process can load: of a network that lives in this one, a
-        file of its head.
-
-    Raises
-    ------
-    SingError
-        If the classifier, the folder, the names or a setting are not what they should be.
+        The name in it, which another process can load.
     """
     settings = dict(settings or {})
     if "models" in settings:
-        raise SingError(
-            "The classifier of a report is its model (--model), not the setting models; a second "
-            "one is given as beside (--beside)."
-        )
+        raise SingError("The classifier of a report is its model (--model), not the setting "
+                        "models; a second one is given as beside (--beside).")
     if images is not None:
         if "pictures" in settings:
             raise SingError("Give images (--images) or the setting pictures, not both.")
@@ -79,10 +71,8 @@ def own_study(
     config = load_profile(profile, settings)
     names = None if class_names is None else _class_names(class_names)
     if transform is not None and not callable(transform):
-        raise SingError(
-            f"The transform is {type(transform).__name__}; expected a function that turns a PIL "
-            f"picture into a tensor (3, h, w)."
-        )
+        raise SingError(f"The transform is {type(transform).__name__}; expected a function that "
+                        f"turns a PIL picture into a tensor (3, h, w).")
     home = build_dir(profile) / "own"
     given = [_named(model, names, transform, home)]
     if beside is not None:
@@ -98,10 +88,8 @@ def own_study(
             alias = copy.copy(classifier)
             alias.name = name
             study.add(alias)
-            keep_classifier(
-                classifier, Path(name.removeprefix("kept:")), study.feature_key(name),
-                study.pictures["picture"],
-            )
+            keep_classifier(classifier, Path(name.removeprefix("kept:")),
+                            study.feature_key(name), study.pictures["picture"])
     for name, _ in given:
         study.spaces(name)  # an empty null space is said now, not after hours of features
     return study, settings["models"][0]
@@ -112,26 +100,20 @@ def picture_folder(images: str | Path) -> Path:
     path = Path(images).expanduser().absolute()
     if not path.is_dir():
         what = "a file" if path.exists() else "not there"
-        raise SingError(
-            f"{path} is {what}; images is a folder with one folder of pictures for each class, as "
-            f"in photos/cat/1.jpg."
-        )
+        raise SingError(f"{path} is {what}; images is a folder with one folder of pictures for "
+                        f"each class, as in photos/cat/1.jpg.")
     return path
 
 
 def _class_names(given: Sequence[str] | str | Path) -> list[str]:
-    if not isinstance(given, str | Path):
-        names = [str(name) for name in given]
-        where = "class_names"
-    else:
+    names, where = [str(name) for name in given], "class_names"
+    if isinstance(given, str | Path):
         where = Path(given).expanduser()
         try:
             names = where.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise SingError(
-                f"{where} cannot be read as a text file in UTF-8 with one class name per line "
-                f"({error})."
-            ) from error
+            raise SingError(f"{where} cannot be read as a text file in UTF-8 with one class name "
+                            f"per line ({error}).") from error
         while names and not names[-1].strip():
             names.pop()
     empty = [number for number, name in enumerate(names, start=1) if not name.strip()]
@@ -153,10 +135,8 @@ def _named(
     elif isinstance(model, nn.Module | Classifier):
         own, name = model, getattr(model, "name", type(model).__name__)
     else:
-        raise SingError(
-            f"A report is on a classifier's name, a torch.nn.Module or a Classifier; got "
-            f"{type(model).__name__}."
-        )
+        raise SingError(f"A report is on a classifier's name, a torch.nn.Module or a Classifier; "
+                        f"got {type(model).__name__}.")
     own = as_classifier(own, name, transform=transform, class_names=names)
     _ = own.module  # built now, so that its weights are known by what they are
     # Its own process alone can run it; what others need of it lies in a file under this name.

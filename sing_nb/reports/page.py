@@ -19,8 +19,7 @@ __all__ = ["charts", "page"]
 
 BOOK = data_dir().parent / "book"
 HEADING = re.compile(
-    r'<h([23])(?: id="[^"]*")?>(.*?)(?:<a class="anchor-link"[^>]*>[^<]*</a>)?</h\1>', re.DOTALL
-)
+    r'<h([23])(?: id="[^"]*")?>(.*?)(?:<a class="anchor-link"[^>]*>[^<]*</a>)?</h\1>', re.DOTALL)
 # Charts are redrawn when `data-theme` changes; a narrow page keeps its contents folded.
 THEME = """(() => {
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
@@ -41,28 +40,10 @@ def page(
 ) -> Path:
     """Write an executed notebook as one HTML file that needs no network and no other file.
 
-    Its code is left out; outputs, text and figures stay, with the captions that
-    :func:`sing_nb.show` gave them, and numbers. Charts are drawn by the script and the styles
-    of the book, which the file holds, as it does the library that draws them. A content security
-    policy forbids everything else: other scripts, as in the name of a folder, and every request.
-
-    Parameters
-    ----------
-    notebook : path
-        Executed, in nbformat 4.
-    target : path
-        The file to write, atomically.
-    title : str
-        Plain text, the page's title and first heading; one that the notebook has is left out.
-    description : str, optional
-        One sentence of plain text, for lists of search results.
-    closing : str, optional
-        Markdown that follows the last cell.
-
-    Returns
-    -------
-    pathlib.Path
-        The target.
+    Code is left out; outputs, text and figures stay, with captions and numbers. Charts are drawn by
+    the script and the styles of the book, which the file holds. A content security policy forbids
+    everything else: other scripts, as in the name of a folder, and every request. Title and
+    description are plain text, `closing` is Markdown that follows the last cell.
     """
     node = nbformat.read(notebook, as_version=4)
     number = 0
@@ -81,12 +62,9 @@ def page(
     styles = [path.read_text(encoding="utf-8") for path in (
         BOOK / "templates" / "standalone" / "page.css", static / "sing.css")]
     exporter = HTMLExporter(
-        template_name="standalone", extra_template_basedirs=[str(BOOK / "templates")],
-    )
-    about = {
-        "title": title, "description": description, "policy": _policy(scripts),
-        "scripts": scripts, "styles": "\n".join(styles),
-    }
+        template_name="standalone", extra_template_basedirs=[str(BOOK / "templates")])
+    about = {"title": title, "description": description, "policy": _policy(scripts),
+             "scripts": scripts, "styles": "\n".join(styles)}
     text, _ = exporter.from_notebook_node(node, {"page": about})
     return write_atomic(Path(target), _with_contents(text))
 
@@ -122,15 +100,12 @@ def _draw(cell: nbformat.NotebookNode, number: int) -> int:
 
 def _policy(scripts: list[str]) -> str:
     """A content security policy: these scripts, pictures inside the file, and nothing else."""
-    sums = (
-        base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts
-    )
+    sums = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+            for script in scripts)
     # Vega makes functions of a chart's expressions; only a script that may run can do so.
     allowed = " ".join(["'unsafe-eval'", *(f"'sha256-{one}'" for one in sums)])
-    return (
-        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; "
-        f"base-uri 'none'; form-action 'none'"
-    )
+    return (f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; "
+            f"base-uri 'none'; form-action 'none'")
 
 
 def _with_contents(text: str) -> str:

@@ -34,23 +34,11 @@ AT_ONCE = 200  # concepts whose bootstrap samples are held together
 def readout(
     features: np.ndarray, values: np.ndarray, folds: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Held-out ridge predictions of values, each with the lambda that the other folds choose.
+    """Held-out ridge predictions (n, t) of values, each with the lambda that other folds choose.
 
-    Lambda is in units of the features' variance, so that the scale of a part does not matter.
-
-    Parameters
-    ----------
-    features : numpy.ndarray
-        (n, p), float64.
-    values : numpy.ndarray
-        (n, t), float64.
-    folds : numpy.ndarray
-        (n,), the fold of each row, at least 2; a subject lies in one fold only.
-
-    Returns
-    -------
-    predicted, constant : numpy.ndarray
-        (n, t): of the readout, and the mean over the folds that it was fitted on.
+    And, as (n, t), the mean over the folds that each was fitted on. Features (n, p) and values
+    (n, t) are float64; `folds` (n,) has 2 or more, a subject in one only. Lambda is in units of the
+    features' variance, so that the scale of a part does not matter.
     """
     features = features - features.mean(0)
     variance = float(features.var(0).sum()) or 1.0
@@ -171,16 +159,12 @@ def measured(
 
     Parameters
     ----------
-    features : numpy.ndarray
-        (n, m).
-    values : numpy.ndarray
-        (n, t), one column per concept; their scale does not matter.
-    subjects : sequence
-        (n,), the subject of each row.
+    features, values : numpy.ndarray
+        (n, m); (n, t), one column per concept, whose scale does not matter.
+    subjects, strata : sequence
+        (n,), the subject of each row; groups of subjects of which every fold gets its share.
     basis : numpy.ndarray
         (m, r), orthonormal: what the head reads.
-    strata : sequence, optional
-        (n,), groups of subjects of which every fold gets its share.
     controls, draws, seed : int
         Random subspaces, bootstrap samples, and the seed of both and of the folds.
     progress : bool or callable

@@ -52,28 +52,13 @@ STRAY = {".DS_Store", "Thumbs.db", "desktop.ini"}  # what file managers leave an
 
 
 class Report(NamedTuple):
-    """What a report found, and where it lies.
+    """What a report found, and where it lies."""
 
-    Attributes
-    ----------
-    page : pathlib.Path
-        The page, ``index.html``, which opens from disk.
-    folder : pathlib.Path
-        Where everything else lies beside the page.
-    summary : str
-        The first screen of the page, as Markdown.
-    tables : dict of pandas.DataFrame
-        See :func:`sing_nb.reports.report_tables.tables`.
-    card : dict
-        See `card.study_card`; and ``kind``, ``folder`` (where the command was given), ``asked``,
-        ``beside``, ``notes`` and ``files`` (SHA-256 of every file beside it).
-    """
-
-    page: Path
-    folder: Path
-    summary: str
-    tables: dict[str, pd.DataFrame]
-    card: dict
+    page: Path  # ``index.html``, which opens from disk
+    folder: Path  # where everything else lies beside the page
+    summary: str  # the first screen of the page, as Markdown
+    tables: dict[str, pd.DataFrame]  # see `report_tables.tables`
+    card: dict  # `card.study_card` and what was asked, with a SHA-256 of every file
 
 
 def report(
@@ -86,10 +71,9 @@ def report(
 ) -> Report:
     """Write a report: what a classifier ignores, how sure that is, and what to look at.
 
-    ``out`` gets ``index.html``, one page that opens from disk; ``tables/`` (CSV and Parquet),
-    ``figures/`` (SVG, Vega-Lite and data), ``report.ipynb``, ``translator.safetensors``,
-    ``spaces.safetensors`` (:func:`sing_nb.load` reads them) and ``card.json``. It appears whole,
-    at the end; an older report there is replaced. What was computed is kept under
+    ``out`` gets ``index.html``, one page that opens from disk, and beside it ``tables/``,
+    ``figures/``, ``report.ipynb``, ``card.json`` and two files that :func:`sing_nb.load` reads. It
+    appears whole, at the end; an older report there is replaced. What was computed is kept under
     ``_build/<profile>``: a run that was killed goes on where it was.
 
     Parameters
@@ -105,8 +89,7 @@ def report(
     class_names, transform, beside, profile, settings, progress
         As in :func:`~sing_nb.reports.own.own_study`.
     command : str, optional
-        What was typed, for page and card; by default a shell command that does the same, where
-        one can.
+        What was typed, for page and card; by default a shell command that does the same.
 
     Returns
     -------
@@ -121,8 +104,6 @@ def report(
     Examples
     --------
     >>> found = sing.report("mine.py:build", "photos", ask=["snow"])  # doctest: +SKIP
-    >>> found.page  # doctest: +SKIP
-    PosixPath('/home/me/report/index.html')
     """
     target = Path(out).expanduser().resolve()
     ask = [ask] if isinstance(ask, str) else list(ask)
@@ -139,6 +120,7 @@ def report(
         other = (study.config.models[1:] or [""])[0]
         _compute(study, study.config.models, tell)
         tell("tables")
+        _ = study.truth(name)  # notes on labels that match no class, also where tables are kept
         found = report_tables(study, name, ask=ask, beside=other, progress=progress)
         summary = first_screen(study, name, found)
         if command is None:
@@ -172,13 +154,13 @@ def _compute(study: Study, names: Sequence[str], tell: _Steps) -> None:
     """Stage by stage, each kept on disk before the next begins."""
     tell(f"{len(study.pictures):,} pictures")
     study.fetch()
-    for number, name in enumerate(names):
-        tell(f"features of {study.title(name)}", again=number > 0)
+    tell("features")
+    for name in names:
         study.features(name)
     tell("their places in the joint space")
     _ = study.embeddings
-    for number, name in enumerate(names):
-        tell("translators", again=number > 0)
+    tell("translators")
+    for name in names:
         study.translators(name)
 
 
@@ -189,8 +171,8 @@ class _Steps:
         self.progress, self.total, self.done = progress, total, 0
         self.shows = bool(progress) and not os.environ.get("SING_QUIET")
 
-    def __call__(self, text: str, again: bool = False) -> None:
-        self.done += not again
+    def __call__(self, text: str) -> None:
+        self.done += 1
         if callable(self.progress):
             self.progress(self.done - 1, self.total, text)
         elif self.shows:
@@ -268,10 +250,8 @@ def _closing(study: Study, name: str, skipped: pd.DataFrame, card: dict) -> str:
     data, versions, config = card["data"], card["versions"], study.config
     counts = (f"{data['pictures']:,} pictures of {data['subjects']:,} subjects under "
               f"{data['classes']:,} labels")
-    lines = [
-        f"- **Classifier.** {plain(study.title(name))}, given as {_code(card['model'])}."
-        + "".join(f" {plain(note)}" for note in card["notes"]),
-    ]
+    lines = [f"- **Classifier.** {plain(study.title(name))}, given as {_code(card['model'])}."
+             + "".join(f" {plain(note)}" for note in card["notes"])]
     if config.pictures == "stamps":
         lines.append(f"- **Pictures.** The **default pictures**, since no folder was given: "
                      f"{counts}, cut-outs on generated backgrounds. They need not look like what "
@@ -290,11 +270,13 @@ def _closing(study: Study, name: str, skipped: pd.DataFrame, card: dict) -> str:
     lines += [f"  - {plain(row.reason)}" if row.path in row.reason else
               f"  - {_code(row.path)}: {plain(row.reason)}"
               for row in skipped.head(LISTED).astype(str).itertuples(index=False)]
+    if data["notes"]:
+        lines += ["- **Left out or taken together.**", *(f"  - {plain(one)}" for one in
+                                                        data["notes"])]
     if config.tower:
         lines.append(f"- **Joint space.** ConSE over "
                      f"{plain(study.classifier(config.tower).title)}.")
-    named = [f"{one} {versions[one]}" for one in ("python", "sing-nb", "torch", "timm", "numpy")
-             if one in versions]
+    named = [f"{one} {versions[one]}" for one in ("python", "sing-nb", "torch", "timm", "numpy")]
     lines += [
         f"- **Made** {card['date'].replace('T', ' ').replace('+00:00', ' UTC')}, seed "
         f"{card['seed']}, with {', '.join(named)}; all versions and settings are in `card.json`.",
@@ -361,11 +343,8 @@ def _refuse_foreign(target: Path) -> None:
         ours = set()
     if foreign := sorted(there - ours):
         raise SingError(
-            f"{target} holds {foreign[0]}"
-            + (f" and {len(foreign) - 1:,} more" if len(foreign) > 1 else "")
-            + ", which no report wrote and which would be lost. Move it away, or give another "
-            "folder (--out)."
-        )
+            f"{target} holds {foreign[0]}, which no report wrote and which would be lost. Move it "
+            f"away, or give another folder (--out).")
 
 
 def _aside(target: Path) -> Path:

@@ -27,18 +27,8 @@ PHOTOS, WORDS = 4, 3
 def chosen(study: Study, model: str, beside: str = "") -> tuple[str, str]:
     """The classifier that is asked about and the one beside it, as a chapter's parameters say.
 
-    Parameters
-    ----------
-    study : Study
-    model : str
-        A classifier; empty for the worked example: a head on a few groups of subjects, on the
-        network of the study's first classifier, which then stands beside it.
-    beside : str
-        A second classifier, or empty for none.
-
-    Returns
-    -------
-    model, beside : str
+    Without a model, the worked example: a head on a few groups of subjects, on the network of the
+    study's first classifier, which then stands beside it.
     """
     if model:
         if beside == model:
@@ -70,27 +60,17 @@ def tables(
     Returns
     -------
     dict of pandas.DataFrame
-        All with model and title, unless said otherwise; intervals are 95 %, over subjects.
+        With model and title; intervals (``_low``, ``_high``) are 95 %, over subjects.
 
-        - ``head``: classes, features, rank, null_dim, bias (bool), dtype, ``largest`` and
-          ``smallest`` singular value, ``null_share`` (mean share of a feature's squared length in
-          the null space, 0 to 1) with ``_low``, ``_high`` and ``_control`` (that of a random
-          subspace), ``logit_change`` (the largest by null removal) and ``logit_change_control``
-          (the median by a random removal), ``accuracy`` (share of the pictures named right; nan
-          where labels are no classes) with ``_low``, ``_high``, ``named`` (pictures that have a
-          right answer), ``pictures`` and ``subjects``.
-        - ``scores``: as ``tables.models``.
-        - ``classes``: as ``tables.classes``, with ``rank`` by the excess of the Image Score and
-          ``verdict`` (more than chance, less than chance, cannot be told).
-        - ``concepts``, ``asked``: as `asking.ask`; first what is ignored, then what
-          is kept, and what cannot be told last, each the most hidden first.
-        - ``factors``: the same columns but ``why``, of what is known of the pictures themselves
-          (:func:`sing_nb.checks.plants.concept_values`). No joint space is involved.
-        - ``photos``: the most affected, one per subject: picture, name, predicted, probability (0
-          to 1), image_score, attribute_score, both with ``_control``, translator_error, null_share,
-          ``lost`` and ``gained`` (words with degrees, and those of a random removal).
-        - ``floor``: as :func:`sing_nb.checks.reliability.model_reliability`.
-        - ``information``: as :func:`sing_nb.checks.information.unique_of`.
+        - ``head``: its size, ``null_share`` (mean share of a feature's squared length in the null
+          space, 0 to 1) and ``logit_change`` (largest by null removal), each with ``_control``;
+          ``accuracy`` (share named right, nan where labels are no classes) of ``named`` pictures.
+        - ``scores``, ``classes``: as ``tables.models`` and ``tables.classes``, the latter with
+          ``rank`` by the excess of the Image Score and ``verdict``.
+        - ``concepts``, ``asked``, ``factors``: as `asking.ask` and `asking.factors`; what is
+          ignored first, what cannot be told last, each the most hidden first.
+        - ``photos``: the most affected, one per subject, with ``lost`` and ``gained`` words.
+        - ``floor``, ``information``: as `reliability.model_reliability`, `information.unique_of`.
         - ``skipped``: path and reason of pictures that were passed over (no model, no title).
     """
     models = [model, *([beside] if beside else [])]

@@ -28,10 +28,10 @@ def trials(
 ) -> pd.DataFrame:
     """Questions whose right answers are known, asked of heads that were made so.
 
-    Subjects are dealt to halves. From the first come a concept's mean direction u in the features
-    and its readouts w (ridges of five lambdas); the question is asked on the second, which neither
-    has seen. Two heads are the ground: the classifier's own rows, and 12 random ones. Each answers
-    four times:
+    Subjects are dealt to halves, anew for each split. From the first come a concept's mean
+    direction u in the features and its readouts w (ridges of five lambdas); the question is asked
+    on the second, which neither has seen. Two heads are the ground: the classifier's own rows, and
+    12 random ones (``head``: own, narrow). Each answers four times (``kind``):
 
     - ``planted``: its rows with u projected out. Right is *ignores it*.
     - ``kept``: the same blind rows and five more, the readouts w. Right is *keeps it*.
@@ -39,23 +39,8 @@ def trials(
     - ``few subjects``: its rows, 10 subjects. Right is *cannot be told*.
 
     Planted and kept are only concepts that are readable in the first half. If the second half's
-    whole feature cannot tell one, *cannot be told* is right, too; ``strict`` does not count that.
-
-    Parameters
-    ----------
-    study : Study
-    model : str
-    prompts : sequence of str
-    splits : int
-        How often subjects are dealt anew.
-    progress : bool or callable, optional
-
-    Returns
-    -------
-    pandas.DataFrame
-        model, split, head (own or narrow), kind, prompt, ``right`` and ``verdict``, ``correct``
-        and ``strict`` (bool), ``reversed`` (ignores for keeps, or keeps for ignores) and the
-        numbers of :func:`~sing_nb.reports.readout.measured`.
+    whole feature cannot tell one, *cannot be told* is ``correct``, too, but not ``strict``;
+    ``reversed`` is ignores for keeps, or keeps for ignores.
     """
     asked = prompts_of(prompts)
     progress = study.progress if progress is None else progress
@@ -146,14 +131,7 @@ def _moved(members: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def trial_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Shares of right answers of each kind of :func:`trials`, with exact binomial intervals.
-
-    Returns
-    -------
-    pandas.DataFrame
-        kind, head, ``trials``, ``correct`` with ``low`` and ``high`` (95 %, Clopper and Pearson),
-        ``strict`` and ``reversed`` (shares, 0 to 1).
-    """
+    """Shares of right answers of each kind, with exact binomial intervals (Clopper and Pearson)."""
     records = []
     for (kind, head), own in table.groupby(["kind", "head"], sort=False):
         right, count = int(own["correct"].sum()), len(own)

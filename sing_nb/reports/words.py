@@ -1,8 +1,4 @@
-"""The first screen of a report: sentences that follow from its tables by stated rules.
-
-An effect is one whose 95 % interval lies beyond its control, and what is not told from chance is
-said not to be.
-"""
+"""The first screen of a report: sentences that follow from its tables by stated rules."""
 
 from __future__ import annotations
 
@@ -95,17 +91,10 @@ def factor_name(name: str) -> str:
 def first_screen(study: Study, model: str, tables: Mapping[str, pd.DataFrame]) -> str:
     """What a classifier ignores, how sure that is, and what to look at, as Markdown.
 
-    The rules: *ignores* and *keeps* are the verdicts of `asking.ask`; what a score is
-    beside a random removal of the same size is *more*, *less*, or, where the interval of the
-    difference holds zero, *not to be told from* it. A translator that is hardly better than a
-    constant guess is said first, and nothing is said that rests on it.
-
-    Parameters
-    ----------
-    study : Study
-    model : str
-    tables : mapping of pandas.DataFrame
-        :func:`~sing_nb.reports.report_tables.tables` of the same classifier.
+    *Ignores* and *keeps* are the verdicts of `asking.ask`; a score is *more* or *less* than under
+    a random removal of the same size, or, where the interval of the difference holds zero, *not to
+    be told from* it. A translator that is hardly better than a constant guess is said first, and
+    nothing is said that rests on it.
     """
     own = {name: table[table["model"] == model] if "model" in table else table
            for name, table in tables.items()}

@@ -38,7 +38,7 @@ def build():
     net = nn.Sequential(
         nn.Conv2d(3, 24, 16, 16), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(),
         nn.Linear(96, 4))
-    net.class_names = ["broom", "goldfish", "orange", "zebra"]
+    net.class_names = ["broom", "goldfish", "tangerine", "zebra"]
     return net
 """
 SMALL = {
@@ -71,6 +71,7 @@ def home(tmp_path_factory):
     (folder / "mine.py").write_text(MINE)
     draw(folder / "photos")
     (folder / "photos" / "zebra" / "<b>cut.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (folder / "photos" / "zebra" / "labels.txt").write_bytes(b"")
     return folder
 
 
@@ -145,6 +146,9 @@ def test_the_page_says_how_it_was_made(made, soup, home):
     assert "also fitted on 24 default drawings" in text
     assert "1 picture could not be used" in text
     assert "<b>cut.png" in text
+    # What was left out as no picture, and a label that is the name of no class.
+    assert "labels.txt" in text
+    assert any("orange" in note and note in text for note in made.card["notes"])
     assert "seed 0" in text
     assert torch.__version__.partition("+")[0] in text
     assert "It came without a transform" in text
