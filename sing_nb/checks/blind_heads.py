@@ -202,7 +202,7 @@ class Split:
     def __init__(self, study: Study, model: str, seed: int) -> None:
         self.study, self.model, self.seed = study, model, seed
         self.null = study.spaces(model).null_basis.numpy()
-        self.clipart = study.fitter(model, study.pictures["source"] == "clipart")
+        self.clipart = study.fitter(model, study.drawings(model))
         table = concept_values(study)
         side = split_subjects(table, 2, seed)
         self.tables = [table[side == part].reset_index(drop=True) for part in (0, 1)]

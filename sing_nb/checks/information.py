@@ -160,7 +160,8 @@ class _Reader:
             for base, (first, names) in firsts.items():
                 names = names if draw < 0 else (self.near or self.names)[:1]
                 always, folds = study.fold_fitters(
-                    torch.cat([first, part], 1), torch.cat([self.z[name] for name in names], 1))
+                    self.model, torch.cat([first, part], 1),
+                    torch.cat([self.z[name] for name in names], 1))
                 k = first.shape[1]
                 if draw < 0:  # a control's first stage gets the lambdas of the principal part
                     lambdas[base] = self.lambdas(always, folds, slice(0, k), names)
@@ -180,7 +181,7 @@ class _Reader:
 
     def kernel(self, seen: torch.Tensor, principal: torch.Tensor) -> torch.Tensor:
         """The non-linear first stage's input: what the head says of a part of the feature."""
-        c, fitted_on = self.study.config, (self.study.pictures["source"] != "photo").to_numpy()
+        c, fitted_on = self.study.config, self.study.is_scored | self.study.drawings(self.model)
         return kernel_map(
             self.study.classifier(self.model).logits(seen), fitted_on, c.kernel_size, seed=c.seed,
             variance=float(principal[torch.tensor(fitted_on)].var(0).sum()))

@@ -146,7 +146,7 @@ def translator_spread(study: Study, model: str) -> pd.DataFrame:
     f = study.features(model)[rows]
     states = torch.stack(
         [f, study.spaces(model).remove_null(f), next(iter(study.random_removals(model, f)))])
-    always = study.fitter(model, study.pictures["source"] == "clipart")
+    always = study.fitter(model, study.drawings(model))
     tables = []
     for number in range(study.config.redeals):
         group = _deal(study, number)

@@ -51,7 +51,7 @@ def study_card(study: Study, model: str, *, command: str = "") -> dict:
             "source": config.pictures, "split": config.picture_split,
             "pictures": int(study.is_scored.sum()), "subjects": len(study.subjects),
             "classes": len(study.labels), "folds": config.folds,
-            "also_fitted_on": int((~study.is_scored & (table["source"] != "photo")).sum()),
+            "also_fitted_on": int(study.drawings(model).sum()),
             "skipped": len(skipped),
             "skipped_first": [{key: str(one[key]) for key in one} for one in skipped[:LISTED]],
             "notes": list(map(str, table.attrs.get("notes", []))),

@@ -261,8 +261,8 @@ def _closing(study: Study, name: str, skipped: pd.DataFrame, card: dict) -> str:
         lines.append(f"- **Pictures.** {counts}, from "
                      f"{_code(config.pictures.removeprefix('folder:'))}. Each picture's scores "
                      f"come from a translator that never saw its subject"
-                     + (f"; it was also fitted on {also:,} default drawings, because the folder "
-                        f"holds few pictures." if also else "."))
+                     + (f"; it was also fitted on {also:,} default drawings, because its "
+                        f"held-out error is smaller with them." if also else "."))
     many = len(skipped)
     lines.append("- **Skipped.** No picture was passed over." if not many else
                  f"- **Skipped.** {many:,} picture{'' if many == 1 else 's'} could not be used"

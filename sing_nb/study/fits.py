@@ -1,8 +1,8 @@
 """Translators of a study: one without each fold of subjects, and one of all.
 
 Lambda is chosen by cross-validation grouped by subject, for each fold among the other folds only,
-so that held-out scores have seen neither weights nor lambda. Drawings are in every fit,
-photographs in none.
+so that held-out scores have seen neither weights nor lambda. Drawings are in every fit, unless
+`drawings_help` says that they harm; photographs are in none.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 
 from ..errors import SingError
 from ..method.stages import chosen_lambdas, frame, principal_first
-from ..method.translator import RidgeFitter, Translator
+from ..method.translator import RidgeFitter, Translator, grouped_cv
 from ..models.joint import joint_spaces
 from ..models.published import PUBLISHED_SPACE, import_translator
 from ..pictures.cache import read_or_none
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from .study import Study
 
 __all__ = [
-    "candidates", "fold_fitters", "published", "statistics", "summed", "translators",
+    "candidates", "drawings_help", "fold_fitters", "published", "statistics", "summed",
+    "translators",
 ]
 
 
@@ -79,7 +80,8 @@ def _loaded(kind: type, path: Path) -> Translator | RidgeFitter:
 def _fit(study: Study, model: str, kind: str) -> list[Translator]:
     always, folds = summed(study, model)
     solve = {"ridge": _ridge, "principal-first": _principal_first}[kind]
-    pictures, c = study.pictures[study.pictures["source"] != "photo"], study.config
+    c, fitted_on = study.config, study.is_scored | study.drawings(model)
+    pictures = study.pictures[fitted_on]
     count, fitted = always.n + sum(fold.n for fold in folds), []
     solved = solve(study, model, always, folds)
     for held_out, one in zip([*range(len(folds)), None], solved, strict=True):
@@ -116,7 +118,8 @@ def _principal_first(
     """The repaired translator, which asks the null part only for what is left."""
     spaces = study.spaces(model)
     directions = frame(spaces.null_basis)
-    fitters = fold_fitters(study, study.features(model).double() @ directions, study.embeddings)
+    fitters = fold_fitters(
+        study, model, study.features(model).double() @ directions, study.embeddings)
     staged = principal_first(*fitters, spaces.rank, study.lambdas(model))
     return [one.affine(directions) for one in staged]
 
@@ -124,7 +127,7 @@ def _principal_first(
 def summed(study: Study, model: str) -> tuple[RidgeFitter, list[RidgeFitter]]:
     """:func:`fold_fitters` of a classifier, put together from parts where the profile has some."""
     if study.config.shards == 1:
-        return fold_fitters(study, study.features(model), study.embeddings)
+        return fold_fitters(study, model, study.features(model), study.embeddings)
     merged, *others = (
         statistics(study, model, (index, study.config.shards))
         for index in range(study.config.shards)
@@ -132,15 +135,39 @@ def summed(study: Study, model: str) -> tuple[RidgeFitter, list[RidgeFitter]]:
     for part in others:
         for fold, fitter in part.items():
             merged[fold].merge(fitter)
-    return merged[-1], [merged[fold] for fold in range(study.config.folds)]
+    return _always_and_folds(study, model, merged)
 
 
 def fold_fitters(
-    study: Study, x: torch.Tensor, z: torch.Tensor
+    study: Study, model: str, x: torch.Tensor, z: torch.Tensor
 ) -> tuple[RidgeFitter, list[RidgeFitter]]:
     """Sufficient statistics of the drawings, and of each fold: features (n, k), targets (n, d)."""
-    found = _by_fold(study, x, z, range(len(study.pictures)))
-    return found[-1], [found[fold] for fold in range(study.config.folds)]
+    return _always_and_folds(study, model, _by_fold(study, x, z, range(len(study.pictures))))
+
+
+def _always_and_folds(
+    study: Study, model: str, found: dict[int, RidgeFitter]
+) -> tuple[RidgeFitter, list[RidgeFitter]]:
+    """What is in every fit, nothing where the drawings harm, and each fold."""
+    always = found[-1]
+    if not study.drawings(model).any():
+        always = RidgeFitter(always.m, always.d)
+    return always, [found[fold] for fold in range(study.config.folds)]
+
+
+def drawings_help(study: Study, model: str) -> bool:
+    """Whether held-out R2 of a folder's pictures is higher where drawings are fitted on, too.
+
+    It is asked once for all folds: of the two answers, each at its best lambda.
+    """
+    found = _by_fold(
+        study, study.features(model), study.embeddings, range(len(study.pictures)))
+    always, folds = found[-1], [found[fold] for fold in range(study.config.folds)]
+    with_them, without = (
+        grouped_cv(start, folds, study.lambdas(model)).mean(0).max()
+        for start in (always, RidgeFitter(always.m, always.d))
+    )
+    return bool(with_them > without)
 
 
 def _by_fold(

@@ -1,6 +1,8 @@
-"""Heads and features that a study can work with; the spaces of a head are kept on disk."""
+"""Heads and features that a study can work with, and which logit is right for each picture."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -8,11 +10,16 @@ import torch
 from ..errors import SingError
 from ..method.nullspace import HeadSpaces
 from ..models.classifier import Classifier
+from ..models.prompts import imagenet_names
 from ..pictures.cache import content_key, keep, kept
 from ..pictures.fetch import cache_dir
+from ..pictures.labels import match_labels, unmatched
 from ..progress import say
 
-__all__ = ["check_features", "kept_spaces", "spaces_with_null"]
+if TYPE_CHECKING:
+    from .study import Study
+
+__all__ = ["check_features", "kept_spaces", "spaces_with_null", "truth"]
 
 LONGEST = 1e15  # of a feature; the inverse is the shortest
 
@@ -77,3 +84,20 @@ def check_features(title: str, f: torch.Tensor, scored: np.ndarray) -> None:
             f"{title}: {dead} of {len(f)} pictures have a feature that is zero. They are "
             f"kept: nothing of them is null, and an equivalent is the picture itself."
         )
+
+
+def truth(study: Study, model: str) -> np.ndarray:
+    """Which logit of a classifier is right, for every picture; -1 where none is.
+
+    ImageNet's 1000 classes are known by their order, others by their names.
+    """
+    labels = study.pictures["label"]
+    clf, names = study.classifier(model), study.class_names(model)
+    if len(clf.head.weight) == len(imagenet_names()):
+        return study.pictures["class_index"].to_numpy()
+    said = unmatched(filter(None, labels[study.is_scored]), names, clf.title)
+    if said and said not in clf.notes:  # which a report shows
+        clf.notes.append(said)
+        say(said)
+    found = match_labels(filter(None, labels), names)
+    return labels.map(found).fillna(-1).astype(int).to_numpy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import yaml
 
 from ..checks.intervals import deal
 from ..errors import SingError, unknown
-from ..models.prompts import imagenet_names
+from ..models.prompts import class_aliases, imagenet_names
 from ..pictures.fetch import data_dir
 from ..pictures.folders import source_pictures
 from ..pictures.images import (
@@ -21,30 +22,22 @@ from ..pictures.images import (
     photos,
     picture_file,
     picture_table,
+    stamp_labels,
     store_pictures,
     thumbnail,
 )
-from .labels import label_of, usual_names
 from .profile import Profile
 
 __all__ = ["Pictures"]
 
-FEW = 1000  # pictures of a folder below which also_fit: auto fits on the default drawings, too
+FEW = 1000  # pictures of a folder below which also_fit: auto tries the default drawings, too
 
 
 class Pictures:
-    """The pictures of a :class:`~sing_nb.Study`, found or drawn when they are first asked for.
-
-    Attributes
-    ----------
-    config : Profile
-    folder : pathlib.Path
-        Where results lie.
-    progress : bool
-        Whether long work shows progress bars.
-    """
+    """The pictures of a :class:`~sing_nb.Study`, found or drawn when they are first asked for."""
 
     def __init__(self, config: Profile, folder: Path, progress: bool) -> None:
+        # The profile, where results lie, whether long work shows progress bars.
         self.config, self.folder, self.progress = config, folder, progress
         if config.also_fit != "none" and config.pictures != "stamps":
             self.config = config.model_copy(update={"folds": self._fewer_folds()})
@@ -211,12 +204,35 @@ class Pictures:
         That is a label, or any usual name of its ImageNet class ("Arabian camel" for dromedary);
         otherwise a SingError says the nearest name that would do.
         """
-        return label_of(self, name)
+        own = {label.lower(): label for label in self.labels}
+        if name.lower() in own:  # what most questions are about: the rest takes a second to read
+            return own[name.lower()]
+        names = self.names_of_labels
+        if name.lower() not in names:
+            near = get_close_matches(name.lower(), names, n=1)
+            other = name.lower() in class_aliases()
+            advice = " It is an ImageNet class, but no picture shows it." if other else ""
+            raise unknown("class", name, {*near, *self.labels}, advice)
+        return names[name.lower()]
 
     @cached_property
     def names_of_labels(self) -> dict[str, str]:
-        """The label of every usual name, in lower case."""
-        return usual_names(self)
+        """The label of every usual name, in lower case; the stamps are known everywhere."""
+        stamps = stamp_labels()
+        every = {index: label for label, index in stamps.items()}
+        if self.config.pictures != "stamps":
+            every = dict(enumerate(imagenet_names())) | every
+        # Where several labels share a class, one that this profile shows comes first.
+        every |= dict(self.subjects[["class_index", "label"]].itertuples(index=False))
+        names = {
+            alias: every[index] for alias, indices in class_aliases().items()
+            for index in sorted(indices) if index in every
+        }
+        known = {
+            label.lower(): every.get(index, label) if index >= 0 else label
+            for label, index in stamps.items()
+        }
+        return names | known | {label.lower(): label for label in self.labels}
 
     def known(self, labels: Sequence[str], at_least: int = 2) -> list[str]:
         """Those of the labels that this profile has, filled up from its classes.

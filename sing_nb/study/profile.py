@@ -73,9 +73,9 @@ class Profile(BaseModel):
     clipart_views: int = count(2, least=0)  # of each drawing; they are only fitted on
     stamp_subjects: int | None = count(None)  # so many; None: all
     clipart_files: int | None = count(None, least=0)
-    # Fit on the drawings, too: auto where a folder holds few pictures. Unless it is none, such a
-    # folder is also dealt to fewer folds. The pictures are part of every key, so this need not be.
-    also_fit: Literal["none", "default", "auto"] = Field("none", repr=False)
+    # Fit on the drawings, too: auto where a folder holds few pictures and held-out error falls.
+    # Unless it is none, such a folder is also dealt to fewer folds.
+    also_fit: Literal["none", "default", "auto"] = "none"
     # Translators: the paper's ridge, or one that asks the null part only for what the principal
     # part leaves (sing_nb.method.stages).
     translator: Literal["ridge", "principal-first"] = "ridge"

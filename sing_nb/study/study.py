@@ -29,8 +29,7 @@ from ..pictures.cache import content_key, keep, keep_table, kept_table, opened, 
 from ..pictures.features import FeatureSet, Running
 from ..pictures.fetch import cache_dir, slug
 from . import fits
-from .heads import check_features, spaces_with_null
-from .labels import truth
+from .heads import check_features, spaces_with_null, truth
 from .pictures import Pictures
 from .profile import build_dir, load_profile
 from .stored import arithmetic, stored
@@ -76,6 +75,7 @@ class Study(Pictures):
         self._keys: dict[str, str] = {}
         self._tables: dict[str, pd.DataFrame] = {}
         self._fits: dict[tuple[str, str], list[Translator]] = {}
+        self._drawings: dict[str, np.ndarray] = {}
         self._others: dict[str, Study] = {}
         self._bases: dict[tuple[int, int, int], np.ndarray] = {}
 
@@ -321,10 +321,23 @@ class Study(Pictures):
         return fits.statistics(self, model, part)
 
     def fold_fitters(
-        self, x: torch.Tensor, z: torch.Tensor
+        self, model: str, x: torch.Tensor, z: torch.Tensor
     ) -> tuple[RidgeFitter, list[RidgeFitter]]:
         """Sufficient statistics of the drawings, and of each fold: features x, targets z."""
-        return fits.fold_fitters(self, x, z)
+        return fits.fold_fitters(self, model, x, z)
+
+    def drawings(self, model: str) -> np.ndarray:
+        """Mask (n,) of the drawings that a classifier's translators are fitted on, beside folds.
+
+        All of them; where a folder lets the study choose (``also_fit: auto``), none if held-out
+        pictures of the folder are explained better without.
+        """
+        if model not in self._drawings:
+            found, c = (self.pictures["source"] == "clipart").to_numpy(), self.config
+            chosen = c.also_fit == "auto" and c.pictures != "stamps" and found.any()
+            harm = chosen and not fits.drawings_help(self, model)
+            self._drawings[model] = found & (not harm)
+        return self._drawings[model]
 
     # --- controls and intervals -----------------------------------------------------------------
 

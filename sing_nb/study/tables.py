@@ -164,8 +164,8 @@ def model(study: Study, model: str) -> pd.DataFrame:
         (median over pictures of the score minus the mean control; AS with its sign),
         ``attribute_size_excess`` and ``ratio_excess`` (differences of the medians); intervals are
         for other subjects and other random subspaces (:func:`~sing_nb.checks.intervals.excess`).
-        ``translator_error``, held out and of a ``constant``: the mean embedding of what each
-        fold's translator is fitted on.
+        ``translator_error``, held out and of a ``constant``: the mean embedding of the scored
+        pictures of the other folds.
     """
     table = scored(study, model)
     score, control = score_pairs(study, model, table["picture"])
@@ -189,13 +189,15 @@ def model(study: Study, model: str) -> pd.DataFrame:
 
 
 def _constant_error(study: Study, table: pd.DataFrame) -> np.ndarray:
-    """Angle of pictures' embeddings to the mean embedding of the other folds, degrees."""
+    """Angle of pictures' embeddings to the mean embedding of the other folds, degrees.
+
+    Drawings are none of them: a guess that is drawn away from the photographs is no opponent.
+    """
     fold = study.pictures["fold"].to_numpy()
-    fitted = (study.pictures["source"] != "photo").to_numpy()
     z, out = study.embeddings.double(), np.empty(len(table))
     for number in table["fold"].unique():
         own = (table["fold"] == number).to_numpy()
-        constant = z[torch.tensor(fitted & (fold != number))].mean(0)
+        constant = z[torch.tensor(study.is_scored & (fold != number))].mean(0)
         out[own] = angle(constant, z[study.rows(table.loc[own, "picture"])]).numpy()
     return out
 

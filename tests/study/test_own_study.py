@@ -7,6 +7,7 @@ import pytest
 import scipy.linalg
 import torch
 from PIL import Image
+from sklearn.linear_model import Ridge
 from torch import nn
 
 import sing_nb
@@ -28,7 +29,7 @@ def folder(tmp_path_factory):
 
 def study(folder, **settings):
     return sing_nb.Study(
-        "report", pictures=f"folder:{folder}", clipart_files=5, progress=False, **settings)
+        "report", pictures=f"folder:{folder}", progress=False, **{"clipart_files": 5} | settings)
 
 
 @pytest.mark.parametrize(("also_fit", "drawings"), [("none", 0), ("default", 5), ("auto", 5)])
@@ -61,6 +62,28 @@ def test_too_few_pictures_are_refused_with_the_number_wanted(folder, tmp_path):
         Image.open(folder / name / "0.png").save(tmp_path / name / "0.png")
     with pytest.raises(SingError, match=r"holds 2 pictures .* Give at least 4"):
         study(tmp_path)
+
+
+def test_drawings_are_fitted_on_only_where_held_out_pictures_gain(folder):
+    """Drawings that follow the pictures' rule help; with another rule they harm and stay out."""
+    rng = np.random.default_rng(0)
+    rule = rng.standard_normal((12, 8))
+    for harm in (False, True):
+        mine, clf = study(folder, clipart_files=40), tiny()
+        drawn = (mine.pictures["source"] == "clipart").to_numpy()
+        f = rng.standard_normal((len(mine.pictures), 12)).astype(np.float32)
+        z = f @ rule
+        if harm:
+            z[drawn] = 20 - 3 * z[drawn]
+        mine.add(clf, FeatureSet(torch.tensor(f), clf.logits(torch.tensor(f))))
+        mine.__dict__["embeddings"] = torch.tensor(z, dtype=torch.float32)
+        mine.__dict__["embedding_key"] = f"{harm}"
+        assert mine.drawings("tiny").tolist() == (drawn & (not harm)).tolist()
+        fitted = (mine.pictures["source"] == "folder").to_numpy() | (drawn & (not harm))
+        last = mine.translator("tiny")
+        assert last.card["pictures"] == fitted.sum()
+        alone = Ridge(alpha=last.card["lambda"], solver="svd").fit(f[fitted], z[fitted])
+        np.testing.assert_allclose(last.weight, alone.coef_, atol=1e-4)
 
 
 class Tiny(nn.Module):
