@@ -1,7 +1,6 @@
-"""The null-space explorer: a photo is pushed by hand, in a running kernel or in a page without one.
+"""The null-space explorer: a photo is pushed by hand, in a running kernel.
 
-What goes wrong in an answer is said in the box. Its ``counterpart`` is a chart with answers that
-were computed beforehand. Widgets that one chapter uses are built in that chapter.
+Its ``counterpart``, with answers that were computed beforehand, stands on pages without one.
 """
 
 from __future__ import annotations
@@ -50,34 +49,22 @@ class NullSpaceExplorer(ipywidgets.VBox):
         Classifier, the study's first by default.
     photos : sequence of str
         Pictures that stand first in the menu, a few of the study's by default.
-    direction : str
-        A key of ``pushes.DIRECTIONS``.
-    prompt : str
-        Where to push.
+    direction, prompt : str
+        A key of ``pushes.DIRECTIONS``; where to push.
 
     Attributes
     ----------
-    photo, model : ipywidgets.Dropdown
-    upload : ipywidgets.FileUpload
-        A picture of the reader's own.
-    direction, mode : ipywidgets.ToggleButtons
-        The direction; ``step`` or ``target``, what says how far.
-    prompt, towards : ipywidgets.Text
-        Where to push, for which the direction changes to ``prompt``; what Attribute Scores are
-        towards, by default the photo's label, or the class that an own picture is taken for.
-    step, target : ipywidgets.FloatSlider
-        Lengths of the photo's null part; Image Score in degrees.
-    said : ipywidgets.HTML
-        Advice or an error, read aloud by screen readers; empty when all is well.
-    picture, numbers, words, photos : ipywidgets.HTML
-        The photo; its scores beside the control's; nearest words and photos before and after.
+    photo, model, upload, direction, mode, prompt, towards, step, target : ipywidgets.Widget
+        The controls: `mode` says whether `step` (lengths of the photo's null part) or `target`
+        (Image Score in degrees) counts; `towards` is what Attribute Scores are towards.
+    said, picture, numbers, words, photos : ipywidgets.HTML
+        Advice or an error, read aloud by screen readers; the photo and what became of it.
     chart : altair.JupyterChart
         Scores along the push.
 
     Examples
     --------
     >>> explorer = NullSpaceExplorer(sing.Study("smoke"), photos=["badger"])  # doctest: +SKIP
-    >>> explorer.step.value = 2  # doctest: +SKIP
     """
 
     def __init__(
@@ -161,8 +148,7 @@ class NullSpaceExplorer(ipywidgets.VBox):
 
     @contextlib.contextmanager
     def _answering(self) -> Iterator[None]:
-        """Run an answer; bad input is said in the box, and a defect is raised for the log as well.
-        """
+        """Run an answer; bad input is said in the box, and a defect is raised for the log, too."""
         try:
             yield
         except SingError as error:

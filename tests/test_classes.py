@@ -142,23 +142,6 @@ def test_violins_are_sorted_by_each_classifiers_own_medians(smoke, shown):
             np.testing.assert_allclose(own[column], expected, atol=6e-4)
 
 
-def test_of_too_many_classes_some_evenly_over_the_order_are_drawn(smoke):
-    table = tables.scored(smoke, "lite0")
-    middles = rows_with(explorers.class_violins({"Lite0": table}, most=3), "label", "m", "c")
-    order = tables.classes(smoke, "lite0")["label"].tolist()
-    expected = [order[0], order[(len(order) - 1) // 2], order[-1]]
-    assert middles.sort_values("p")["label"].tolist() == expected
-
-
-def test_the_short_string_graph_shows_the_extremes_alone(smoke):
-    label = smoke.subjects["label"][0]
-    table = classes.string_graph(smoke, "lite0", label).assign(label=label, title="Lite0")
-    kept = rows_with(explorers.string_graph(table, extremes=3), "concept", "near")
-    order = table.loc[table["attribute_score"].abs().sort_values().index, "concept"].tolist()
-    assert set(kept["concept"]) == {*order[:3], *order[-3:]}
-    assert len(rows_with(explorers.string_graph(table), "concept", "near")) == len(table)
-
-
 def test_whiskers_stand_where_the_arrow_would_end(smoke):
     label = smoke.subjects["label"][0]
     table = classes.string_graph(smoke, "lite0", label).assign(label=label, title="Lite0")

@@ -1,7 +1,6 @@
-"""The few sentences that the book's figures are made of: colours, menus, tooltips, intervals.
+"""What the book's figures are composed of in their chapters: colours, menus, tooltips, intervals.
 
-A chart is composed in its chapter, from a tidy table, Altair and these. What several chapters and
-the live widgets draw whole is in :mod:`sing_nb.charts.explorers`.
+What several chapters and the live widgets draw whole is in :mod:`sing_nb.charts.explorers`.
 """
 
 from __future__ import annotations
@@ -31,17 +30,9 @@ def seen(table: pd.DataFrame, column: str) -> list:
 
 
 def menu(name: str, options: Sequence, label: str, value: object = None) -> alt.Parameter:
-    """A menu that sets a parameter, or its only option where there is nothing to choose.
+    """A menu that sets the parameter `name`, or its only option where there is nothing to choose.
 
-    Parameters
-    ----------
-    name : str
-        Of the parameter; a filter reads ``datum.column == name``.
-    options : sequence
-    label : str
-        Written before the menu.
-    value : object, optional
-        Chosen at first; the first option by default.
+    `label` is written before it; `value`, by default the first option, is chosen at first.
     """
     options = list(options)
     bind = alt.binding_select(options=options, name=label) if len(options) > 1 else alt.Undefined
@@ -102,20 +93,15 @@ def dots(
     ----------
     table : pandas.DataFrame
         With ``value``, ``low``, ``high`` and the columns that are named here.
-    y : str
-        Column of the rows.
-    x : str
-        Title of the axis.
-    colour : altair.Color
-    tooltip : sequence of altair.Tooltip
+    y, x : str
+        Column of the rows, and title of the axis.
+    colour, tooltip : altair.Color, sequence of altair.Tooltip
     beside : str, optional
         Column of what lies side by side within a row.
     choose : sequence of (column, label)
         A menu for each of these columns.
-    zero : float, optional
-        Where a dashed line stands.
-    row : int
-        Height of a row in pixels.
+    zero, row : float, int
+        Where a dashed line stands, and the height of a row in pixels.
     """
     base = alt.Chart(table)
     for column, _ in choose:

@@ -17,12 +17,7 @@ __all__ = ["class_violins", "concept_explorer", "linked_models", "string_graph"]
 def linked_models(points: pd.DataFrame, thumbs: pd.DataFrame) -> alt.VConcatChart:
     """Linked views: AS against IS -> classes -> photos, by brush, by click and by inputs.
 
-    Parameters
-    ----------
-    points : pandas.DataFrame
-        ``classes.class_pictures``.
-    thumbs : pandas.DataFrame
-        picture and image, for every picture of `points`.
+    `points` are ``classes.class_pictures``, `thumbs` the picture and image of each of them.
     """
     labels, count, columns = seen(points, "label"), 12, 6
     number = {name: at for at, name in enumerate(thumbs["picture"].unique())}
@@ -162,8 +157,8 @@ def _violin(values: np.ndarray) -> pd.DataFrame | None:
 
 
 def class_violins(
-    tables: dict[str, pd.DataFrame], shown: int | None = None, row: int = 26,
-    most: int | None = None, scores: dict[str, pd.DataFrame] | None = None,
+    tables: dict[str, pd.DataFrame], shown: int | None = None,
+    scores: dict[str, pd.DataFrame] | None = None,
 ) -> alt.LayerChart:
     """Distribution of AS over the pictures of each class, sorted by each classifier's medians.
 
@@ -173,14 +168,10 @@ def class_violins(
         For each classifier's title: rows of ``tables.scored``.
     shown : int, optional
         Classes at each end of the order, parted by a dashed line; all classes by default.
-    row : int
-        Height of a class, pixels.
-    most : int, optional
-        Of more classes, this many evenly over the order.
     scores : dict, optional
         For each title rows of ``tables.classes``, for intervals of the medians and of the excess.
     """
-    shapes, middles, names = [], [], []
+    shapes, middles, names, row = [], [], [], 26  # pixels of a class
     fields = {"low": "as_median_low", "high": "as_median_high", "e": "as_excess",
               "e_low": "as_excess_low", "e_high": "as_excess_high"}
     for number, (title, table) in enumerate(tables.items()):
@@ -190,8 +181,6 @@ def class_violins(
         order = table.groupby("label")["attribute_score"].median().sort_values().index.tolist()
         if shown is not None:
             order = list(dict.fromkeys([*order[:shown], *order[-shown:]]))
-        elif most is not None and len(order) > most:
-            order = [order[at] for at in np.linspace(0, len(order) - 1, most).astype(int)]
         names.append(order)
         for place, label in enumerate(order):
             own = table[table["label"] == label]
@@ -235,9 +224,8 @@ def class_violins(
     size = row * 1.8
     dots = base.mark_point(filled=True, size=size, color="#222", stroke="#fff", opacity=1).encode(
         x=alt.X("m:Q"))
-    control = base.mark_point(
-        shape="diamond", size=size, fill="#fff", stroke="#666", strokeWidth=1.5, opacity=1
-    ).encode(x=alt.X("c:Q"))
+    control = base.mark_point(shape="diamond", size=size, fill="#fff", stroke="#666",
+                              strokeWidth=1.5, opacity=1).encode(x=alt.X("c:Q"))
     sure = base.mark_rule(color="#222", strokeWidth=1.5).encode(x=alt.X("low:Q"), x2="high:Q")
     layers = [rule(), violins, control, sure, dots]
     if shown is not None and rows == 2 * shown:
@@ -245,38 +233,20 @@ def class_violins(
     return alt.layer(*layers).add_params(pick).properties(height=row * rows)
 
 
-def string_graph(table: pd.DataFrame, extremes: int | None = None) -> alt.LayerChart:
+def string_graph(table: pd.DataFrame) -> alt.LayerChart:
     """Angle to each concept before and after null removal; the arrow between is the AS.
 
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        ``classes.string_graph`` of several classes and classifiers, with ``label`` and ``title``;
-        where there are several, menus choose.
-    extremes : int, optional
-        Show this many concepts of largest ``|AS|``, and below a dashed line as many of smallest;
-        all by default, from near to far.
+    `table` is ``classes.string_graph`` of one class and classifier, with ``label`` and ``title``.
     """
-    count = table["concept"].nunique()
-    if extremes is not None and 2 * extremes < count:
-        far = (table["strength"] > extremes) & (table["strength"] <= count - extremes)
-        table, count = table[~far], 2 * extremes
-    layers = _strings(table, "before" if extremes is None else "strength")
-    if extremes is not None:
-        layers.append(alt.Chart(pd.DataFrame({"cut": [0]})).mark_rule(
-            color=GREY, strokeDash=[4, 4]).encode(y=alt.value(12 * count)))
-    chart = alt.layer(*layers).properties(height=24 * count)
-    menus = _string_menus(table)
-    return chart.add_params(*menus) if menus else chart
+    return alt.layer(*_strings(table, "before")).properties(
+        height=24 * table["concept"].nunique())
 
 
 def concept_explorer(table: pd.DataFrame) -> alt.LayerChart:
     """The string graph with menus, a slider for how many concepts, and what is strongest in words.
 
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        ``classes.string_graph`` of several classes and classifiers, with ``label`` and ``title``.
+    `table` is ``classes.string_graph`` of several classes and classifiers, with their ``label`` and
+    ``title``.
     """
     count = int(table["concept"].nunique())
     most = alt.param(name="most", value=min(12, count), bind=alt.binding_range(

@@ -1,7 +1,6 @@
 """A photo pushed step by step: the explorer that stays on a page, and the trail that runs live.
 
-Together with :mod:`sing_nb.charts.classes`, whose names are here too, these are the charts that
-several chapters and the live widgets draw whole.
+The charts of :mod:`sing_nb.charts.classes` have their names here, too.
 """
 
 from __future__ import annotations
@@ -16,10 +15,8 @@ import pandas as pd
 from . import BLUE, GREY, VERMILION, menu, seen, tips
 from .classes import class_violins, concept_explorer, linked_models, string_graph
 
-__all__ = [
-    "class_violins", "concept_explorer", "linked_models", "null_space_explorer",
-    "null_space_trail", "string_graph", "trail_params",
-]
+__all__ = ["class_violins", "concept_explorer", "linked_models", "null_space_explorer",
+           "null_space_trail", "string_graph", "trail_params"]
 
 WIDE = {"width": "container"}
 _PUSHED, _HELD_AGAINST = [1, 0], [5, 4]  # dashes
@@ -31,14 +28,8 @@ def null_space_explorer(
     """Photos pushed step by step: scores with their control, words and nearest photos.
 
     A photo is picked by a click or from the menu, another menu picks the direction, a slider the
-    step. What is new after a step is marked with a plus.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        ``probe.explored``.
-    pictures : pandas.DataFrame
-        picture, label and image (thumbnail) of every picture and neighbour in the table.
+    step; what is new after it has a plus. `table` is ``pushes.explored``, `pictures` the picture,
+    label and image (thumbnail) of every picture and neighbour in it.
     """
     data, shown = _explored_rows(table, pictures)
     looked_up = alt.LookupData(shown, "picture", ["image", "label"])
@@ -108,12 +99,10 @@ def null_space_explorer(
         hints = tips("way | pushed", "class | taken for")
         looks = [(f"datum.line == 0 && {which}", {"color": colour, "fontWeight": "bold"})
                  for which, colour in tints]
-        numbers += [
-            cells.transform_filter(part).mark_text(
-                **(text | look | _fitting("datum.text", 0.27))
-            ).encode(**column(len(said) + 1), tooltip=hints)
-            for part, look in [*looks, ("datum.line > 0", {})]
-        ]
+        for part, look in [*looks, ("datum.line > 0", {})]:
+            written = cells.transform_filter(part).mark_text(
+                **(text | look | _fitting("datum.text", 0.27)))
+            numbers.append(written.encode(**column(len(said) + 1), tooltip=hints))
     numbers = alt.layer(*numbers).properties(height=17 * (len(said) + 1), **WIDE)
 
     curves = [
@@ -126,10 +115,8 @@ def null_space_explorer(
     ]
 
     count = max(map(len, table["words"]))
-    words = [
-        _written([head], left).mark_text(**text, fontWeight="bold").encode(**column(count + 1))
-        for head, left in (("nearest words before", 0), ("after this step", 0.5))
-    ]
+    words = [_written([head], left).mark_text(**text, fontWeight="bold").encode(**column(count + 1))
+             for head, left in (("nearest words before", 0), ("after this step", 0.5))]
     for left, source in ((0, start), (0.5, now)):
         listed = source.transform_calculate(
             across=str(left), line=f"sequence(1, {count + 1})", word="datum.words",
@@ -146,9 +133,8 @@ def null_space_explorer(
 
     count = max(map(len, table["photos"]))
     photos = []
-    for title, source in (
-        ("nearest photos before", start), ("nearest photos after this step", now)
-    ):
+    sources = {"nearest photos before": start, "nearest photos after this step": now}
+    for title, source in sources.items():
         base = source.transform_calculate(
             place=f"sequence(1, {count + 1})", picture="datum.photos", angle="datum.far",
         ).transform_flatten(["place", "picture", "angle", "new"]).transform_lookup(
@@ -208,21 +194,15 @@ def _along_steps(
 def null_space_trail(table: pd.DataFrame, step: float) -> alt.HConcatChart:
     """Scores along one push and its control; everything that changes is a param.
 
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        ``probe.trail``.
-    step : float
-        Where the dots are, lengths of the null part.
+    `table` is ``pushes.trail``; at `step`, in lengths of the null part, are the dots.
     """
     values, control = trail_params(table, step), _control_title(table)
     base = alt.Chart(alt.InlineData(values=[{}])).transform_calculate(
         row="trail").transform_flatten(["row"]).transform_calculate(
         **{key: f"datum.row.{key}" for key in ("held", "way", "step", "turn", "gain")})
     panels = []
-    for place, (score, title) in enumerate(
-        (("turn", "Image Score (degrees)"), ("gain", "Attribute Score (degrees)"))
-    ):
+    titles = {"turn": "Image Score (degrees)", "gain": "Attribute Score (degrees)"}
+    for place, (score, title) in enumerate(titles.items()):
         panels.append(_along_steps(base, score, title, [
             (f"datum.held == {held}", f"datum.held == {held} && datum.step == trail[0].step",
              f"dots[{held}][{place}]", dash)
@@ -237,14 +217,10 @@ def trail_params(table: pd.DataFrame, step: float) -> dict[str, object]:
     trail, dots = [], []
     for held, (_, part) in enumerate(table.groupby("kind", sort=False)):
         columns = part[["step", "image_score", "attribute_score"]].round(3).to_numpy().tolist()
-        trail += [
-            {"held": held, "way": part["title"].iloc[0], "step": at, "turn": turn, "gain": gain}
-            for at, turn, gain in columns
-        ]
-        dots.append([
-            float(np.interp(step, part["step"], part[score]))
-            for score in ("image_score", "attribute_score")
-        ])
+        trail += [{"held": held, "way": part["title"].iloc[0], "step": at, "turn": turn,
+                   "gain": gain} for at, turn, gain in columns]
+        dots.append([float(np.interp(step, part["step"], part[score]))
+                     for score in ("image_score", "attribute_score")])
     return {"trail": trail, "dots": dots, "step": float(step)}
 
 
@@ -257,19 +233,16 @@ def _fitting(text: str, share: float, size: int = 12) -> dict[str, alt.expr]:
 def _written(lines: Sequence[str], left: float) -> alt.Chart:
     """Lines of text that stand still, from the top down, at a share of the width."""
     return alt.Chart(alt.InlineData(values=[
-        {"line": place, "text": line, "across": left} for place, line in enumerate(lines)
-    ]))
+        {"line": place, "text": line, "across": left} for place, line in enumerate(lines)]))
 
 
 def _explored_rows(
     table: pd.DataFrame, pictures: pd.DataFrame
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Short rows of ``probe.explored`` and of its thumbnails, each picture named by a number."""
+    """Short rows of ``pushes.explored`` and of its thumbnails, each picture named by a number."""
     number = {name: place for place, name in enumerate(pictures["picture"])}
-    old = {
-        row.name: row for row in table[table["step"] == 0].set_index("name", drop=False)
-        .drop_duplicates("name").itertuples(index=False)
-    }
+    unpushed = table[table["step"] == 0].drop_duplicates("name")
+    old = {row.name: row for row in unpushed.itertuples(index=False)}
     rows = []
     for row in table.itertuples(index=False):
         before = old[row.name]

@@ -44,18 +44,6 @@ def test_dots_draw_the_interval_that_they_are_given():
     assert spec["height"] == 2 * 40
 
 
-def test_a_tower_is_grey_and_classifiers_differ():
-    table = pd.DataFrame({"title": ["A", "T (tower)", "B", "A"]})
-    scale = charts.model_colours(table).to_dict()["scale"]
-    colour = dict(zip(scale["domain"], scale["range"]))
-    assert list(colour) == ["A", "T (tower)", "B"]
-    assert colour["T (tower)"] == charts.CONTROL
-    assert len(set(colour.values())) == 3
-
-
-# --- explorers ----------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def counterpart(smoke):
     return widgets.NullSpaceExplorer(smoke, photos=["badger", "photo-00"]).counterpart()
@@ -79,13 +67,3 @@ def test_no_label_of_the_violins_is_cut(smoke):
     table = scored.assign(label=scored["label"].map(names))
     written = texts(explorers.class_violins({"A": table}))
     assert set(names.values()) <= set(written)
-
-
-def test_violins_are_sorted_by_their_medians(smoke):
-    table = tables.scored(smoke, "lite0")
-    spec = explorers.class_violins({"A": table, "B": tables.scored(smoke, "lite1")}).to_dict()
-    middles = next(t for t in spec["datasets"].values() if t and "m" in t[0])
-    own = [row for row in middles if row["t"] == 0]
-    wanted = table.groupby("label")["attribute_score"].median().sort_values()
-    assert [row["label"] for row in sorted(own, key=lambda row: row["p"])] == list(wanted.index)
-    assert [row["m"] for row in own] == pytest.approx(wanted.tolist(), abs=1e-3)

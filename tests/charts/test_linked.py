@@ -1,4 +1,4 @@
-"""Linked views that answer without a kernel: their tables, and in a browser."""
+"""Linked views that answer without a kernel: in a browser."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import altair as alt
 import numpy as np
 import pytest
 import vl_convert
+from conftest import degrees
 
 from sing_nb.book.page import chart_html
 from sing_nb.charts import explorers
@@ -29,14 +30,6 @@ def thumbs(smoke, points):
     return found
 
 
-# --- tables -------------------------------------------------------------------------------------
-
-
-def degrees(a, b):
-    cosine = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
-    return np.degrees(np.arccos(cosine))
-
-
 def test_a_picture_has_the_scores_of_numpy(points, plain, smoke):
     own = points[points["model"] == "lite0"]
     rows = [plain.table["picture"].tolist().index(name) for name in own["picture"]]
@@ -51,9 +44,6 @@ def test_a_picture_has_the_scores_of_numpy(points, plain, smoke):
         assert own[f"image_score{end}"].to_numpy() == pytest.approx(image_score, abs=5e-3)
     truth = smoke.embeddings.double().numpy()[rows]
     assert own["translator_error"].to_numpy() == pytest.approx(degrees(z, truth), abs=5e-3)
-
-
-# --- in a browser -------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -132,18 +122,6 @@ def check(page, points, thumbs, title, test=None):
     said = "".join(texts(page))
     assert f"{count} chosen" in said
     return own
-
-
-def control(page, name):
-    bind = page.locator("div.sing-chart").locator(".vega-bind").filter(has_text=name)
-    return bind.locator("input, select").first
-
-
-def slide(page, name, value):
-    control(page, name).evaluate("""(el, value) => { el.value = value;
-      el.dispatchEvent(new Event("input", {bubbles: true}));
-      el.dispatchEvent(new Event("change", {bubbles: true})); }""", str(value))
-    settle(page)
 
 
 def test_something_is_shown_before_anybody_touches_it(opened, points, thumbs, smoke):

@@ -1,3 +1,5 @@
+"""The null-space explorer answers like `pushes`, live and as the chart of a page."""
+
 from __future__ import annotations
 
 import datetime
@@ -7,7 +9,6 @@ import numpy as np
 import pytest
 
 from sing_nb import widgets
-from sing_nb.book.figures import show
 from sing_nb.study import pushes, tables
 
 MODEL = "lite0"
@@ -48,9 +49,6 @@ def said(explorer):
 
 def state(explorer):
     return [getattr(explorer, part).value for part in ("picture", "numbers", "words", "photos")]
-
-
-# --- answers ------------------------------------------------------------------------------------
 
 
 def test_it_opens_with_the_null_part_removed(smoke, explorer):
@@ -97,31 +95,6 @@ def test_every_control_changes_the_numbers(smoke, explorer):
     assert labels == wanted.photos["label"].tolist()
 
 
-def test_a_typed_prompt_is_gone_to(explorer):
-    assert explorer.direction.value == "remove"
-    explorer.prompt.value = "teapot"
-    assert explorer.direction.value == "prompt"
-    assert "towards “an image of a teapot”" in explorer.numbers.value
-
-
-def test_one_answer_for_one_action(smoke, explorer, monkeypatch):
-    asked = []
-    answer = pushes.answer
-
-    def counted(*args, **options):
-        asked.append(args[3])
-        return answer(*args, **options)
-
-    monkeypatch.setattr(pushes, "answer", counted)
-    explorer.prompt.value = "teapot"
-    explorer.upload.value = file(smoke.picture_path("photo-00").read_bytes())
-    explorer.step.value = 0.5
-    explorer.mode.value = "target"
-    assert asked == ["prompt"] * 4
-    assert explorer.step.layout.display == "none"
-    assert explorer.target.layout.display is None
-
-
 def test_the_chart_follows_without_being_drawn_again(smoke, explorer):
     chart, params = explorer.chart.chart, explorer.chart.params
     explorer.step.value = 2.5
@@ -136,26 +109,6 @@ def test_the_chart_follows_without_being_drawn_again(smoke, explorer):
     table = pushes.trail(smoke, MODEL, photo, "control").query("kind == 'control'")
     assert [row["turn"] for row in trail] == pytest.approx(table["image_score"], abs=1e-3)
     assert {row["way"] for row in trail} == {"random part of the same size"}
-
-
-def test_a_target_far_away_lengthens_the_trail(explorer):
-    explorer.mode.value = "target"
-    explorer.target.value = 60
-    step = explorer.chart.params.step
-    assert step > 3
-    assert max(row["step"] for row in explorer.chart.params.trail) >= step
-    assert explorer.chart.params.dots[0][0] == pytest.approx(60, abs=0.5)
-
-
-def test_words_before_are_not_marked(explorer):
-    explorer.prompt.value = "teapot"
-    explorer.step.value = 3
-    before, after = explorer.words.value.split("nearest words after")
-    assert "<strong>+ " not in before
-    assert "<strong>+ " in after
-
-
-# --- pictures of one's own ----------------------------------------------------------------------
 
 
 def test_an_own_picture_is_explored(smoke, explorer):
@@ -179,33 +132,20 @@ def test_an_own_picture_is_explored(smoke, explorer):
     assert "me.jpg" not in explorer.picture.value
 
 
-@pytest.mark.parametrize(("content", "words"), [
-    (b"no picture", "holiday.png is not a picture that can be read"), (b"", "is empty"),
+@pytest.mark.parametrize(("control", "value", "words"), [
+    ("prompt", "!!!", "type one, such as “jellyfish”"), ("target", 120, "the limit is"),
+    ("upload", file(b"no picture", "holiday.png"), "holiday.png is not a picture"),
 ])
-def test_a_file_that_is_no_picture_is_said(explorer, content, words):
+def test_bad_input_is_said_and_the_last_answer_stays(explorer, control, value, words):
+    explorer.prompt.value = "teapot"
+    explorer.mode.value = "target" if control == "target" else "step"
     before, picture = state(explorer), explorer.photo.value
-    explorer.upload.value = file(content, "holiday.png")
+    getattr(explorer, control).value = value
     assert words in said(explorer)
     assert 'role="alert"' in explorer.said.value
     assert (state(explorer), explorer.photo.value) == (before, picture)
-    explorer.step.value = 2
-    assert said(explorer) == ""
-
-
-# --- what goes wrong ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("typed", ["", "  ", "!!!", "<>"])
-def test_a_prompt_without_a_word_is_said(explorer, typed):
-    explorer.prompt.value = "teapot"
-    before = state(explorer)
-    explorer.prompt.value = typed
-    if typed:
-        assert "type one, such as “jellyfish”" in said(explorer)
-    else:
-        assert "it is empty; type one" in said(explorer)
-    assert state(explorer) == before
     explorer.direction.value = "remove"
+    explorer.mode.value = "step"
     assert said(explorer) == ""
     assert state(explorer) != before
 
@@ -219,18 +159,8 @@ def test_what_people_type_is_no_markup(explorer):
     assert "&lt;script&gt;" in explorer.numbers.value
 
 
-def test_out_of_reach_is_said(explorer):
-    explorer.prompt.value = "teapot"
-    explorer.mode.value = "target"
-    before = state(explorer)
-    explorer.target.value = 120
-    assert "the limit is" in said(explorer)
-    assert state(explorer) == before
-
-
 @pytest.mark.parametrize(("options", "words"), [
     ({"model": "lite9"}, "Unknown classifier of this study 'lite9'; did you mean 'lite"),
-    ({"direction": "prompts"}, "did you mean 'prompt'"),
     ({"photos": ["badgerr"]}, "Unknown picture 'badgerr'"),
     ({"direction": "prompt", "prompt": " "}, "A prompt needs a word"),
 ])
@@ -240,23 +170,6 @@ def test_wrong_settings_are_said_in_the_box(smoke, options, words):
     assert explorer.model.value == MODEL
     explorer.direction.value = "random"
     assert number(cells(explorer.numbers)["Image Score"][0]) > 0
-
-
-# --- reach, other studies, the page -------------------------------------------------------------
-
-
-def test_every_control_says_what_it_is(explorer):
-    for control in ("photo", "upload", "model", "direction", "prompt", "towards", "mode", "step",
-                    "target"):
-        assert getattr(explorer, control).description, control
-    for slider, unit in ((explorer.step, "lengths"), (explorer.target, "degrees")):
-        assert unit in slider.description
-    for toggle in (explorer.direction, explorer.mode):
-        assert len(toggle.tooltips) == len(toggle.options)
-    pictures = [value for _, value in explorer.photo.options]
-    assert pictures[:2] == ["badger-0-f103d0057d", "photo-00"]
-    assert len(pictures) == len(set(pictures))
-    assert len(pictures) == (explorer.study.pictures["source"] != "clipart").sum()
 
 
 def test_a_clip_like_study_is_explored(mini):
@@ -290,21 +203,3 @@ def test_the_counterpart_holds_the_answers(smoke, counterpart):
     steps = next(one for one in spec["params"] if one["name"] == "step")
     grid = np.arange(steps["bind"]["min"], steps["bind"]["max"] + 1e-9, steps["bind"]["step"])
     assert np.allclose(grid, sorted({row["step"] for row in rows}))
-
-
-def test_the_counterpart_is_drawn(smoke, counterpart, tmp_path, monkeypatch):
-    monkeypatch.setenv("SING_PAGE", str(tmp_path))
-    show(counterpart, "counterpart", caption="A photo is pushed step by step.",
-         alt="A photo pushed step by step, with its scores.")
-    svg = (tmp_path / "counterpart.svg").read_text()
-    drawn = re.findall(r"<text[^>]*>([^<]*)</text>", svg)
-    photo = pushes.known(smoke, MODEL, "badger")
-    found = pushes.answer(smoke, MODEL, photo, "remove", step=1.0)
-    for text in ("this push", "control", f"{found.translator_error:.0f}°", *(
-        f"{score:.1f}°" for score in found.scores["image_score"]
-    )):
-        assert text in drawn
-    words = found.words.query("state == 'after' and rank == 1").iloc[0]
-    assert any(text.endswith(f"{words['angle']:.0f}° {words['word']}") for text in drawn)
-    assert svg.count("<image ") == 2 + 3 + 3  # the strip, and the nearest before and after
-    assert "null" not in "".join(drawn).replace("null part", "")
