@@ -183,27 +183,8 @@ def profile_names() -> list[str]:
 def load_profile(name: str, overrides: Mapping[str, object] | None = None) -> Profile:
     """Read a profile and lay overrides over it.
 
-    Parameters
-    ----------
-    name : str
-        A file in ``data/profiles``, without ``.yaml``.
-    overrides : mapping, optional
-        Keys of :class:`Profile` with values of the right type: nothing is guessed, only a whole
-        number is taken where a real one is wanted.
-
-    Returns
-    -------
-    Profile
-
-    Raises
-    ------
-    SingError
-        For an unknown profile or key, or a value of another type or out of range.
-
-    Examples
-    --------
-    >>> load_profile("smoke", {"views": 6}).views
-    6
+    An unknown profile or key, or a value of another type or out of range, is a SingError; only a
+    whole number is taken where a real one is wanted.
     """
     if name not in profile_names():
         raise unknown("profile", name, profile_names())

@@ -31,31 +31,11 @@ def stored(
 
     A table is kept under the function, the code of its file (comments and docstrings aside), its
     arguments, the profile, the joint embeddings and the features of the classifier that the
-    argument ``model`` names, or else of several. Whatever else it depends on is an argument.
+    argument ``model`` names, or else of the profile's ``everyone`` (or ``models``). Whatever else
+    it depends on is an argument, a plain value whose ``repr`` is the same in every process.
 
-    Parameters
-    ----------
-    function : callable
-        ``function(study, ...)`` that returns a DataFrame. Its other arguments are plain values or
-        lists of them: their ``repr`` has to be the same in every process.
-    models : str
-        Attribute of the profile that lists the classifiers whose features are used where there is
-        no argument ``model``: ``everyone`` (the default) or ``models``.
-    keys : sequence of str
-        Keys of the profile that are not part of every table's name (``repr=False`` there), and
-        that this table depends on.
-    apart : sequence of str
-        Arguments that do not change the table, such as ``progress``.
-
-    Examples
-    --------
-    >>> import pandas as pd
-    >>> @stored
-    ... def features_read(study):
-    ...     return pd.DataFrame({m: [study.spaces(m).rank] for m in study.config.everyone})
-    >>> @stored(keys=["redeals"], apart=["progress"])
-    ... def spread(study, model, progress=False):
-    ...     return pd.DataFrame({"deals": range(study.config.redeals)})
+    `keys` are those of the profile with ``repr=False`` that the table depends on, `apart` its
+    arguments that do not change it, such as ``progress``.
     """
     if function is None:
         return partial(stored, models=models, keys=keys, apart=apart)

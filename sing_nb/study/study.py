@@ -47,8 +47,7 @@ class Study(Pictures):
     profile : str
         A file in ``data/profiles``.
     progress : bool, optional
-        Whether long work shows progress bars; by default it does unless ``$SING_QUIET`` is set,
-        as it is where a chapter is run for a page.
+        Whether long work shows progress bars; by default unless ``$SING_QUIET`` is set.
     **overrides
         Keys of the profile with other values.
 
@@ -93,10 +92,8 @@ class Study(Pictures):
         Parameters
         ----------
         classifier : Classifier
-            Of :func:`~sing_nb.models.classifier.wrap_classifier`, for example.
         features : FeatureSet, optional
-            Its features and logits of all :attr:`pictures`, where they are known already, as for
-            another head on the network of a classifier of this study; nothing is computed then.
+            Its features and logits of all :attr:`pictures`, where they are known already.
 
         Raises
         ------
@@ -157,10 +154,7 @@ class Study(Pictures):
         return self._features[model]
 
     def feature_part(self, model: str, part: tuple[int, int] | None = None) -> FeatureSet:
-        """Features and logits of one part (index, count) of the pictures, by default of all.
-
-        Only that part is computed if it is missing (:func:`sing_nb.pictures.features.part_rows`).
-        """
+        """Features and logits of one part (index, count) of the pictures, by default of all."""
         if model in self._features:
             rows = networks.part_rows(len(self.pictures), part)
             return FeatureSet(*(x[rows.start : rows.stop] for x in self._features[model]))
@@ -267,11 +261,9 @@ class Study(Pictures):
     # --- translators ----------------------------------------------------------------------------
 
     def translators(self, model: str) -> list[Translator]:
-        """The translator of every fold, and last the one for pictures from elsewhere.
+        """The translators of :meth:`fitted`, or as often the one that the authors published.
 
-        They are those of :meth:`fitted`, or all the one that the paper's authors published, if the
-        profile names their folder. That one was not fitted here: no subject is held out, and its
-        card has no lambda.
+        That one was not fitted here: no subject is held out, and its card has no lambda.
         """
         if self.config.published_translators is None:
             return self.fitted(model)
@@ -344,10 +336,7 @@ class Study(Pictures):
     def random_removals(
         self, model: str, f: torch.Tensor, draws: int | None = None
     ) -> Iterator[torch.Tensor]:
-        """Features (n, m) without a random part as large as their null part, one control a draw.
-
-        There are the profile's ``control_draws`` of them, or `draws`.
-        """
+        """Features (n, m) without a random part as large as their null part, one control a draw."""
         length = self.spaces(model).null(f).norm(dim=1)
         for draw in range(draws or self.config.control_draws):
             yield matched_removal(f, length, self.control_basis(model, draw))
@@ -392,10 +381,7 @@ class Study(Pictures):
     def stored(
         self, name: str, compute: Callable[[], pd.DataFrame], *models: str
     ) -> pd.DataFrame:
-        """A table from memory, from disk, or computed and kept; :func:`stored` is simpler.
-
-        `name` says everything that it depends on beside the profile and the features of `models`.
-        """
+        """A table from memory, from disk, or computed and kept; the decorator is simpler."""
         name = slug(name)
         if name not in self._tables:
             keys = [self.feature_key(model) for model in models]

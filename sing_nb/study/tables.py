@@ -36,12 +36,6 @@ EXCESS = ("image_score_excess", "attribute_score_excess", "attribute_size_excess
 def images(study: Study, model: str) -> pd.DataFrame:
     """Scores of every null-removed equivalent, one row per scored picture or photograph.
 
-    Parameters
-    ----------
-    study : Study
-    model : str
-        A classifier.
-
     Returns
     -------
     pandas.DataFrame
@@ -78,13 +72,8 @@ def images(study: Study, model: str) -> pd.DataFrame:
 def controls(study: Study, model: str) -> pd.DataFrame:
     """The same scores after removing random parts of the same size, a row per picture and draw.
 
-    A size, such as ``|AS|``, must be taken draw by draw: that of the mean is smaller.
-
-    Returns
-    -------
-    pandas.DataFrame
-        picture, draw (from 0), image_score, attribute_score, logit_change; pictures in the order
-        of :func:`images`.
+    A size, such as ``|AS|``, must be taken draw by draw: that of the mean is smaller. Draws count
+    from 0; pictures are in the order of :func:`images`.
     """
     rows = _shown(study)
     f, clf = study.features(model)[rows], study.classifier(model)
@@ -148,12 +137,6 @@ def models(study: Study) -> pd.DataFrame:
 def model(study: Study, model: str) -> pd.DataFrame:
     """Medians of AS and IS over the pictures of :func:`scored`, with controls and excess.
 
-    Parameters
-    ----------
-    study : Study
-    model : str
-        A classifier, in this study's list or not.
-
     Returns
     -------
     pandas.DataFrame
@@ -207,20 +190,8 @@ def model_difference(
 ) -> dict[str, float]:
     """A score of the second classifier minus that of the first, paired by picture.
 
-    Parameters
-    ----------
-    study : Study
-    first, second : str
-    quantity : str
-        One of QUANTITIES, as in :func:`model`.
-    kind : str
-        One of KINDS. Of random removals, the mean over draws, whose interval is for other subjects
-        and these subspaces.
-
-    Returns
-    -------
-    dict
-        ``value``, ``low`` and ``high``.
+    `quantity` is one of QUANTITIES, `kind` one of KINDS; of random removals it is the mean over
+    draws, whose interval is for other subjects and these subspaces. Gives value, low and high.
     """
     for what, name, known in (("quantity", quantity, QUANTITIES), ("kind", kind, KINDS)):
         if name not in known:

@@ -10,11 +10,8 @@ import torch
 
 import sing_nb
 from sing_nb.method.nullspace import HeadSpaces
-from sing_nb.models.classifier import wrap_classifier
-from sing_nb.models.heads import Head
-from sing_nb.models.lazy import LazyClassifier
-from sing_nb.pictures.cache import keep, kept
-from sing_nb.pictures.features import compute_features, feature_key
+from sing_nb.pictures.cache import kept
+from sing_nb.pictures.features import feature_key
 from sing_nb.study import tables
 from sing_nb.study.heads import kept_spaces
 
@@ -121,18 +118,6 @@ def test_a_feature_key_is_remembered_until_the_network_is_built(own, cache):
     (path,) = [p for p in cache.glob("*.txt") if p.read_text() == key]
     path.write_text("nonsense")
     assert feature_key(sing_nb.load_classifier(name), table) == key
-
-
-def test_stored_features_need_no_network(tmp_path):
-    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3))
-    table = pd.DataFrame({"picture": ["a"], "source": ["folder"], "path": ["a.png"]})
-    folder = tmp_path / "features"
-    whole = wrap_classifier(module, name="tiny")
-    stored = {"features": torch.ones(1, 12), "logits": torch.zeros(1, 3)}
-    keep(folder / "tiny-key" / "0000.safetensors", stored, "tiny-key/0000.safetensors")
-    clf = LazyClassifier("tiny", Head(*whole.head), "origin", lambda: pytest.fail("built"))
-    found = compute_features(clf, table, tmp_path, folder, key="key", progress=False)
-    assert torch.equal(found.features, stored["features"])
 
 
 def test_what_looks_at_results_loads_no_library_of_networks(smoke):

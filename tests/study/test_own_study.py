@@ -143,3 +143,14 @@ def test_ridge_candidates_follow_the_size_of_the_features(folder):
     for score in ("image_score", "attribute_score", "image_score_control", "translator_error"):
         assert np.allclose(parts[0][score], parts[1][score], atol=1e-3), score
     assert parts[0]["image_score"].max() > 1e-3  # degrees: something moves at all
+
+
+@pytest.mark.parametrize(("ask", "nearest"), [
+    (lambda study: study.label("zebar"), "zebra"),
+    (lambda study: study.examples(["zebar"]), "Unknown label 'zebar'"),
+    (lambda study: study.in_space("lite9"), "lite"),
+    (lambda study: study.row("zebra-9"), "Unknown picture"),
+], ids=["class", "label", "space", "picture"])
+def test_unknown_names_suggest_the_nearest(ask, nearest, smoke):
+    with pytest.raises(SingError, match=nearest):
+        ask(smoke)

@@ -8,7 +8,6 @@ import torch
 
 from sing_nb import SingError
 from sing_nb.method import metrics
-from sing_nb.models.prompts import complete_prompt
 from sing_nb.study import neighbours, pushes, tables
 
 MODEL = "lite0"
@@ -108,16 +107,6 @@ def test_out_of_reach_is_said_with_the_limit(smoke, photo):
         pushes.answer(smoke, MODEL, photo, "prompt", "teapot", target=limit + 1)
 
 
-def test_a_trail_passes_through_the_answers(smoke, photo):
-    table = pushes.trail(smoke, MODEL, photo, "random")
-    assert len(table) == 2 * 41
-    assert table.loc[table["step"] == 0, "image_score"].max() < 1e-4
-    here = table[np.isclose(table["step"], 1.7)].reset_index(drop=True)
-    answer = pushes.answer(smoke, MODEL, photo, "random", step=1.7)
-    for name in ("image_score", "attribute_score", "logit_change"):
-        assert here[name].to_numpy() == pytest.approx(answer.scores[name].to_numpy(), abs=1e-4)
-
-
 def test_words_and_photos_are_those_of_the_two_places(smoke, plain, photo):
     found = pushes.answer(smoke, MODEL, photo, "prompt", "teapot", step=3.0, k=5, photos=4)
     number = smoke.row(photo.name)
@@ -142,9 +131,6 @@ def test_wrong_questions_say_what_is_right(smoke, photo):
     for far in ({}, {"step": 1.0, "target": 2.0}):
         with pytest.raises(SingError, match="either a step or a target"):
             pushes.answer(smoke, MODEL, photo, "remove", **far)
-
-
-# --- prompts ------------------------------------------------------------------------------------
 
 
 # --- pictures of one's own ----------------------------------------------------------------------
@@ -172,15 +158,6 @@ def test_the_file_of_a_known_picture_gives_its_numbers(smoke, pictures, source):
             for one in (known, own))
         for name in ("image_score", "attribute_score", "probability_after"):
             assert found[name].to_numpy() == pytest.approx(wanted[name].to_numpy(), abs=5e-3)
-
-
-def test_an_own_picture_is_measured_towards_the_class_it_is_taken_for(smoke, pictures):
-    content = smoke.picture_path(pictures[1]).read_bytes()
-    own = pushes.uploaded(smoke, MODEL, content)
-    found = pushes.answer(smoke, MODEL, own, "remove", step=1.0)
-    assert found.towards == complete_prompt(found.scores["before"][0])
-    near = neighbours.nearest(smoke, own.translator(own.f), 4)["picture"].tolist()
-    assert found.photos.query("state == 'before'")["picture"].tolist() == near
 
 
 @pytest.mark.parametrize(("content", "said"), [

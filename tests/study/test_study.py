@@ -116,17 +116,6 @@ def test_scores_of_one_picture_are_those_of_plain_numpy(smoke, plain, images, so
         assert row[f"{name}_control"] == pytest.approx(drawn[name].mean())
 
 
-def test_the_controls_of_a_draw_are_its_own(smoke):
-    controls = tables.controls(smoke, "lite0").set_index(["picture", "draw"])
-    for draw in range(smoke.config.control_draws):
-        scored = tables.scored(smoke, "lite0", draw)
-        expected = [controls.loc[(name, draw), "image_score"] for name in scored["picture"]]
-        assert scored["image_score_control"].tolist() == expected
-    backwards = tables.scored(smoke, "lite0")["picture"].tolist()[::-1]
-    found = tables.by_draw(smoke, "lite0", "image_score", backwards)
-    assert found[2].tolist() == controls.loc[backwards[2], "image_score"].sort_index().tolist()
-
-
 def test_every_stamp_and_photograph_is_scored_once(smoke, images):
     expected = smoke.pictures.loc[smoke.pictures["source"] != "clipart", "picture"]
     assert images["picture"].tolist() == expected.tolist()

@@ -13,13 +13,11 @@ import json
 import pkgutil
 import re
 
-import numpy as np
 import pandas as pd
 import pytest
 
 import sing_nb
 from sing_nb.study import comparison, steering
-from sing_nb.study import tables as study_tables
 
 ABOUT = {"model", "title", "label", "class", "concept"}
 CONTROL = re.compile(r"control|random|chance|constant|permuted|untouched", re.IGNORECASE)
@@ -203,11 +201,3 @@ def test_a_figure_with_scores_shows_interval_and_control(smoke_book):
     assert scored >= 8
     assert set(FIGURES_EXEMPT) <= names
     assert {name: what for name, what in wanting.items() if name not in FIGURES_EXEMPT} == {}
-
-
-def test_intervals_of_tables_lie_around_their_values(smoke):
-    for table in (study_tables.models(smoke), study_tables.classes(smoke, "lite0").rename(columns={
-            "as_low": "quarter", "as_high": "three quarters"})):
-        for low in (name for name in table if re.fullmatch(r"(.+_)?low", name)):
-            known = np.isfinite(table[low])
-            assert (table[low] <= table[re.sub("low$", "high", low)])[known].all()
