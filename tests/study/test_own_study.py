@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from conftest import degrees
 from PIL import Image
 from sklearn.linear_model import Ridge
 from torch import nn
@@ -140,6 +141,15 @@ def test_ridge_candidates_follow_the_size_of_the_features(folder):
         unit = np.var(f.double().numpy()[fitted], axis=0, ddof=1).mean()
         assert mine.lambdas("tiny") == pytest.approx([lam * unit for lam in mine.config.lambdas])
         parts.append(tables.images(mine, "tiny"))
+    # The constant guess is the mean of the folder's own other folds.
+    z, fold = mine.embeddings.double().numpy(), mine.pictures["fold"].to_numpy()
+    own = [degrees(z[mine.is_scored & (fold != fold[row])].mean(0), z[row])
+           for row in np.flatnonzero(mine.is_scored)]
+    constant = tables.model(mine, "tiny").query("kind == 'constant'")["value"].item()
+    assert constant == pytest.approx(np.median(own))
+    all_fitted = [degrees(z[fitted & (fold != fold[row])].mean(0), z[row])
+                  for row in np.flatnonzero(mine.is_scored)]
+    assert constant < np.median(all_fitted) - 1
     for score in ("image_score", "attribute_score", "image_score_control", "translator_error"):
         assert np.allclose(parts[0][score], parts[1][score], atol=1e-3), score
     assert parts[0]["image_score"].max() > 1e-3  # degrees: something moves at all

@@ -155,8 +155,8 @@ def test_scores_of_models_are_medians_of_their_pictures(smoke, images):
 def test_a_constant_translator_errs_by_the_angle_to_the_mean_of_the_others(smoke):
     scored = tables.scored(smoke, "lite0")
     z, fold = smoke.embeddings.double().numpy(), smoke.pictures["fold"].to_numpy()
-    stamps = (smoke.pictures["source"] == "stamp").to_numpy()  # and no drawings
-    angles = [degrees(z[(fold != fold[row]) & stamps].mean(0), z[row])
+    fitted = (smoke.pictures["source"] != "photo").to_numpy()
+    angles = [degrees(z[(fold != fold[row]) & fitted].mean(0), z[row])
               for row in smoke.rows(scored["picture"])]
     found = tables.model(smoke, "lite0").query("kind == 'constant'")["value"].item()
     assert found == pytest.approx(np.median(angles))
