@@ -64,8 +64,8 @@ def ask(
     pandas.DataFrame
         One row per prompt: prompt, ``verdict`` (one of :data:`VERDICTS`), ``hidden`` (share of what
         is readable in the whole feature that the principal part has lost, up to 1) with
-        ``hidden_control`` (of random subspaces as large), ``full`` (held-out R2 of the whole
-        feature), ``threshold`` and ``threshold_high`` (the two lines), pictures, subjects, ``why``
+        ``hidden_control`` (the mean of random subspaces as large; one more of them exceeds
+        ``hidden_control_high`` in 5 % of cases), ``full`` (held-out R2 of the whole feature), ``threshold`` and ``threshold_high`` (the two lines), pictures, subjects, ``why``
         (for people), model and title. ``_low`` and ``_high``: 95 %, cluster bootstrap over
         subjects. Of more than twice ``plant_pictures`` pictures, whole subjects are left out.
 
@@ -88,8 +88,8 @@ def ask(
            f"{text} Over these pictures it is hardly another question than “{short(twin)}” "
            f"(correlation {alike:.2f})."
            for text, twin, alike in zip(why, twins, found["alike"])]
-    numbers = ["hidden", "hidden_low", "hidden_high", "hidden_control", "full", "full_low",
-               "full_high"]
+    numbers = ["hidden", "hidden_low", "hidden_high", "hidden_control", "hidden_control_high",
+               "full", "full_low", "full_high"]
     return pd.DataFrame(
         {"prompt": list(asked), "verdict": verdict, **found[numbers], "threshold": THRESHOLD,
          "threshold_high": THRESHOLD_HIGH, **found[["pictures", "subjects"]], "why": why,

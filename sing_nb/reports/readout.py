@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 from scipy.linalg import cho_factor, cho_solve
 
 from ..checks.blind_heads import FOLDS, READABLE, hidden_share
@@ -173,8 +174,10 @@ def measured(
     -------
     pandas.DataFrame
         One row per concept: ``full``, ``hidden`` (each with ``_low``, ``_high``) and
-        ``hidden_control`` as in :func:`~sing_nb.reports.asking.ask`, pictures, subjects. nan for
-        concepts that do not vary, and of fewer than 4 subjects.
+        ``hidden_control`` as in :func:`~sing_nb.reports.asking.ask`, pictures, subjects;
+        ``hidden_control_high``, which one more random view exceeds in 5 % of cases (a prediction
+        interval, mean + t s sqrt(1 + 1/k) of k views). nan for concepts that do not vary, of fewer
+        than 4 subjects, and the last of a single view.
     """
     with progress_bar(progress, total=2 + controls, desc="readouts", unit="readout") as bar:
         asked = Readouts(features, values, subjects, strata, seed)
@@ -185,7 +188,13 @@ def measured(
         for number in range(controls):
             shares.append(asked.share(random_basis(*basis.shape, seed + 2 + number)))
             bar.update(1)
-    return found.assign(hidden_control=np.mean(shares, axis=0) if shares else np.nan)
+    if not shares:
+        return found.assign(hidden_control=np.nan, hidden_control_high=np.nan)
+    mean, high = np.mean(shares, axis=0), np.full(len(found), np.nan)
+    if controls > 1:  # the upper end for one more view that is drawn like these
+        wide = stats.t.ppf(0.95, controls - 1) * np.sqrt(1 + 1 / controls)
+        high = mean + wide * np.std(shares, axis=0, ddof=1)
+    return found.assign(hidden_control=mean, hidden_control_high=high)
 
 
 def decided(table: pd.DataFrame) -> np.ndarray:

@@ -136,14 +136,14 @@ def _headline(own: Mapping[str, pd.DataFrame]) -> str:
     told = every[every["verdict"] != VERDICTS[2]]
     ignored = told[told["verdict"] == VERDICTS[0]]
     if len(ignored):
-        single = ignored.loc[ignored["hidden_low"] > ignored["hidden_control"], "prompt"].tolist()
+        single = ignored.loc[ignored["hidden_low"] > ignored["hidden_control_high"], "prompt"].tolist()
         many = f"Of {len(told)} factors and concepts that can be told it ignores {len(ignored)}."
         if single:
             each = "each" if len(single) > 1 else "it"
             return (f"{title} ignores {listed(single, 5)}: more of {each} is lost than a random "
                     f"view as narrow would lose. {many}")
         return (f"{title} ignores {listed(ignored['prompt'].tolist(), 5)}, but a random view as "
-                f"narrow would lose as much. {many}")
+                f"narrow may lose as much. {many}")
     if told.empty:
         return (f"It cannot be told here what {title} ignores: no question about it has an answer "
                 f"with these pictures.")

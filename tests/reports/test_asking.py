@@ -74,6 +74,19 @@ def test_the_control_is_a_random_part_as_large_as_what_the_head_reads():
         "hidden_control"].isna().all()
 
 
+def test_random_heads_lose_no_more_than_random_views():
+    """Of all that is asked of six of them at most 5 % may be said to be more than a random view."""
+    features, values, who = pictures(5, subjects=60, views=2)
+    found = pd.concat([measured(features, values, who, random_basis(24, rank, 100 + seed),
+                                draws=100, seed=1000 * seed, controls=2 + seed % 2)
+                       for seed in range(6) for rank in (3, 6, 12)])
+    beyond = (decided(found) == IGNORES) & (found["hidden_low"] > found["hidden_control_high"])
+    assert (decided(found) == IGNORES).mean() > 0.5
+    assert beyond.mean() <= 0.05
+    assert measured(features, values, who, random_basis(24, 3, 0), controls=1, draws=20)[
+        "hidden_control_high"].isna().all()
+
+
 def test_what_does_not_vary_has_no_numbers_and_no_answer():
     features, values, who = pictures(3)
     values[:, 1] = 0.123
