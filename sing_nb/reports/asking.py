@@ -19,22 +19,13 @@ from ..errors import SingError
 from ..models.prompts import complete_prompt
 from ..progress import Progress
 from ..study.study import Study, stored
-from .readout import (
-    CONTROLS,
-    LEAST_SUBJECTS,
-    THRESHOLD,
-    THRESHOLD_HIGH,
-    VERDICTS,
-    decided,
-    measured,
-    standardised,
-)
+from . import readout
+from .readout import LEAST_SUBJECTS, THRESHOLD, THRESHOLD_HIGH, VERDICTS, decided, measured
 from .words import listed, percent, plain, short
 
-__all__ = ["VERDICTS", "ask", "asked_pictures", "factors", "head_reads", "prompts_of", "summary"]
+__all__ = ["VERDICTS", "ask", "asked_pictures", "factors", "prompts_of", "summary"]
 
 LONGEST = 500  # characters; joint spaces read some 70 words and pass over the rest
-ALIKE = 0.95  # correlation over the pictures from which on two prompts are hardly two
 FAR = 0.05  # a prompt is far if so many words of the vocabulary are nearer to every picture
 
 
@@ -65,9 +56,10 @@ def ask(
         One row per prompt: prompt, ``verdict`` (one of :data:`VERDICTS`), ``hidden`` (share of what
         is readable in the whole feature that the principal part has lost, up to 1) with
         ``hidden_control`` (the mean of random subspaces as large; one more of them exceeds
-        ``hidden_control_high`` in 5 % of cases), ``full`` (held-out R2 of the whole feature), ``threshold`` and ``threshold_high`` (the two lines), pictures, subjects, ``why``
-        (for people), model and title. ``_low`` and ``_high``: 95 %, cluster bootstrap over
-        subjects. Of more than twice ``plant_pictures`` pictures, whole subjects are left out.
+        ``hidden_control_high`` in 5 % of cases), ``full`` (held-out R2 of the whole feature),
+        ``threshold`` and ``threshold_high`` (the two lines), pictures, subjects, ``why`` (for
+        people), model and title. ``_low`` and ``_high``: 95 %, cluster bootstrap over subjects. Of
+        more than twice ``plant_pictures`` pictures, whole subjects are left out.
 
     Raises
     ------
@@ -83,11 +75,6 @@ def ask(
     if model == study.config.tower:
         why = [f"{text} The joint space is built on this very head, so that it must agree with it."
                for text in why]
-    twins = [list(asked)[at] if at >= 0 else "" for at in found["twin"]]
-    why = [text if not twin else
-           f"{text} Over these pictures it is hardly another question than “{short(twin)}” "
-           f"(correlation {alike:.2f})."
-           for text, twin, alike in zip(why, twins, found["alike"])]
     numbers = ["hidden", "hidden_low", "hidden_high", "hidden_control", "hidden_control_high",
                "full", "full_low", "full_high"]
     return pd.DataFrame(
@@ -132,11 +119,6 @@ def asked_pictures(study: Study) -> pd.DataFrame:
     return table[table["subject"].isin(kept)].reset_index(drop=True)
 
 
-def head_reads(study: Study, model: str) -> np.ndarray:
-    """Orthonormal basis (m, rank) of what the head reads."""
-    return study.spaces(model).principal_basis.numpy()
-
-
 @stored(keys=["plant_pictures"], apart=["progress"])
 def _answers(study: Study, model: str, prompts: list[str], progress: Progress) -> pd.DataFrame:
     table = asked_pictures(study)
@@ -145,11 +127,11 @@ def _answers(study: Study, model: str, prompts: list[str], progress: Progress) -
     values = z @ study.space.encode_text(prompts).double().numpy().T
     found = measured(
         study.features(model)[rows].double().numpy(), values, table["subject"],
-        head_reads(study, model), table["stratum"],
-        controls=min(CONTROLS, study.config.control_draws), draws=study.config.bootstrap_draws,
-        seed=study.config.seed, progress=progress,
+        study.spaces(model).principal_basis.numpy(), table["stratum"],
+        controls=min(readout.CONTROLS, study.config.control_draws), progress=progress,
+        draws=study.config.bootstrap_draws, seed=study.config.seed,
     )
-    return found.assign(far=_far(study, z, values), **_twins(values))
+    return found.assign(far=_far(study, z, values))
 
 
 def _far(study: Study, z: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -163,15 +145,6 @@ def _far(study: Study, z: np.ndarray, values: np.ndarray) -> np.ndarray:
         known = np.sort(words @ one)
         nearest = np.minimum(nearest, 1 - np.searchsorted(known, own, side="left") / len(known))
     return nearest
-
-
-def _twins(values: np.ndarray) -> dict[str, np.ndarray]:
-    """The earlier prompt that each is most alike over the pictures, -1 where none is."""
-    scaled = standardised(values)
-    like = np.tril(np.abs(scaled.T @ scaled / len(values)), -1)
-    at = like.argmax(1)
-    alike = like[np.arange(len(like)), at].clip(max=1)
-    return {"twin": np.where(alike >= ALIKE, at, -1), "alike": alike}
 
 
 def factors(study: Study, model: str) -> pd.DataFrame:
@@ -192,7 +165,7 @@ def _factors(study: Study, model: str) -> pd.DataFrame:
     rows = table["row"].to_numpy(copy=True)
     found = measured(
         study.features(model)[rows].double().numpy(), table.iloc[:, 3:].to_numpy(),
-        table["subject"], head_reads(study, model), table["stratum"],
+        table["subject"], study.spaces(model).principal_basis.numpy(), table["stratum"],
         controls=min(2, study.config.control_draws), draws=study.config.bootstrap_draws,
         seed=study.config.seed)
     return found.assign(prompt=table.columns[3:])
@@ -260,7 +233,5 @@ def summary(table: pd.DataFrame) -> str:
         f"In brackets: how much of what the features tell of it does not reach the logits. A head "
         f"ignores what surely loses more than {percent(THRESHOLD)}, and perhaps "
         f"{percent(THRESHOLD_HIGH)} or more; it keeps what surely loses less than "
-        f"{percent(THRESHOLD_HIGH)}, and perhaps less than {percent(THRESHOLD)} (95 % intervals). "
-        f"What the head ignores, the features hold still."
-    )
+        f"{percent(THRESHOLD_HIGH)}, and perhaps less than {percent(THRESHOLD)} (95 % intervals).")
     return "\n".join(lines)

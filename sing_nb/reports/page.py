@@ -125,8 +125,6 @@ def _with_contents(text: str) -> str:
 
     head, body = text.split("<!--contents-->", 1)
     body = HEADING.sub(named, body)
-    contents = (
-        '<nav class="contents" aria-label="Contents"><details><summary>Contents</summary><ol>'
-        f'{"".join(entries)}</ol></details></nav>'
-    ) if entries else ""
-    return f"{head}{contents}{body}"
+    contents = ('<nav class="contents" aria-label="Contents"><details><summary>Contents</summary>'
+                f'<ol>{"".join(entries)}</ol></details></nav>')
+    return f"{head}{contents if entries else ''}{body}"

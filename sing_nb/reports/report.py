@@ -179,9 +179,6 @@ class _Steps:
             say(f"[{self.done}/{self.total}] {text}")
 
 
-# --- what is written ----------------------------------------------------------------------------
-
-
 def _write(
     folder: Path, study: Study, name: str, other: str, found: Mapping[str, pd.DataFrame],
     summary: str, card: dict, ask: list[str], bars: bool,
@@ -215,8 +212,7 @@ def _write(
     cards.save(folder / "spaces.safetensors", study.spaces(name), card)
     card["files"] = {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*")) if path.is_file()
-    }
+        for path in sorted(folder.rglob("*")) if path.is_file()}
     write_atomic(folder / "card.json", json.dumps(card, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -316,16 +312,11 @@ def _command(
     return shlex.join(["sing", "report", *words])
 
 
-# --- the folder ---------------------------------------------------------------------------------
-
-
 def _refuse_shared(target: Path, images: Path) -> None:
     if target == images or target in images.parents or images in target.parents:
-        raise SingError(
-            f"The report cannot lie in its pictures' folder, nor they in its own: the next report "
-            f"would take its figures for pictures. Pictures: {images}; report: {target}. Give "
-            f"another folder (--out)."
-        )
+        raise SingError(f"The report cannot lie in its pictures' folder, nor they in its own: the "
+                        f"next report would take its figures for pictures. Pictures: {images}; "
+                        f"report: {target}. Give another folder (--out).")
 
 
 def _refuse_foreign(target: Path) -> None:
@@ -363,15 +354,11 @@ def _held(target: Path) -> Iterator[None]:
         locks.mkdir(parents=True, exist_ok=True)
         lock = FileLock(locks / f"{content_key(str(target))}.lock", timeout=0).acquire()
     except Timeout:
-        raise SingError(
-            f"Another run is writing the report {target}. Wait for it, or give another folder "
-            f"(--out)."
-        ) from None
+        raise SingError(f"Another run is writing the report {target}. Wait for it, or give another "
+                        f"folder (--out).") from None
     except OSError as error:
-        raise SingError(
-            f"No report can be written to {target.parent}: {error.strerror or error}. Give a "
-            f"folder that you may write to (--out)."
-        ) from error
+        raise SingError(f"No report can be written to {target.parent}: {error.strerror or error}. "
+                        f"Give a folder that you may write to (--out).") from error
     with lock:
         if _aside(target).is_dir() and not target.exists():
             _aside(target).rename(target)

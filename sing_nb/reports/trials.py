@@ -14,7 +14,7 @@ from ..checks.intervals import deal
 from ..method.steer import random_basis
 from ..progress import Progress, progress_bar
 from ..study.study import Study, stored
-from .asking import asked_pictures, head_reads, prompts_of
+from .asking import asked_pictures, prompts_of
 from .readout import LEAST_SUBJECTS, VERDICTS, Readouts, decided, standardised, weights
 
 __all__ = ["planted_trials", "trial_table", "trials"]
@@ -59,9 +59,9 @@ def _trials(
     with progress_bar(progress, total=splits, desc="trials", unit="split") as bar:
         for split in range(splits):
             found = planted_trials(
-                features, values.numpy(), table["subject"].to_numpy(), head_reads(study, model),
-                table["stratum"].to_numpy(), draws=study.config.bootstrap_draws,
-                seed=study.config.seed + split)
+                features, values.numpy(), table["subject"].to_numpy(),
+                study.spaces(model).principal_basis.numpy(), table["stratum"].to_numpy(),
+                draws=study.config.bootstrap_draws, seed=study.config.seed + split)
             parts.append(found.assign(model=model, split=split))
             bar.update(1)
     return pd.concat(parts, ignore_index=True)

@@ -15,10 +15,8 @@ from ..study.study import Study
 from ..study.tables import KINDS
 from .readout import VERDICTS
 
-__all__ = [
-    "factor_name", "first_screen", "in_markdown", "listed", "percent", "plain", "share", "short",
-    "small",
-]
+__all__ = ["factor_name", "first_screen", "in_markdown", "listed", "percent", "plain", "share",
+           "short", "small"]
 
 NULL, CONTROL = KINDS
 # What a known factor is called for people, by the beginning of its name.
@@ -27,9 +25,6 @@ FACTORS = {
     **{f"background: {kind}": f"{kind} background" for kind in BACKGROUNDS},
     "background: ": "{} of the background",
 }
-
-
-# --- forms --------------------------------------------------------------------------------------
 
 
 def plain(text: object) -> str:
@@ -85,9 +80,6 @@ def factor_name(name: str) -> str:
     return name
 
 
-# --- the first screen ---------------------------------------------------------------------------
-
-
 def first_screen(study: Study, model: str, tables: Mapping[str, pd.DataFrame]) -> str:
     """What a classifier ignores, how sure that is, and what to look at, as Markdown.
 
@@ -109,10 +101,9 @@ def first_screen(study: Study, model: str, tables: Mapping[str, pd.DataFrame]) -
         lines.append(f"- **First.** {off}: hardly better than a guess. So no Image or Attribute "
                      f"Score of these pictures means anything, and none is told here.")
     lines += [_head(own), *([_scores(own)] if useful else [])]
-    lines += [
-        _counted(name, own[table]) for name, table in (
-            ("The pictures themselves", "factors"), ("Concepts in words", "concepts"),
-            ("Your questions", "asked")) if len(own[table])]
+    asked = {"factors": "The pictures themselves", "concepts": "Concepts in words",
+             "asked": "Your questions"}
+    lines += [_counted(name, own[table]) for table, name in asked.items() if len(own[table])]
     if useful:
         lines += [_information(own["information"].set_index("kind")), _sure(own, f" {off}."),
                   _where(own)]
@@ -136,7 +127,8 @@ def _headline(own: Mapping[str, pd.DataFrame]) -> str:
     told = every[every["verdict"] != VERDICTS[2]]
     ignored = told[told["verdict"] == VERDICTS[0]]
     if len(ignored):
-        single = ignored.loc[ignored["hidden_low"] > ignored["hidden_control_high"], "prompt"].tolist()
+        alone = ignored["hidden_low"] > ignored["hidden_control_high"]
+        single = ignored.loc[alone, "prompt"].tolist()
         many = f"Of {len(told)} factors and concepts that can be told it ignores {len(ignored)}."
         if single:
             each = "each" if len(single) > 1 else "it"

@@ -9,7 +9,6 @@ import nbformat
 import pandas as pd
 import pytest
 from browser import PHONE, inspect_page, new_page, open_browser
-from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from sing_nb.book.figures import VEGALITE, bundle
@@ -80,28 +79,10 @@ def test_the_page_names_no_other_host_and_no_other_file(text):
     assert len(text) < 2e6
 
 
-def test_it_has_one_title_which_is_plain_text(text):
-    assert "<title>What &lt;b&gt; ignores</title>" in text
-    assert re.findall("<h1[^>]*>(.*?)</h1>", text) == ["What &lt;b&gt; ignores"]
-    assert '<html lang="en">' in text
-    about = BeautifulSoup(text, "html.parser").find("meta", {"name": "description"})
-    assert about["content"] == 'It\'s "short".'
-    assert "Title of the chapter" not in text
-    assert "The first words." in text
-
-
 def test_code_is_left_out(text):
     for gone in ("secret", "profile", "a bar of progress"):
         assert gone not in text.partition("</style>")[2].partition("<body>")[2]
     assert "By hand." in text
-
-
-def test_every_kind_of_output_is_shown_once(text):
-    body = re.sub("<script>.*?</script>", "", text.partition("<body>")[2], flags=re.DOTALL)
-    assert body.count("column 29") == 1
-    assert body.count("<strong>Two</strong> of them.") == 1
-    assert body.count("<pre>3 &lt; 4</pre>") == 1
-    assert "wide" not in re.sub("<[^>]*>", "", body)
 
 
 def test_headings_have_names_of_their_own_and_a_list(text):

@@ -13,7 +13,6 @@ from miniatures import class_picture
 from torch import nn
 
 import sing_nb
-from sing_nb.errors import SingError
 from sing_nb.reports import report_tables
 from sing_nb.reports.readout import VERDICTS
 from sing_nb.reports.words import first_screen, in_markdown
@@ -166,7 +165,8 @@ def answered(tables, **verdicts):
     """The table of concepts of one classifier with other answers."""
     rows = [{"model": "own", "title": "own", "prompt": word, "verdict": verdict, "hidden": hidden,
              "hidden_low": hidden - 0.1, "hidden_high": hidden + 0.1, "hidden_control": control,
-             "hidden_control_high": control + 0.1, "full": 0.5, "why": ""} for word, (verdict, hidden, control) in verdicts.items()]
+             "hidden_control_high": control + 0.1, "full": 0.5, "why": ""}
+            for word, (verdict, hidden, control) in verdicts.items()]
     none = tables["factors"].iloc[:0]
     return {**tables, "factors": none, "concepts": pd.DataFrame(rows)}
 
@@ -217,9 +217,3 @@ def test_a_table_in_markdown_is_a_table_whatever_stands_in_it():
             for row in found.find_all("tr")]
     assert rows == [["kind", "a|b", "<b>"], ["_r_", "*x* | `y`", "[l](u) z"], ["s", "1.5", "$m$"]]
     assert {one.name for one in found.find_all()} <= {"table", "thead", "tbody", "tr", "th", "td"}
-
-
-def test_a_classifier_cannot_stand_beside_itself(study):
-    assert report_tables.chosen(study, "own", "other") == ("own", "other")
-    with pytest.raises(SingError, match="cannot stand beside itself"):
-        report_tables.chosen(study, "own", "own")
