@@ -11,7 +11,6 @@ from conftest import degrees, ends, prompt_of, random_part
 from sklearn.linear_model import Ridge
 
 import sing_nb
-from sing_nb.errors import SingError
 from sing_nb.method.translator import grouped_cv
 from sing_nb.study import classes, neighbours, tables
 
@@ -303,10 +302,6 @@ def test_other_settings_give_other_results_in_other_files(smoke, images):
     other = sing_nb.Study("smoke", progress=False, temperature=2, control_draws=1, lambdas=[50])
     found = tables.images(other, "lite0")["image_score"]
     assert not np.allclose(found, images["image_score"], atol=0.01)
-    with pytest.raises(SingError, match="did you mean 'views'"):
-        sing_nb.Study("smoke", vews=3)
-    with pytest.raises(SingError, match="8 subjects are too few for 5 folds"):
-        _ = sing_nb.Study("smoke", folds=5).pictures
 
 
 def test_the_scores_follow_from_the_seed_alone(smoke):
