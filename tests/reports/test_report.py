@@ -168,16 +168,10 @@ def test_nothing_of_the_book_or_of_this_process_is_left(soup, made, build):
     assert all(image.get("alt") for image in soup.find_all("img"))
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with open_browser() as found:
-        yield found
-
-
-@pytest.mark.parametrize(("size", "theme"), [((1280, 900), "light"), ((360, 780), "dark")])
-def test_the_page_opens_from_disk_and_asks_for_nothing(browser, made, size, theme):
+def test_the_page_opens_from_disk_and_asks_for_nothing(made):
+    size, theme = (360, 780), "dark"  # the other ones: test_report_page
     asked = []
-    with new_page(browser, size, theme) as tab:
+    with open_browser() as browser, new_page(browser, size, theme) as tab:
         tab.on("request", lambda request: asked.append(request.url))
         found = inspect_page(tab, made.page.as_uri(), theme)
         assert [url for url in asked if not url.startswith("data:")] == [made.page.as_uri()]
