@@ -83,7 +83,7 @@ def _probabilities(study: Study, model: str, at_least: int) -> pd.DataFrame:
         if group[~test].nunique() < 2:  # a handful of subjects may leave nothing to tell apart
             continue
         translated = study.translators(model)[number](principal)
-        for state, values in zip(STATES, (principal.numpy(), translated.numpy())):
+        for state, values in zip(STATES, (principal.double().numpy(), translated.double().numpy())):
             head = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=500))
             head.fit(values[~test], group[~test])
             found = pd.DataFrame(0.0, index=rows[test], columns=names)

@@ -31,7 +31,6 @@ EXEMPT = {
     "comparison.paired_differences": "differences from ridge, which is the control",
     "trials.trials": "single trials with known answers, which trial_table summarises",
     "plants.plant_runs": "single planted runs, which score_table summarises",
-    "plants.plant_power": "single planted runs, which power_table summarises",
     "pushes.trail": "one photo, along its own null part and along its control",
     "pushes.explored": "single photos, along every direction",
 }
