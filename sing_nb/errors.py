@@ -15,7 +15,14 @@ _UNSAFE = r"\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029\u202a-\u202e\u2
 
 
 class SingError(ValueError):
-    """Bad input or a missing part: says what was expected, what came, and what to do."""
+    """Bad input or a missing part: says what was expected, what came, and what to do.
+
+    Examples
+    --------
+    >>> raise sing.SingError("a.onnx is no model that can be run; save its weights instead.")
+    Traceback (most recent call last):
+    sing_nb.errors.SingError: a.onnx is no model that can be run; save its weights instead.
+    """
 
     def __str__(self) -> str:
         # Names of files come from anywhere; lines and tabs are our own.

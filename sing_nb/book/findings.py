@@ -108,6 +108,13 @@ def read_found(study: Study) -> pd.DataFrame:
     ------
     SingError
         If no chapter has run, or two chapters judge one item.
+
+    Examples
+    --------
+    >>> study = sing.Study("smoke")
+    >>> sing.read_found(study)[["item", "verdict"]]  # doctest: +SKIP
+                item                verdict
+    0     equation 1             holds here
     """
     rows = []
     for path in sorted(Path(study.folder, "figures").glob(f"[0-9]*/{FILE}")):
@@ -133,7 +140,14 @@ def read_found(study: Study) -> pd.DataFrame:
 
 
 def box(question: str, number: str, control: str, verdict: str) -> Markdown:
-    """The box at the head of a chapter: its question, number, control and verdict, as a table."""
+    """The box at the head of a chapter: its question, number, control and verdict, as a table.
+
+    Examples
+    --------
+    >>> rows = sing.box("How far?", "9.2°", "9.0° at random", "Not told apart.").data
+    >>> print(rows.splitlines()[3])
+    | **The number** | 9.2° |
+    """
     from IPython.display import Markdown
 
     rows = (("The question", question), ("The number", number), ("Its control", control),
@@ -155,6 +169,11 @@ def span(row: Mapping[str, float], unit: str = "°", digits: int = 1) -> str:
         Written after the estimate.
     digits : int
         Decimals.
+
+    Examples
+    --------
+    >>> sing.span({"value": 9.24, "low": 8.71, "high": 9.86})
+    '9.2° (8.7 to 9.9)'
     """
     if not math.isfinite(row["value"]):
         return "not measured"

@@ -104,6 +104,9 @@ def report(
     Examples
     --------
     >>> found = sing.report("mine.py:build", "photos", ask=["snow"])  # doctest: +SKIP
+    >>> sing.report("lite0", "no-such-folder")
+    Traceback (most recent call last):
+    sing_nb.errors.SingError: ...no-such-folder is not there; images is a folder with ...
     """
     target = Path(out).expanduser().resolve()
     ask = [ask] if isinstance(ask, str) else list(ask)
