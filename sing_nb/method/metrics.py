@@ -12,10 +12,8 @@ from torch.nn.functional import normalize
 
 from ..errors import SingError
 
-__all__ = [
-    "Scores", "angle", "attribute_score", "check_real", "exact", "image_score", "match_length",
-    "pairwise_angle", "scores",
-]
+__all__ = ["angle", "attribute_score", "check_real", "exact", "image_score", "match_length",
+           "pairwise_angle", "scores"]
 
 
 def check_real(x: torch.Tensor, what: str, *, whole: bool = False) -> None:
@@ -56,11 +54,6 @@ def angle(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     -------
     torch.Tensor
         (...), degrees in [0, 180], float64, on the CPU; nan where a vector is zero.
-
-    Raises
-    ------
-    SingError
-        If the last axes differ, or the others cannot be broadcast.
 
     Examples
     --------
@@ -116,11 +109,6 @@ def attribute_score(
         (n,), or (n, p) if not `paired`; degrees in [-180, 180], float64, on the CPU. Positive
         means that the equivalent lies closer to the text.
 
-    Raises
-    ------
-    SingError
-        If the shapes do not fit, or it was not said what several texts are for.
-
     Examples
     --------
     >>> import torch
@@ -155,11 +143,6 @@ def image_score(z: torch.Tensor, z_tilde: torch.Tensor) -> torch.Tensor:
     torch.Tensor
         (n,), degrees in [0, 180], float64, on the CPU; 0 where nothing changed.
 
-    Raises
-    ------
-    SingError
-        If the shapes do not fit.
-
     Examples
     --------
     >>> import torch
@@ -170,22 +153,14 @@ def image_score(z: torch.Tensor, z_tilde: torch.Tensor) -> torch.Tensor:
 
 
 class Scores(NamedTuple):
-    """Both scores of a move, in degrees: see :func:`scores`."""
+    """Both scores of a move, in degrees."""
 
     image_score: torch.Tensor
     attribute_score: torch.Tensor
 
 
 def scores(z: torch.Tensor, z_moved: torch.Tensor, text: torch.Tensor) -> Scores:
-    """Image Score and Attribute Score of one move, equations (7) and (8), in degrees.
-
-    Of z (n, d), moved to (n, d), or to (k, n, d) in k ways such as draws of a control, and a text
-    for each row (n, d) or for all (d,). Both scores are (n,) or (k, n).
-
-    >>> turned, nearer = scores(torch.tensor([[1.0, 0]]), torch.ones(1, 2), torch.tensor([0.0, 1]))
-    >>> turned.item(), nearer.item()
-    (45.0, 45.0)
-    """
+    """Both scores, (n,) or (k, n), of z (n, d) moved to (n, d) or in k ways (k, n, d), by text."""
     return Scores(angle(z, z_moved), angle(z, text) - angle(z_moved, text))
 
 

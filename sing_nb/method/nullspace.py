@@ -18,24 +18,8 @@ class HeadSpaces:
 
     With :math:`W = U S V^\top` and r = rank W, the first r columns of V span what the head reads
     (the principal space); what is orthogonal to them changes no logit (the null space). Only thin
-    factors are kept, no m x m matrix. All is float64 on the CPU (Apple's MPS has none); parts of
-    features come back in their dtype, on their device. Where the null space is empty (m <= c and
-    full rank), null parts are zero and features their own equivalents.
-
-    Attributes
-    ----------
-    singular_values : torch.Tensor
-        (k,), float64, descending; k = min(c, m).
-    vectors : torch.Tensor
-        (k, m), float64: right singular vectors as rows.
-    rank : int
-        Number of singular values above the tolerance.
-    tolerance : float
-        Singular values at or below it count as zero.
-    classes : int
-        c; k where it is not known.
-    card : dict
-        What is to be known of it, where it was saved with one (:mod:`sing_nb.pictures.cards`).
+    factors are kept, in float64 on the CPU; parts of features come back in their dtype, on their
+    device. Where the null space is empty (m <= c and full rank), null parts are zero.
 
     Examples
     --------
@@ -47,11 +31,11 @@ class HeadSpaces:
     tensor([[-0.3200,  0.2400]])
     """
 
-    singular_values: torch.Tensor
-    vectors: torch.Tensor
-    rank: int
-    tolerance: float
-    classes: int
+    singular_values: torch.Tensor  # (k,), float64, descending; k = min(c, m)
+    vectors: torch.Tensor  # (k, m), float64: right singular vectors as rows
+    rank: int  # number of singular values above the tolerance
+    tolerance: float  # singular values at or below it count as zero
+    classes: int  # c; k where it is not known
     card: dict = field(default_factory=dict)
 
     @classmethod
@@ -61,16 +45,11 @@ class HeadSpaces:
         Parameters
         ----------
         weight : torch.Tensor
-            (c, m), of any floating type.
+            (c, m), of any floating type; refused if it is not a finite, non-zero matrix.
         rtol : float, optional
             What share of the largest singular value counts as zero, from 0 to less than 1. By
             default ``max(c, m) * eps`` of the dtype, NumPy's rule; for half precision that of
             float32, in which models multiply: the stored numbers are what they read.
-
-        Raises
-        ------
-        SingError
-            If the weight is not a finite, non-zero matrix.
 
         Examples
         --------
@@ -87,11 +66,7 @@ class HeadSpaces:
 
     @classmethod
     def for_probabilities(cls, weight: torch.Tensor) -> HeadSpaces:
-        """The spaces of the probabilities: softmax ignores a shift that all logits share.
-
-        The null space is that of W minus its mean row. Where some feature direction shifts all
-        logits alike, it is one dimension larger than the head's own.
-        """
+        """The spaces of W minus its mean row: softmax ignores a shift that all logits share."""
         matrix = _checked(weight)
         return cls._split(matrix - matrix.mean(0), _rounding(weight))
 
@@ -127,9 +102,7 @@ class HeadSpaces:
     def near_null(self, energy: float) -> HeadSpaces:
         """Spaces whose null part is what the head reads *least*: without it, logits change.
 
-        They are those of a truncated head. The squared singular values of what is given up sum to
-        at most a share `energy` of ``|W|_F^2``, above 0 and below 1. Without its null part v there,
-        a feature's logits change by at most ``found.singular_values[found.rank] * |v|``.
+        The squared singular values that are given up sum to at most a share `energy` of |W|_F^2.
         """
         if not 0 < energy < 1:
             raise SingError(
@@ -180,10 +153,7 @@ class HeadSpaces:
         return self.principal(f)
 
     def null_share(self, f: torch.Tensor) -> torch.Tensor:
-        """Share of each feature's squared length that is null, (n,), 0 to 1; of a zero feature 0.
-
-        Dead ReLU networks give features of zero.
-        """
+        """Share (n,) of each feature's squared length that is null, 0 to 1; of a zero feature 0."""
         whole = exact(f, "features").square().sum(-1)
         return self._parts(f)[1].square().sum(-1) / whole.masked_fill(whole == 0, 1)
 

@@ -1,8 +1,6 @@
-"""Translators in two stages: the principal part explains first what it can, then the null part.
+"""Translators in two stages: the principal part explains first, then the null part what is left.
 
-A ridge on whole features shares its weights out between parts that are correlated, so that it may
-read from the null part what the principal part says as well. Here the second part is fitted on
-what the first one leaves, cross-fitted by subject.
+A ridge on whole features shares its weights out between parts that are correlated.
 """
 
 from __future__ import annotations
@@ -34,19 +32,10 @@ def frame(basis: np.ndarray | torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Staged:
-    """An affine map of the first columns plus one of the others.
+    """An affine map of the first columns plus one of the others."""
 
-    Attributes
-    ----------
-    first : Translator
-        Of the first k columns alone, (d, k): the principal-only translator.
-    rest : Translator
-        Of the other columns, (d, m - k), fitted on what the first leaves; its card's ``lambda``
-        is None where no candidate did better than nothing, and its weight zero.
-    """
-
-    first: Translator
-    rest: Translator
+    first: Translator  # of the first k columns alone, (d, k): the principal-only translator
+    rest: Translator  # of the others, (d, m - k); lambda None, weight zero where nothing helped
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Translate rows (n, m) in the frame that it was fitted in, (n, d)."""
@@ -65,12 +54,9 @@ def chosen_lambdas(
     always: RidgeFitter, folds: Sequence[RidgeFitter], lams: Sequence[float],
     widths: Sequence[int] | None = None,
 ) -> list[list[float]]:
-    """The lambda of every target (of some widths) for each fold, chosen among the other folds only.
-
-    (folds + 1, targets); the last row is chosen with all folds. Where fewer than two folds are left
-    to choose by, the middle candidate. Otherwise as :func:`~sing_nb.method.translator.grouped_cv`.
-    """
+    """Lambdas (folds + 1, targets), each chosen among the other folds, the last with all."""
     widths = list(widths or [folds[0].d])
+    # Where fewer than two folds are left to choose by, the middle candidate.
     inner = [[lams[len(lams) // 2]] * len(widths)] * len(folds)
     if len(folds) > 2:
         scores = nested_cv(always, folds, lams, widths).nanmean(1)
@@ -85,39 +71,12 @@ def principal_first(
 ) -> list[Staged]:
     """Ridge on the first columns, then ridge of the other columns on the cross-fitted residual.
 
-    The residual of a fold is that of a first stage which never saw it, or the second stage would
-    be fitted on residuals that overfitting has made small. The second stage has a lambda of its
-    own, among `lams` and weaker trust, and stays zero where none of them explains more of held-out
-    residuals than their mean does: for every fold that scores, both stages are fitted anew without
-    it. That mean, which is no matter of the other columns, goes to the first stage's bias: it says
-    where the folds lie beside the rows of `always`. Of the fold that is held out, neither stage and
-    neither lambda has seen anything. Everything follows from sufficient statistics.
-
-    Parameters
-    ----------
-    always : RidgeFitter
-        Rows that the first stage is fitted on in every fold. The second is not, for they have no
-        residual that is held out.
-    folds : sequence of RidgeFitter
-        Rows by fold, all columns; a group lies in one fold only.
-    first : int
-        How many leading columns come first.
-    lams : sequence of float
-        Candidates.
-    lambdas : sequence of float, optional
-        The first stage's (folds + 1,), if they were chosen before: :func:`chosen_lambdas`. Without
-        the last of them, there is no fit of all rows.
-
-    Returns
-    -------
-    list of Staged
-        (folds + 1): without each fold, and last of all rows. Where too few folds are left to
-        choose the second lambda by, it is the middle candidate.
-
-    Raises
-    ------
-    SingError
-        If too few rows are left to cross-fit.
+    One map without each fold, and last one of all rows. The residual of a fold is that of a first
+    stage which never saw it, or the second stage would be fitted on residuals that overfitting has
+    made small. The second stage has a lambda of its own, and stays zero where none explains more of
+    held-out residuals than their mean does; that mean goes to the first stage's bias. Of the fold
+    that is held out, neither stage and neither lambda has seen anything. `lambdas` are the first
+    stage's (folds + 1,), if chosen before; without the last of them there is no fit of all rows.
     """
     if not 0 < first < folds[0].m:
         raise SingError(f"The first stage reads 1 to {folds[0].m - 1} columns; got {first}.")

@@ -17,10 +17,8 @@ from .metrics import angle, exact, scores
 from .nullspace import HeadSpaces
 from .translator import Translator
 
-__all__ = [
-    "Steered", "matched_perturbations", "matched_removal", "null_direction", "random_basis",
-    "random_part", "steer", "steer_all", "turning_step",
-]
+__all__ = ["Steered", "matched_perturbations", "matched_removal", "null_direction", "random_basis",
+           "random_part", "steer", "steer_all", "turning_step"]
 
 
 def random_basis(dimensions: int, size: int, seed: int) -> np.ndarray:
@@ -58,11 +56,6 @@ def random_part(f: torch.Tensor, *, like: torch.Tensor, size: int, seed: int = 0
     torch.Tensor
         (n, m), the part of `f` in a uniformly random subspace, rescaled to the lengths of `like`.
 
-    Raises
-    ------
-    SingError
-        If a subspace of m dimensions cannot have `size`.
-
     Examples
     --------
     >>> import torch
@@ -77,12 +70,9 @@ def random_part(f: torch.Tensor, *, like: torch.Tensor, size: int, seed: int = 0
 def matched_perturbations(
     f: torch.Tensor, sensitive: torch.Tensor, spaces: HeadSpaces, wider: HeadSpaces, seed: int = 0
 ) -> dict[str, torch.Tensor]:
-    """Pushes (n, m), each as long as a feature's null part, that a head sees or does not see.
+    """The paper's pushes (n, m), supplement 2, each as long as a feature's null part.
 
-    The paper's (supplement 2): ``null part removed``; ``random null direction``, equation (17);
-    ``principal direction``, against `sensitive` (n, m), what the head reads strongly. And ``random
-    direction``, isotropic; and ``common shift``, which moves all logits alike: `wider` are the
-    spaces of the probabilities. Those that a head does not have are missing.
+    `sensitive` (n, m) is what the head reads strongly, `wider` the spaces of the probabilities.
     """
     f = exact(f, "features")
     null = spaces.null(f)
@@ -116,11 +106,8 @@ class Steered(NamedTuple):
 def null_direction(
     f: torch.Tensor, translator: Translator, text: torch.Tensor, spaces: HeadSpaces
 ) -> torch.Tensor:
-    """Unit direction (n, m) in the null space that turns T(f) towards a text: (11) and (12).
-
-    The projected gradient of their cosine, in closed form: with unit vectors u of T(f) and t of
-    the text it is W^T (t - (u.t) u) / |T(f)|.
-    """
+    """Unit direction (n, m) in the null space that turns T(f) towards a text: (11) and (12)."""
+    # The gradient of their cosine, with unit vectors u, t, is W^T (t - (u.t) u) / |T(f)|.
     seen = _seen(translator, spaces)
     u = normalize(translator(exact(f, "features")), dim=-1)
     t = normalize(exact(text, "texts"), dim=-1)
@@ -130,13 +117,10 @@ def null_direction(
 def turning_step(
     z: torch.Tensor, turn: torch.Tensor, target: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Step at which z + step * turn lies `target` degrees from z, equation (13) in closed form.
+    """Step (n,) at which z + step * turn lies `target` degrees from z, and its limit: (13).
 
-    By the sine rule, |z| sin(target) / (|turn| sin(limit - target)), nan where the target is out
-    of reach; and the limit, the angle between z and turn (n, d) in degrees, both (n,).
-
-    >>> turning_step(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]), 45.0)[0].round()
-    tensor([1.], dtype=torch.float64)
+    By the sine rule |z| sin(target) / (|turn| sin(limit - target)); the limit, in degrees, is the
+    angle between z and turn (n, d). Out of reach the step is nan.
     """
     if not 0 < target < 180:
         raise SingError(f"The target Image Score lies between 0 and 180 degrees; got {target}.")
@@ -176,11 +160,6 @@ def steer(
         degrees, all nan where out of reach; ``reachable`` (n,), bool; and ``limit`` (n,), the
         angle in degrees that no step in this direction reaches.
 
-    Raises
-    ------
-    SingError
-        If both or none of `step` and `target_is` are given, or the null space is empty.
-
     Examples
     --------
     >>> import torch
@@ -203,9 +182,6 @@ def steer_all(
 ) -> Steered:
     """What :func:`steer` finds for every feature and every text, without feature-wide pushes.
 
-    With ``A = W P`` (the translator's weight in the null space), ``B = A A^T``, a unit text t and
-    ``w = t - (u.t) u``, a unit push turns z by ``B w / sqrt(w.B w)``: all in the joint space.
-
     Parameters
     ----------
     f, translator, spaces, step, target_is
@@ -217,11 +193,6 @@ def steer_all(
     -------
     Steered
         As of :func:`steer`, (n, p) in float64, without ``features`` and ``direction``.
-
-    Raises
-    ------
-    SingError
-        As :func:`steer`, or if `texts` is no matrix of the translator's width.
 
     Examples
     --------
@@ -237,6 +208,8 @@ def steer_all(
             f"steer_all needs prompts of shape (p, {len(translator.weight)}), as wide as the "
             f"translator's embeddings; got {tuple(texts.shape)}. Encode them by encode_text."
         )
+    # With A = W P (the translator's weight in the null space), B = A A^T and w = t - (u.t) u, a
+    # unit push turns z by B w / sqrt(w.B w): all happens in the joint space.
     seen = _seen(translator, spaces)
     gram, z = seen @ seen.T, translator(exact(f, "features"))
     u = normalize(z, dim=-1)

@@ -29,13 +29,6 @@ EPS = torch.finfo(torch.float64).eps
 class Translator:
     r"""A fitted affine map from features to embeddings, :math:`T(f) = W f + b`.
 
-    Attributes
-    ----------
-    weight, bias : torch.Tensor
-        (d, m) and (d,).
-    card : dict
-        What it was fitted on, its lambda, its held-out error: saved with it.
-
     Examples
     --------
     >>> import torch
@@ -44,9 +37,9 @@ class Translator:
     (tensor([[6.]]), tensor([[3.]]))
     """
 
-    weight: torch.Tensor
-    bias: torch.Tensor
-    card: dict = field(default_factory=dict)
+    weight: torch.Tensor  # (d, m)
+    bias: torch.Tensor  # (d,)
+    card: dict = field(default_factory=dict)  # lambda, held-out error ...: saved with it
 
     def __repr__(self) -> str:
         return f"Translator({self.weight.shape[1]} -> {self.weight.shape[0]})"
@@ -91,26 +84,13 @@ class RidgeFitter:
     .. math:: \sum_i |W f_i + b - z_i|^2 + \lambda |W|^2
 
     Any number of rows fits into memory, and fitters of different rows can be merged, or taken out
-    of each other (Chan, Golub and LeVeque 1983). In float32, collinear features would lose digits.
+    of each other (Chan, Golub and LeVeque 1983). Its sums of n rows are ``feature_mean`` (m,),
+    ``target_mean`` (d,) and, about them, ``gram`` X^T X, ``cross`` X^T Z, ``energy`` diag(Z^T Z).
 
     Parameters
     ----------
     m, d : int
         Width of features and of embeddings.
-
-    Attributes
-    ----------
-    n : int
-        Rows so far.
-    feature_mean, target_mean : torch.Tensor
-        (m,) and (d,).
-    gram, cross, energy : torch.Tensor
-        (m, m), (m, d) and (d,): X^T X, X^T Z and the diagonal of Z^T Z, about the means.
-
-    Raises
-    ------
-    SingError
-        If a width is no whole number above 0.
 
     Examples
     --------
@@ -203,10 +183,7 @@ class RidgeFitter:
         return found
 
     def residuals(self, weight: torch.Tensor, bias: torch.Tensor) -> RidgeFitter:
-        """The fitter of the other columns on what a map of the first ones leaves of the targets.
-
-        Of rows ``[X1, X2]`` and Z: of ``X2`` and ``Z - X1 W^T - b``, for W (d, k) and b (d,).
-        """
+        """Of rows [X1, X2] and Z, the fitter of X2 and Z - X1 W^T - b, for W (d, k) and b (d,)."""
         k, weight, bias = weight.shape[1], weight.double(), bias.double()
         if not 0 < k < self.m or len(weight) != self.d:
             raise SingError(
@@ -239,14 +216,10 @@ class RidgeFitter:
             values, vectors, vectors.T @ self.cross, self.feature_mean, self.target_mean)
 
     def solve(self, lam: float, card: dict | None = None) -> Translator:
-        """Fit for one lambda, the weight of ``|W|^2``, above 0: a float32 translator.
-
-        By a Cholesky factor, or by :meth:`path` if lambda is below rounding. The card is saved
-        with the translator. At least two rows are needed.
-        """
+        """The float32 translator for one lambda, the weight of ``|W|^2``, from two rows or more."""
         _check_lambda(lam)
         self._has_two()
-        if lam <= self.m * EPS * float(self.gram.trace()):
+        if lam <= self.m * EPS * float(self.gram.trace()):  # no Cholesky factor below rounding
             return self.path().translator(lam, card)
         factor = torch.linalg.cholesky(self.gram + lam * torch.eye(self.m, dtype=torch.float64))
         weight = torch.cholesky_solve(self.cross, factor).T
@@ -303,12 +276,8 @@ class RidgePath:
     def scores(
         self, held_out: RidgeFitter, lams: Sequence[float], widths: Sequence[int] | None = None
     ) -> torch.Tensor:
-        """R2 of every lambda on another fitter's rows, about those rows' own mean.
-
-        (lambdas,), or (lambdas, targets) for targets of some widths, side by side. The residual is
-        a quadratic form in ``1 / (value + lambda)``: more lambdas cost next to nothing. Of an
-        infinite one the weight is zero.
-        """
+        """R2 (lambdas,) on another fitter's rows about their mean; (lambdas, targets) by widths."""
+        # The residual is a quadratic form in 1 / (value + lambda), so that lambdas cost nothing.
         held_out._has_two()
         shrink = 1 / (self.values + torch.tensor(lams, dtype=torch.float64)[:, None])
         gram = self.vectors.T @ held_out.gram @ self.vectors
@@ -341,10 +310,7 @@ def grouped_cv(
     always: RidgeFitter, folds: Sequence[RidgeFitter], lams: Sequence[float],
     widths: Sequence[int] | None = None,
 ) -> torch.Tensor:
-    """R2 of every lambda in every fold (folds, lambdas[, targets]): :meth:`RidgePath.scores`.
-
-    Rows of `always` are fitted on in every fold and never scored. The caller keeps groups together.
-    """
+    """R2 (folds, lambdas[, targets]) on each fold of a fit on `always` and the other folds."""
     if len(folds) < 2:
         raise SingError(f"Cross-validation needs at least 2 folds; got {len(folds)}.")
     total = _all_of(always, folds)
@@ -355,11 +321,7 @@ def nested_cv(
     always: RidgeFitter, folds: Sequence[RidgeFitter], lams: Sequence[float],
     widths: Sequence[int] | None = None,
 ) -> torch.Tensor:
-    """:func:`grouped_cv` among the other folds, for every fold that is kept out of it.
-
-    (folds, folds, lambdas[, targets]): R2 on the second fold of what is fitted without both, nan
-    where they are the same. Each fit without two folds serves twice.
-    """
+    """R2 (folds, folds, lambdas[, targets]) on the second fold of a fit without both."""
     count, total = len(folds), _all_of(always, folds)
     shape = count, count, len(lams), *([len(widths)] if widths else [])
     found = torch.full(shape, torch.nan, dtype=torch.float64)

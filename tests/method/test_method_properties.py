@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as hnp
 from sing_nb.method.metrics import angle, attribute_score, image_score, pairwise_angle, scores
 from sing_nb.method.nullspace import HeadSpaces
 from sing_nb.method.steer import null_direction, random_basis, steer, steer_all
-from sing_nb.method.translator import RidgeFitter, Translator
+from sing_nb.method.translator import Translator
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -179,49 +179,6 @@ def test_scores_have_their_signs_and_bounds(rows):
 def translators(draw, m):
     d, seed, power = draw(st.integers(2, 6)), draw(SEEDS), draw(st.integers(-4, 4))
     return Translator((10.0**power * normal(seed, d, m)).float(), normal(seed + 1, d).float())
-
-
-@st.composite
-def rows_and_cuts(draw):
-    n, m, d = draw(st.integers(6, 40)), draw(st.integers(1, 12)), draw(st.integers(1, 4))
-    seed, mean = draw(SEEDS), draw(st.sampled_from([0.0, 1.0, 100.0]))
-    x, z = normal(seed, n, m) + mean, normal(seed + 1, n, d) - mean
-    cuts = sorted(draw(st.lists(st.integers(0, n), min_size=1, max_size=4)))
-    parts = [slice(a, b) for a, b in zip([0, *cuts], [*cuts, n])]
-    return x, z, parts, draw(st.permutations(parts))
-
-
-def fitter(x, z, parts):
-    found = RidgeFitter(x.shape[1], z.shape[1])
-    for part in parts:
-        found.update(x[part], z[part])
-    return found
-
-
-def assert_same_fit(one, other, lam=1.0):
-    fits = [fit.path().coefficients(lam) for fit in (one, other)]
-    for a, b in zip(*fits):
-        torch.testing.assert_close(a, b, rtol=0, atol=1e-9 * (1 + float(a.abs().max())))
-    # The sums of squares, too, which no coefficient depends on.
-    errors = [fit.squared_errors(*fits[0]) for fit in (one, other)]
-    assert errors[1] == pytest.approx(errors[0], rel=1e-7, abs=1e-7)
-
-
-@examples(40)
-@given(rows_and_cuts())
-def test_order_of_blocks_and_merges_is_irrelevant_and_taking_out_undoes_it(given_rows):
-    x, z, parts, shuffled = given_rows
-    whole = fitter(x, z, [slice(None)])
-    assert_same_fit(whole, fitter(x, z, shuffled))
-    merged = RidgeFitter(x.shape[1], z.shape[1])
-    for part in shuffled:
-        merged.merge(fitter(x, z, [part]))
-    assert merged.n == whole.n
-    assert_same_fit(whole, merged)
-    largest = max(parts, key=lambda part: len(x[part]))
-    if len(x[largest]) > 1:
-        rest = fitter(x, z, [part for part in parts if part != largest])
-        assert_same_fit(merged.without(rest), fitter(x, z, [largest]))
 
 
 # --- steering -----------------------------------------------------------------------------------

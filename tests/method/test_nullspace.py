@@ -46,31 +46,12 @@ def test_parts_are_those_of_scipys_null_space(case):
     np.testing.assert_allclose(spaces.remove_null(f) @ weight.T, f @ weight.T, atol=1e-12)
 
 
-def test_the_two_bases_are_one_orthonormal_frame(case):
-    weight, spaces, _, rank = case
-    frame = torch.cat([spaces.principal_basis, spaces.null_basis], dim=1).numpy()
-    np.testing.assert_allclose(frame.T @ frame, np.eye(weight.shape[1]), atol=1e-12)
-    np.testing.assert_allclose(weight.numpy() @ spaces.null_basis.numpy(), 0, atol=1e-12)
-    reached = np.linalg.norm(weight.numpy() @ spaces.principal_basis.numpy(), axis=0)
-    np.testing.assert_allclose(reached, spaces.singular_values[:rank])
-
-
 def test_no_square_matrix_is_kept_and_the_spaces_say_what_they_are():
     spaces = HeadSpaces.from_weight(head(10, 500, np.ones(10)))
     kept = [part for part in vars(spaces).values() if isinstance(part, torch.Tensor)]
     assert max(part.untyped_storage().nbytes() for part in kept) == 8 * 10 * 500
     assert repr(spaces) == "HeadSpaces(10 x 500, rank 10, null 490)"
     assert repr(HeadSpaces.from_weight(torch.ones(9, 4))) == "HeadSpaces(9 x 4, rank 1, null 3)"
-
-
-def test_hand_worked_head():
-    # W = [3 4] reads along (0.6, 0.8). f = (1, 2): the principal part is 2.2 (0.6, 0.8)
-    # = (1.32, 1.76), the null part (-0.32, 0.24); W f = 11 = W principal.
-    spaces = HeadSpaces.from_weight(torch.tensor([[3.0, 4.0]]))
-    f = torch.tensor([[1.0, 2.0]])
-    torch.testing.assert_close(spaces.principal(f), torch.tensor([[1.32, 1.76]]))
-    torch.testing.assert_close(spaces.null(f), torch.tensor([[-0.32, 0.24]]))
-    assert spaces.null_share(f).item() == pytest.approx((0.32**2 + 0.24**2) / 5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])

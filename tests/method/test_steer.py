@@ -241,16 +241,6 @@ def test_pushes_are_as_long_as_the_null_part_and_seen_as_their_names_say(parts):
     np.testing.assert_allclose(turn, 0, atol=1e-5)
 
 
-def test_the_common_shift_is_the_least_squares_answer_to_ones(parts):
-    weight, _, _, f, _ = parts
-    delta = pushes_of(weight, f)["common shift"]
-    moved = delta @ weight.numpy().T
-    np.testing.assert_allclose(moved, moved[:, :1].repeat(C, axis=1), atol=1e-12)
-    shortest = np.linalg.pinv(weight.numpy()) @ np.ones(C)
-    turn = degrees(delta, shortest)
-    np.testing.assert_allclose(np.minimum(turn, 180 - turn), 0, atol=1e-5)
-
-
 def test_a_push_that_a_head_does_not_have_is_missing():
     # Rank 3 of 7 classes: no direction of feature space moves all logits alike.
     found = pushes_of(drawn(15, 7, 3) @ drawn(16, 3, M), drawn(17, 4, M))

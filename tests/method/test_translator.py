@@ -153,22 +153,6 @@ def test_pieces_in_any_order_and_rows_taken_out_again(mean, monkeypatch):
         part.without(merged)
 
 
-def test_a_large_common_mean_costs_no_digits():
-    # A ridge with a free bias does not see a common shift, so the unshifted data is the answer.
-    x, z = data()
-    apart = fitter(x[:40] + 1e6, z[:40] - 1e6).merge(fitter(x[40:] + 1e6, z[40:] - 1e6))
-    weight, _ = apart.path().coefficients(1.0)
-    np.testing.assert_allclose(weight, ridge(x, z, 1.0)[0], rtol=1e-6, atol=1e-7)
-
-
-def test_what_a_caller_does_to_rows_afterwards_is_no_matter():
-    x, z = data()
-    rows = torch.tensor(x)
-    fit = RidgeFitter(12, 4).update(rows, torch.tensor(z))
-    rows.zero_()
-    assert_like(fit, x, z)
-
-
 def test_some_columns_and_what_a_map_of_them_leaves():
     x, z = data(60, 40, mean=3.0)
     fit = fitter(x, z)
@@ -343,9 +327,3 @@ def test_other_files_are_refused_and_no_pickle_is_run(tmp_path, kind):
         with pytest.raises(SingError, match=path.name):
             kind.load(path)
     assert not (tmp_path / "ran").exists()
-
-
-def test_a_folder_that_takes_no_file_is_said(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(SingError, match="was not written"):
-        Translator(torch.ones(2, 3), torch.ones(2)).save(tmp_path / "file" / "t.safetensors")
