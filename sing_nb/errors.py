@@ -34,18 +34,7 @@ class SingError(ValueError):
 
 
 def printable(name: str | os.PathLike) -> str:
-    """A name of a file on one line, as any terminal and any UTF-8 file takes it.
-
-    Parameters
-    ----------
-    name : str or path-like
-        May hold line ends, escape sequences, or bytes that are no UTF-8.
-
-    Returns
-    -------
-    str
-        With ``\\n``, ``\\x1b`` and the like spelled out.
-    """
+    """A name of a file on one line, as any terminal and any UTF-8 file takes it."""
     return _escaped(os.fspath(name), _UNSAFE + r"\n\t")
 
 

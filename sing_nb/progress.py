@@ -28,11 +28,7 @@ def progress_bar(
     progress: Progress, iterable: Iterable | None = None, *, total: int, desc: str, unit: str,
     initial: int = 0, **options: object,
 ) -> tqdm | _Told:
-    """tqdm's bar on a terminal or in a notebook, or the same interface for a function.
-
-    The function is told ``(done, total, desc)`` at the start and at every step; what it raises
-    ends the work. Of a total of 0 nothing is shown or told.
-    """
+    """tqdm's bar on a terminal or in a notebook, or the same interface for a function."""
     if callable(progress):
         return _Told(progress, iterable, total, desc, initial)
     return tqdm(

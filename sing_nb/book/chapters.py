@@ -59,20 +59,7 @@ def chapter_parameters(notebook: Path) -> dict[str, type]:
 def resolve(
     profile: str, settings: Iterable[str] | Mapping[str, object], notebooks: Iterable[Path]
 ) -> tuple[Profile, dict[str, object], dict[str, dict[str, object]]]:
-    """Settings of a run, checked against the profile and the chapters before anything runs.
-
-    Settings are a mapping, or texts of ``key=value`` pairs with values in YAML, split as a shell
-    would: ``views=6 prompt="an image of a shark"``. A key is one of the profile's or a parameter
-    of a chapter; another key, or a value of another type, is a SingError.
-
-    Returns
-    -------
-    profile : Profile
-    overrides : dict
-        Settings that are keys of the profile.
-    parameters : dict of dict
-        For each chapter's stem, the settings that it has parameters for.
-    """
+    """Settings of a run, checked against the profile and the chapters before anything runs."""
     if not isinstance(settings, Mapping):
         settings = dict(_pair(word) for text in settings for word in _words(text))
     known = {path.stem: chapter_parameters(path) if settings else {} for path in notebooks}
@@ -125,13 +112,7 @@ def run_chapter(
     parameters: Mapping[str, object], *, name: str | None = None, progress: bool = True,
     figures: Path | None = None,
 ) -> Path:
-    """Execute one chapter; the result replaces the old one only when it succeeded.
-
-    `parameters` are the chapter's own, checked by :func:`resolve`; `name` is the executed
-    notebook's, in `folder`, where it is not the chapter's. Figures and findings go to
-    ``figures/<chapter>/``, replaced as a whole, too. A cell that fails is a SingError: which one,
-    why, and where the notebook lies as far as it came.
-    """
+    """Execute one chapter; the result replaces the old one only when it succeeded."""
     import papermill
 
     target = Path(folder) / f"{name or notebook.stem}.ipynb"

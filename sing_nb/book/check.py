@@ -29,10 +29,7 @@ class Need(NamedTuple):
 
 
 def needs(config: Profile) -> list[Need]:
-    """Look at all that a profile needs here; nothing is downloaded or computed.
-
-    A hub that weights have to come from is asked whether it answers, for five seconds at most.
-    """
+    """Look at all that a profile needs here; nothing is downloaded or computed."""
     names = dict.fromkeys([*config.everyone, config.joint_space, *config.other_spaces])
     found = [*_machine(config), _pictures(config), *(_weights(name) for name in names)]
     kind, _, place = config.renderer.partition("/")

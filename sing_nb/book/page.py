@@ -45,9 +45,6 @@ FOLDED_CELLS = {
 
 def chart_html(spec: dict[str, Any], picture: str = "") -> str:
     """The element that ``sing-charts.js`` draws, of a Vega-Lite spec; no outside reference in it.
-
-    The spec's ``description`` is its alt text, which who runs no scripts reads; or they see
-    `picture`, the same chart as a PNG in base64.
     """
     alt = html.escape(str(spec.get("description", "")).strip(), quote=True)
     # No "<" at all: "</script>" would end the element early and "<!--" would change how it is read.
@@ -152,12 +149,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
 def stage_book(
     executed_dir: str | os.PathLike, out_dir: str | os.PathLike, root: str | os.PathLike = "."
 ) -> Path:
-    """Lay out the folder that ``jupyter-book build`` reads, in the place of an older one.
-
-    Executed chapters come from `executed_dir`, named as the table of contents names them, and the
-    rest from ``_config.yml`` and ``book/`` of the repository `root`. A page that the table names
-    and nobody has is a SingError, which leaves the older folder alone.
-    """
+    """Lay out the folder that ``jupyter-book build`` reads, in the place of an older one."""
     executed, out, book = Path(executed_dir), Path(out_dir).resolve(), Path(root, "book")
     toc = yaml.safe_load((book / "_toc.yml").read_text(encoding="utf-8"))
     pages = [name.removesuffix(".md").removesuffix(".ipynb") for name in toc_files(toc)]

@@ -31,8 +31,6 @@ def seen(table: pd.DataFrame, column: str) -> list:
 
 def menu(name: str, options: Sequence, label: str, value: object = None) -> alt.Parameter:
     """A menu that sets the parameter `name`, or its only option where there is nothing to choose.
-
-    `label` is written before it; `value`, by default the first option, is chosen at first.
     """
     options = list(options)
     bind = alt.binding_select(options=options, name=label) if len(options) > 1 else alt.Undefined
@@ -87,22 +85,7 @@ def dots(
     beside: str | None = None, choose: Sequence[tuple[str, str]] = (), zero: float | None = None,
     row: int = 40,
 ) -> alt.LayerChart:
-    """A dot with its 95 % interval on every row.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        With ``value``, ``low``, ``high`` and the columns that are named here.
-    y, x : str
-        Column of the rows, and title of the axis.
-    colour, tooltip : altair.Color, sequence of altair.Tooltip
-    beside : str, optional
-        Column of what lies side by side within a row.
-    choose : sequence of (column, label)
-        A menu for each of these columns.
-    zero, row : float, int
-        Where a dashed line stands, and the height of a row in pixels.
-    """
+    """A dot with its 95 % interval on every row."""
     base = alt.Chart(table)
     for column, _ in choose:
         base = base.transform_filter(f"datum.{column} == chosen_{column}")

@@ -15,10 +15,7 @@ __all__ = ["class_violins", "concept_explorer", "linked_models", "string_graph"]
 
 
 def linked_models(points: pd.DataFrame, thumbs: pd.DataFrame) -> alt.VConcatChart:
-    """Linked views: AS against IS -> classes -> photos, by brush, by click and by inputs.
-
-    `points` are ``classes.class_pictures``, `thumbs` the picture and image of each of them.
-    """
+    """Linked views: AS against IS -> classes -> photos, by brush, by click and by inputs."""
     labels, count, columns = seen(points, "label"), 12, 6
     number = {name: at for at, name in enumerate(thumbs["picture"].unique())}
     short = {"attribute_score": "as", "image_score": "is", "attribute_score_control": "asc",
@@ -160,17 +157,7 @@ def class_violins(
     tables: dict[str, pd.DataFrame], shown: int | None = None,
     scores: dict[str, pd.DataFrame] | None = None,
 ) -> alt.LayerChart:
-    """Distribution of AS over the pictures of each class, sorted by each classifier's medians.
-
-    Parameters
-    ----------
-    tables : dict
-        For each classifier's title: rows of ``tables.scored``.
-    shown : int, optional
-        Classes at each end of the order, parted by a dashed line; all classes by default.
-    scores : dict, optional
-        For each title rows of ``tables.classes``, for intervals of the medians and of the excess.
-    """
+    """Distribution of AS over the pictures of each class, sorted by each classifier's medians."""
     shapes, middles, names, row = [], [], [], 26  # pixels of a class
     fields = {"low": "as_median_low", "high": "as_median_high", "e": "as_excess",
               "e_low": "as_excess_low", "e_high": "as_excess_high"}
@@ -234,19 +221,13 @@ def class_violins(
 
 
 def string_graph(table: pd.DataFrame) -> alt.LayerChart:
-    """Angle to each concept before and after null removal; the arrow between is the AS.
-
-    `table` is ``classes.string_graph`` of one class and classifier, with ``label`` and ``title``.
-    """
+    """Angle to each concept before and after null removal; the arrow between is the AS."""
     return alt.layer(*_strings(table, "before")).properties(
         height=24 * table["concept"].nunique())
 
 
 def concept_explorer(table: pd.DataFrame) -> alt.LayerChart:
     """The string graph with menus, a slider for how many concepts, and what is strongest in words.
-
-    `table` is ``classes.string_graph`` of several classes and classifiers, with their ``label`` and
-    ``title``.
     """
     count = int(table["concept"].nunique())
     most = alt.param(name="most", value=min(12, count), bind=alt.binding_range(

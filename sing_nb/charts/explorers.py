@@ -25,12 +25,7 @@ _PUSHED, _HELD_AGAINST = [1, 0], [5, 4]  # dashes
 def null_space_explorer(
     table: pd.DataFrame, pictures: pd.DataFrame, start: str = "remove"
 ) -> alt.VConcatChart:
-    """Photos pushed step by step: scores with their control, words and nearest photos.
-
-    A photo is picked by a click or from the menu, another menu picks the direction, a slider the
-    step; what is new after it has a plus. `table` is ``pushes.explored``, `pictures` the picture,
-    label and image (thumbnail) of every picture and neighbour in it.
-    """
+    """Photos pushed step by step: scores with their control, words and nearest photos."""
     data, shown = _explored_rows(table, pictures)
     looked_up = alt.LookupData(shown, "picture", ["image", "label"])
     names, ways = seen(table, "name"), seen(table, "title")
@@ -192,10 +187,7 @@ def _along_steps(
 
 
 def null_space_trail(table: pd.DataFrame, step: float) -> alt.HConcatChart:
-    """Scores along one push and its control; everything that changes is a param.
-
-    `table` is ``pushes.trail``; at `step`, in lengths of the null part, are the dots.
-    """
+    """Scores along one push and its control; everything that changes is a param."""
     values, control = trail_params(table, step), _control_title(table)
     base = alt.Chart(alt.InlineData(values=[{}])).transform_calculate(
         row="trail").transform_flatten(["row"]).transform_calculate(

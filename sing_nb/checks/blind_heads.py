@@ -24,26 +24,7 @@ LAMBDAS = (0.3, 1.0, 3.0, 10.0)  # of the readout, in units of the features' var
 
 
 def hidden_share(full: np.ndarray, left: np.ndarray) -> np.ndarray:
-    """Share of what is readable in the whole feature that is not in a part of it.
-
-    A concept that is hardly readable is measured against :data:`READABLE`: what is not there
-    cannot be hidden.
-
-    Parameters
-    ----------
-    full, left : numpy.ndarray
-        Held-out R2 of the whole feature and of the part; below 0 counts as 0.
-
-    Returns
-    -------
-    numpy.ndarray
-        -inf to 1.
-
-    Examples
-    --------
-    >>> hidden_share(0.8, 0.2).round(2), hidden_share(0.02, 0.0).round(2)
-    (np.float64(0.75), np.float64(0.2))
-    """
+    """Share of what is readable in the whole feature that is not in a part of it."""
     full, left = np.maximum(full, 0), np.maximum(left, 0)
     return (full - left) / np.maximum(full, READABLE)
 
@@ -79,11 +60,7 @@ class Half:
         return all_mean_directions(self.features, self.values if values is None else values, whole)
 
     def shuffled(self, seed: int) -> np.ndarray:
-        """The concepts moved between subjects, and between the pictures of each.
-
-        Runs of one subject's values stay together; their order does not, for a factor may follow
-        the number of the view.
-        """
+        """The concepts moved between subjects, and between the pictures of each."""
         rng = np.random.default_rng(seed)
         names = rng.permutation(np.unique(self.subjects))
         return self.values[np.concatenate(
@@ -226,10 +203,7 @@ class Split:
         self.first, self.text = first, self._text(first)
 
     def _text(self, half: Half) -> np.ndarray:
-        """A unit vector of the joint space for each concept (concepts, d).
-
-        A group has a name. For other concepts it is their direction among the joint embeddings.
-        """
+        """A unit vector of the joint space for each concept (concepts, d)."""
         z = self.study.embeddings[half.rows].double().numpy()
         text = half.values.T @ (z - z.mean(0))
         named = {c: name.removeprefix("group: ").removeprefix("all ")

@@ -18,23 +18,7 @@ MOST_GROUPS = 40
 
 @stored(keys=["plant_pictures"])
 def concept_values(study: Study) -> pd.DataFrame:
-    """Candidate concepts of every picture that is asked about, whatever the classifier says.
-
-    Known factors of a view, what is measured from the pixels, and groups of subjects.
-
-    Parameters
-    ----------
-    study : Study
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row per picture: row (of ``study.pictures``), subject, ``stratum`` (what halves and
-        folds are balanced over), and one column per concept, ``<kind>: <name>`` with the kinds
-        ``background``, ``view``, ``pixels`` and ``group``: 0 or 1, or a number whose unit does not
-        matter. Of more pictures than the profile's ``plant_pictures``, twice, subjects drawn by
-        the seed are kept.
-    """
+    """Candidate concepts of every picture that is asked about, whatever the classifier says."""
     table = study.pictures[study.is_scored].rename_axis("row").reset_index()
     order = np.random.default_rng(study.config.seed).permutation(table["subject"].unique())
     sizes = table["subject"].value_counts().loc[order].cumsum()
@@ -100,28 +84,7 @@ def _pixels(study: Study, table: pd.DataFrame) -> dict[str, np.ndarray]:
 
 
 def split_subjects(concepts: pd.DataFrame, parts: int, seed: int) -> np.ndarray:
-    """Deal whole subjects to parts, those of a stratum evenly.
-
-    Parameters
-    ----------
-    concepts : pandas.DataFrame
-        With subject and stratum.
-    parts : int
-    seed : int
-
-    Returns
-    -------
-    numpy.ndarray
-        (n,), the part of each row, from 0.
-
-    Examples
-    --------
-    >>> import pandas as pd
-    >>> views = pd.DataFrame({"subject": ["cat", "cat", "dog"], "stratum": "animals"})
-    >>> first, same, other = split_subjects(views, 2, seed=0)
-    >>> bool(first == same), bool(first == other)
-    (True, False)
-    """
+    """Deal whole subjects to parts, those of a stratum evenly."""
     subjects = concepts[["subject", "stratum"]].drop_duplicates("subject").sort_values("subject")
     dealt = deal(len(subjects), parts, seed, subjects["stratum"])
     part = dict(zip(subjects["subject"], dealt, strict=True))

@@ -17,31 +17,7 @@ __all__ = [
 
 
 def plant_head(weight: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
-    """A head that cannot see given feature directions: W (I - U U^T).
-
-    Parameters
-    ----------
-    weight : torch.Tensor
-        (c, m).
-    directions : torch.Tensor
-        (m, k), of any length; U is an orthonormal basis of what they span.
-
-    Returns
-    -------
-    torch.Tensor
-        (c, m), in the dtype of `weight`. What the directions span lies in its null space.
-
-    Raises
-    ------
-    SingError
-        If the directions are not (m, k), or zero.
-
-    Examples
-    --------
-    >>> import torch
-    >>> plant_head(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[0.0], [5.0], [0.0]]))
-    tensor([[1., 0., 3.]])
-    """
+    """A head that cannot see given feature directions: W (I - U U^T)."""
     if directions.ndim != 2 or len(directions) != weight.shape[1] or not directions.any():
         raise SingError(
             f"Directions for a head of {weight.shape[1]} features have the shape "
@@ -53,29 +29,7 @@ def plant_head(weight: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
 
 
 def planted_null(null: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How planting turns a head's null space, without another SVD of the head.
-
-    The null space of W (I - U U^T) is U and what of the null space of W is orthogonal to U.
-
-    Parameters
-    ----------
-    null : numpy.ndarray
-        (m, n), orthonormal basis of the null space of W.
-    directions : numpy.ndarray
-        (m, k), as for :func:`plant_head`.
-
-    Returns
-    -------
-    given_back, planted : numpy.ndarray
-        (m, j) and (m, k), orthonormal: what leaves the null space, and what enters it; j <= k.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> given_back, planted = planted_null(np.eye(3)[:, 2:], np.eye(3)[:, :1])
-    >>> given_back.shape, planted.shape
-    ((3, 0), (3, 1))
-    """
+    """How planting turns a head's null space, without another SVD of the head."""
     planted = _orthonormal(directions)
     return null @ _orthonormal(null.T @ planted, 1e-9), planted
 
@@ -89,13 +43,7 @@ def _orthonormal(vectors: np.ndarray, least: float = 0.0) -> np.ndarray:
 def all_mean_directions(
     features: np.ndarray, values: np.ndarray, parts: np.ndarray
 ) -> list[np.ndarray]:
-    """Directions of concepts in the features: their covariance with them, in each part of the data.
-
-    For a concept that is there or not this is the difference of the two class means. Without it no
-    linear readout of the same pictures does better than a constant (Belrose et al., 2023). Of
-    features (n, m), concepts (n, concepts) and the part (n,) of each picture: for each concept
-    unit columns (m, k); a part in which the concept does not vary gives none.
-    """
+    """Directions of concepts in the features."""
     found: list[list[np.ndarray]] = [[] for _ in values.T]
     for part in np.unique(parts):
         own = parts == part
@@ -112,12 +60,7 @@ def all_mean_directions(
 def discriminant_directions(
     features: np.ndarray, values: np.ndarray, k: int, lam: float
 ) -> np.ndarray:
-    """The k ridge discriminants of each concept, one after the other (Ravfogel et al., 2020).
-
-    Each is fitted on what the ones before it leave. With the Gram matrix G = X^T X + lam that is
-    the ridge solution under U^T w = 0: G^-1 (c - U (U^T G^-1 U)^-1 U^T G^-1 c). Of features (n, m)
-    and concepts (n, concepts): (concepts, m, k), orthonormal, each prefix the shorter answer.
-    """
+    """The k ridge discriminants of each concept, one after the other (Ravfogel et al., 2020)."""
     x = features - features.mean(0)
     factor = cho_factor(x.T @ x + lam * np.eye(x.shape[1]))
     start = cho_solve(factor, x.T @ (values - values.mean(0)))
@@ -136,30 +79,6 @@ def discriminant_directions(
 
 class GroupedProbe:
     """Held-out ridge readouts from features' Gram matrix, and again after a few directions changed.
-
-    Parameters
-    ----------
-    gram : numpy.ndarray
-        (n, n), X X^T.
-    targets : numpy.ndarray
-        (n, t).
-    folds : numpy.ndarray
-        (n,), the fold of each row; a subject lies in one fold only.
-    lam : float
-        Weight of the squared coefficients, above 0; the intercept is free.
-
-    Raises
-    ------
-    SingError
-        If there is one fold only.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> x = np.arange(6.0)[:, None]
-    >>> probe = GroupedProbe(x @ x.T, 2 * x + 1, np.array([0, 0, 0, 1, 1, 1]), lam=1e-9)
-    >>> probe.r2().round(6)
-    array([1.])
     """
 
     def __init__(
@@ -193,12 +112,7 @@ class GroupedProbe:
         return other
 
     def predictions(self, changes: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-        """Held-out predictions (changes, n, t) for each of several changes of the features.
-
-        A change is what comes in, A (n, j), and what goes, R (n, k), as coordinates along
-        orthonormal directions: the Gram matrix becomes G + A A^T - R R^T, and its inverse follows
-        by Woodbury's identity. One triangular solve serves the coordinates of all changes.
-        """
+        """Held-out predictions (changes, n, t) for each of several changes of the features."""
         every = np.hstack([part for change in changes for part in change])
         signs = np.repeat(np.tile([1.0, -1.0], len(changes)),
                           [part.shape[1] for change in changes for part in change])

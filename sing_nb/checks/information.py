@@ -1,11 +1,4 @@
-"""Does the null part say anything that the principal part does not? Item 3 of what could fool us.
-
-Translators of the whole feature, of its principal part, of its null part, and in two stages
-(`method.stages`) are compared by what they get right of held-out pictures. *Unique R2* is
-what the null part adds to the principal part. Two things say how much of that is nothing: a random
-subspace in the null space's place, and in ConSE the classifier's own space, built from its own
-logits, of which the null part can say nothing.
-"""
+"""Does the null part say anything that the principal part does not?"""
 
 from __future__ import annotations
 
@@ -50,14 +43,7 @@ def home(study: Study) -> str:
 def kernel_map(
     logits: torch.Tensor, fit_on: np.ndarray, size: int, *, variance: float = 1.0, seed: int = 0
 ) -> torch.Tensor:
-    """Non-linear features (n, size) of logits (n, c) for a ridge: an approximate Gaussian kernel.
-
-    The kernel compares square roots of probabilities (softmax at temperature 2), so that its
-    distance is Hellinger's; its width is their median distance; scikit-learn's Nystroem
-    approximates it from rows of `fit_on`. Logits are all that a head reads of a feature: whatever
-    these features say, the principal part says. They are scaled to a total variance over `fit_on`,
-    so that the candidates for lambda of another block of features suit them.
-    """
+    """Non-linear features (n, size) of logits (n, c) for a ridge."""
     roots = torch.softmax(logits.double() / SOFTNESS, dim=1).sqrt().numpy()
     known = roots[fit_on]
     some = np.random.default_rng(seed).permutation(len(known))[:500]
@@ -79,18 +65,7 @@ def kernel_map(
 
 
 def picture_table(study: Study, model: str) -> pd.DataFrame:
-    """What translators of the parts of a classifier's features get right of every picture.
-
-    Everything else here is made of it, and it is what takes long.
-
-    Returns
-    -------
-    pandas.DataFrame
-        A row per picture, space, version (a key of VERSIONS) and draw (-1: null space; from 0:
-        a random subspace in its place): ``squared_error`` and ``energy`` of the held-out
-        translation, and where a version has them ``image_score`` and ``attribute_score`` of its
-        removal, degrees; with the picture's subject and class_index.
-    """
+    """What translators of the parts of a classifier's features get right of every picture."""
     about = study.pictures[["picture", "subject", "class_index"]]
     return _picture_table(study, model).merge(about, on="picture")
 
@@ -108,11 +83,7 @@ def _picture_table(study: Study, name: str) -> pd.DataFrame:
 
 
 class _Reader:
-    """Fits translators of the parts of a feature; gathers what they get right, held out.
-
-    To `spaces` a linear first stage translates, to those of `near` a non-linear one; the first has
-    controls. With nothing near: no kernel, and no translator of the null part alone.
-    """
+    """Fits translators of the parts of a feature; gathers what they get right, held out."""
 
     def __init__(self, study: Study, model: str, spaces: list[str], near: list[str]) -> None:
         self.study, self.model, self.names, self.near = study, model, spaces, near
@@ -244,16 +215,7 @@ def _groups(study: Study) -> Iterator[tuple[dict[str, object], pd.DataFrame]]:
 
 @stored(keys=KEYS)
 def information_table(study: Study) -> pd.DataFrame:
-    """How much translators of the parts of a feature get right of held-out pictures.
-
-    Returns
-    -------
-    pandas.DataFrame
-        model, title, joint (name of the space), space (its title), ``circular`` (the classifier
-        built it), version (a key of VERSIONS), name (for people), kind (null space removed, or
-        random control: a random subspace in its place, mean over draws; the whole feature has
-        none), value, low, high: R2, at most 1 (95 %, cluster bootstrap over subjects).
-    """
+    """How much translators of the parts of a feature get right of held-out pictures."""
     records = []
     for about, rows in _groups(study):
         if about["version"] == "whole" and about["kind"] == CONTROL:
@@ -306,18 +268,7 @@ def _comparison(
 
 @stored(keys=KEYS)
 def unique_table(study: Study) -> pd.DataFrame:
-    """Unique R2 of the null part in every space: what it adds to the principal part's R2.
-
-    Returns
-    -------
-    pandas.DataFrame
-        model, title, joint, space, circular, base (``principal``, a ridge, or ``kernel``, the
-        non-linear map, for the study's own space and the classifier's), kind (null space removed;
-        in the study's own space random control, mean over draws, and excess over control; in ConSE
-        circular floor and excess over floor, both for the classifier's own space), value, low,
-        high (of R2, 95 %, cluster bootstrap over subjects, paired; the excess over the control
-        also over random subspaces).
-    """
+    """Unique R2 of the null part in every space: what it adds to the principal part's R2."""
     records = []
     for model in study.config.everyone:
         table = picture_table(study, model)
@@ -332,18 +283,7 @@ def unique_table(study: Study) -> pd.DataFrame:
 
 @stored(keys=KEYS)
 def unique_of(study: Study, model: str) -> pd.DataFrame:
-    """Unique R2 of the null part of one classifier, in the study's list or not, in a minute.
-
-    As :func:`unique_table`, but in the study's own space alone, beyond a linear map of the
-    principal part, and with two random subspaces at most: without the floor of the classifier's
-    own space, which not every classifier can build.
-
-    Returns
-    -------
-    pandas.DataFrame
-        model, title, kind (null space removed, random control, excess over control), value, low,
-        high (of R2, as there).
-    """
+    """Unique R2 of the null part of one classifier, in the study's list or not, in a minute."""
     found = _Reader(study, model, [home(study)], near=[])
     found.in_stages(min(BRIEF_DRAWS, study.config.information_draws))
     table = pd.concat(found.tables, ignore_index=True).merge(
@@ -356,16 +296,6 @@ def unique_of(study: Study, model: str) -> pd.DataFrame:
 @stored(keys=KEYS)
 def version_table(study: Study) -> pd.DataFrame:
     """What null removal scores under each version of the translator, in its own and other spaces.
-
-    Returns
-    -------
-    pandas.DataFrame
-        model, title, joint, space, circular, version, name, kind (null space removed; random
-        control, in the study's own space, a part of the same size, mean over draws: for the
-        versions in two stages a random subspace took the null space's place when they were
-        fitted), quantity (``image_score``, ``attribute_score``: medians of IS and of the size of
-        AS, degrees), value, low, high (95 %, cluster bootstrap over subjects). Pictures as in
-        ``tables.models``.
     """
     records = []
     for about, rows in _groups(study):

@@ -1,20 +1,4 @@
-"""How much of what a head ignores is nuisance: the variance of parts of features, by known factor.
-
-A stamp view is a cut-out on a background, and every factor was drawn (see `pictures.images`).
-What changes between views of one cut-out is nuisance by construction. A factor may move the
-features of all subjects alike, or of each in its own way:
-
-- ``same for all subjects``: its unique share in one linear model of all factors beside the means
-  of the cut-outs (type III, nested models). Only products of different subjects count, so that
-  what one subject does alone adds nothing on average.
-- ``of each subject``: slopes of its own for every cut-out, the former included; background and
-  flip, which follow a factorial plan, are held constant meanwhile. What chance explains is taken
-  away, ``SS - k MS_residual``: the omega squared of Hays (1963), or what a factor permuted within
-  a subject would explain.
-
-Pictures of a folder have no known factors: there the table says what the classes explain, and
-what is left within them.
-"""
+"""How much of what a head ignores is nuisance: the variance of parts by known factor."""
 
 from __future__ import annotations
 
@@ -69,39 +53,7 @@ def design(pictures: pd.DataFrame) -> dict[str, np.ndarray]:
 def variance_shares(
     values: np.ndarray, factors: dict[str, np.ndarray], blocks: np.ndarray, clusters: np.ndarray
 ) -> dict[tuple[str, str], float]:
-    """Share of the variance of values that each factor explains, beyond chance.
-
-    Parameters
-    ----------
-    values : numpy.ndarray
-        (n, m), one row per picture; the variance is the sum over the m columns.
-    factors : dict of numpy.ndarray
-        (n, k) each, as :func:`design` makes them; none is possible.
-    blocks : numpy.ndarray
-        (n,), whose means are compared: the cut-out of each view.
-    clusters : numpy.ndarray
-        (n,), what is independent of each other: the subject. A block lies in one cluster.
-
-    Returns
-    -------
-    dict of float
-        For each factor and effect the share, at most 1, and below 0 where less than chance is
-        explained. ``whole`` is the share of the block means, ``every`` the rest. A factor that
-        never varies within a block is left out; where slopes of each block would explain anything
-        the share is nan.
-
-    Raises
-    ------
-    SingError
-        If every block has one picture, or there are fewer than two clusters.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> blocks = np.repeat([0, 1, 2], 4)
-    >>> variance_shares(10.0 * blocks, {}, blocks, blocks)["whole", "of each subject"]
-    1.0
-    """
+    """Share of the variance of values that each factor explains, beyond chance."""
     sums = _Sums(values, factors, blocks, clusters)
     return {key: float(v[0]) for key, v in sums.shares(np.ones((1, sums.count))).items()}
 
@@ -120,11 +72,7 @@ def _basis(columns: np.ndarray) -> np.ndarray:
 
 
 def _own(values: np.ndarray, columns: np.ndarray, held: np.ndarray) -> float:
-    """Squares of one block that its own slopes explain, beyond chance, `held` kept constant.
-
-    `values` (n, m), `columns` (n, k) and `held` (n, h) are centred. What of the columns is left
-    beside `held` stands for all of them: a factor that was drawn loses a part by chance.
-    """
+    """Squares of one block that its own slopes explain, beyond chance, `held` kept constant."""
     own, other = _basis(columns), _basis(held)
     if own.shape[1] == 0:
         return 0.0
@@ -215,48 +163,12 @@ class _Sums:
 
 
 def shares(study: Study) -> pd.DataFrame:
-    """What explains the variance of null parts, of principal ones, of IS and of embeddings.
-
-    All scored pictures count, whether their class is known or not.
-
-    Parameters
-    ----------
-    study : Study
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row per classifier, quantity, kind, factor and effect: model, title, role. ``quantity``
-        is ``features``, ``image_score``, ``image_score_excess`` (over the mean control of the
-        picture) or ``joint_embedding`` (of the pictures themselves, the same for all classifiers:
-        model is empty). ``kind`` is ``null space``, ``principal space``, ``random control`` (mean
-        over random parts as long as the null part) or ``joint space``. ``factor`` is ``subject``,
-        ``all nuisances`` (what is left within a subject), background, colour, scale, place, flip;
-        or, for pictures of a folder, ``class`` and ``within a class``. ``value``, ``low``,
-        ``high``: share of the variance beyond chance, at most 1 (95 %, cluster bootstrap over
-        subjects; over classes for pictures of a folder, each of which is a subject by itself).
-    """
+    """What explains the variance of null parts, of principal ones, of IS and of embeddings."""
     return _table(study).query("quantity != @RATIO").reset_index(drop=True)
 
 
 def invariances(study: Study) -> pd.DataFrame:
-    """A factor's share in the null part over its share in the principal part, paired.
-
-    Above 1, the head ignores more of the factor than of the rest of the feature: it treats it as
-    a thing that does not matter. What the network before the head removed is in neither part.
-
-    Parameters
-    ----------
-    study : Study
-
-    Returns
-    -------
-    pandas.DataFrame
-        model, title, role, factor, effect, ``kind`` (``null space``, ``random control``: a random
-        part over the principal one, or ``null - control``), ``value``, ``low``, ``high`` (95 %,
-        as in :func:`shares`); only factors whose share in the principal part is above zero by its
-        interval.
-    """
+    """A factor's share in the null part over its share in the principal part, paired."""
     found = _table(study).query("quantity == @RATIO").reset_index(drop=True)
     return found.drop(columns="quantity")
 

@@ -1,10 +1,4 @@
-"""Planted truths: heads that were made blind to a known concept, and which score finds it.
-
-A real head W is made blind by projecting a concept's feature direction out of its rows. The
-direction comes from one half of the subjects, the question is asked on the other half, and all
-readouts and translators there are fitted without the subject that they are asked about. Whatever
-is not planted is a negative, also a sham: a plant along the direction of the shuffled concept.
-"""
+"""Planted truths: heads that were made blind to a known concept, and which score finds it."""
 
 from __future__ import annotations
 
@@ -44,26 +38,7 @@ KEYS = ("plant_splits", "plant_concepts", "plant_pictures")
 
 @stored(models="models", keys=KEYS)
 def plant_runs(study: Study) -> pd.DataFrame:
-    """Every score of every concept on untouched heads, plants, shams and shuffled concepts.
-
-    The profile's ``plant_splits`` splits of the subjects in halves are reported; as many others
-    serve to choose thresholds.
-
-    Parameters
-    ----------
-    study : Study
-
-    Returns
-    -------
-    pandas.DataFrame
-        model, title, seed, ``calibration`` (bool), ``head`` (untouched, planted, sham, circular
-        or permuted), ``plant`` (the concept that it was made blind to, else empty), ``concept``
-        (the one that is asked about) and its scores: ``hidden`` (share of what is readable that the
-        principal part has lost, up to 1), ``hidden_control`` (the same for a random subspace as
-        large as the null space), ``full`` and ``principal`` (held-out R2), ``joint`` (R2 that the
-        null part adds), ``attribute_score``, ``attribute_excess`` and ``image_score`` (degrees a
-        standard deviation of the concept).
-    """
+    """Every score of every concept on untouched heads, plants, shams and shuffled concepts."""
     tables = []
     for model in study.config.models:
         for split in range(study.config.plant_splits):
@@ -99,11 +74,7 @@ def _one_run(run: Split, calibration: bool) -> Iterator[pd.DataFrame]:
 
 
 def thresholds(runs: pd.DataFrame) -> pd.Series:
-    """The value of each score above which it is an alarm, from calibration runs alone.
-
-    Of each kind of negative (untouched heads, shams, shuffled concepts) at most 1 % of the
-    calibration runs of :func:`plant_runs` lie above it; the largest of the three is taken.
-    """
+    """The value of each score above which it is an alarm, from calibration runs alone."""
     own = runs[runs["calibration"]]
     return own.groupby("head")[list(SCORES)].quantile(1 - ALARMS, interpolation="higher").max()
 
@@ -112,12 +83,7 @@ def thresholds(runs: pd.DataFrame) -> pd.Series:
 
 
 def _area(study: Study, own: pd.DataFrame, score: str) -> dict:
-    """Area under the ROC curve of planted concepts among all, with an interval over concepts.
-
-    The share of pairs of a positive and a negative in the right order, ties counting half (Mann and
-    Whitney). How often the positives of one concept lie above the negatives of another is counted
-    once; a sample of concepts weighs these counts.
-    """
+    """Area under the ROC curve of planted concepts among all, with an interval over concepts."""
     positive, score = (own["plant"] == own["concept"]).to_numpy(), own[score].to_numpy()
     names, members = np.unique(own["concept"], return_inverse=True)
     count, above, whose = len(names), score[positive], members[positive]
@@ -156,18 +122,7 @@ def _detected(study: Study, own: pd.DataFrame, kind: str, score: str, limit: flo
 
 @stored(models="models", keys=KEYS)
 def score_table(study: Study) -> pd.DataFrame:
-    """How well each score finds plants: honest ones, the sham control and the circular kind.
-
-    Returns
-    -------
-    pandas.DataFrame
-        score, ``name`` (for people), ``kind`` (planted, sham, circular), ``quantity`` and value,
-        low, high: ``auc`` (a planted concept against all others on planted heads and all on
-        untouched heads), ``first`` (share of planted heads on which the planted concept has the
-        largest score of all) and ``found`` (share of plants above the threshold); 95 %, cluster
-        bootstrap over concepts, each with all classifiers and splits. For shams ``auc`` should be
-        one half.
-    """
+    """How well each score finds plants: honest ones, the sham control and the circular kind."""
     runs = plant_runs(study)
     limits, shown, records = thresholds(runs), runs[~runs["calibration"]], []
     for kind in ("planted", "sham", "circular"):
@@ -184,15 +139,7 @@ def score_table(study: Study) -> pd.DataFrame:
 
 @stored(models="models", keys=KEYS)
 def power_table(study: Study) -> pd.DataFrame:
-    """How well the hidden share finds plants, by subjects, pictures and planted directions.
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``axis`` (``subjects``, ``pictures`` a subject, ``directions`` planted), ``method`` (how
-        directions were found: mean or discriminant), ``size`` along the axis, and value, low, high:
-        area under the ROC curve (95 %, cluster bootstrap over concepts).
-    """
+    """How well the hidden share finds plants, by subjects, pictures and planted directions."""
     tables = []
     for model in study.config.models:
         for split in range(min(2, study.config.plant_splits)):  # the longest part of the chapter

@@ -28,34 +28,7 @@ HALVES, REDEALT = "translators of disjoint halves", "translators of other deals"
 
 
 def agreement_icc(values: np.ndarray) -> np.ndarray:
-    """Intraclass correlation of single measurements, for absolute agreement: ICC(A,1).
-
-    With the mean squares of objects R, raters C and error E of the two-way random-effects
-    decomposition: ``(R - E) / (R + (k - 1) E + k (C - E) / n)``. McGraw and Wong (1996), "Forming
-    inferences about some intraclass correlation coefficients", table 4.
-
-    Parameters
-    ----------
-    values : numpy.ndarray
-        (..., n, k): n objects (pictures), each measured by k raters (translators).
-
-    Returns
-    -------
-    numpy.ndarray
-        (...), at most 1: the share of the variance of one measurement that is the object's. 0 or
-        below where measurements of one object agree no better than those of several; nan where
-        all values are equal.
-
-    Raises
-    ------
-    SingError
-        If there are fewer than two objects or raters.
-
-    Examples
-    --------
-    >>> agreement_icc([[1.0, 1.0], [2.0, 2.0], [5.0, 5.0]]).item()
-    1.0
-    """
+    """Intraclass correlation of single measurements, for absolute agreement: ICC(A,1)."""
     values = np.asarray(values, dtype=float)
     if values.ndim < 2 or min(values.shape[-2:]) < 2:
         raise SingError(
@@ -111,31 +84,7 @@ def _refits(
 
 @stored(keys=["redeals"])
 def translator_spread(study: Study, model: str) -> pd.DataFrame:
-    """Scores of every counted picture under translators that were fitted on other subjects.
-
-    The subjects are dealt anew ``redeals`` times, by seed, into twice as many groups as there are
-    folds. A picture is translated by the map of all groups outside its fold, and by the two maps of
-    disjoint halves of them; lambda is the study's. Two deals share most of the subjects they are
-    fitted on, so that they agree rather too well; the two halves share none (but what is fitted on
-    in every fold), have half as many, and agree rather too badly. The truth lies between. Where
-    the profile uses published translators, those fitted by this run stand in for them.
-
-    Parameters
-    ----------
-    study : Study
-    model : str
-
-    Returns
-    -------
-    pandas.DataFrame
-        picture, subject, deal, ``part`` (all, first half, second half), ``image_score`` and
-        ``image_score_control`` (a random subspace in the null space's place), degrees.
-
-    Raises
-    ------
-    SingError
-        If the profile asks for fewer than 2 deals.
-    """
+    """Scores of every counted picture under translators that were fitted on other subjects."""
     if study.config.redeals < 2:
         raise SingError(
             f"A spread needs at least 2 deals of the subjects; the profile has redeals "
@@ -167,23 +116,7 @@ def translator_spread(study: Study, model: str) -> pd.DataFrame:
 
 @stored(keys=["redeals"])
 def model_reliability(study: Study, model: str) -> pd.DataFrame:
-    """How far a picture's Image Score would come out the same again, for one classifier.
-
-    Parameters
-    ----------
-    study : Study
-    model : str
-        In the study's list or not.
-
-    Returns
-    -------
-    pandas.DataFrame
-        model, title, ``over`` (what is done again: translators of other deals, or of disjoint
-        halves), ``kind`` (null space removed; random control: one random subspace in its place),
-        value, low, high: :func:`agreement_icc`, 1 = always the same and 0 = all noise (95 %,
-        cluster bootstrap over subjects), ``spread`` and ``between``, degrees: standard deviation
-        of one picture's score when done again, and of the pictures' means.
-    """
+    """How far a picture's Image Score would come out the same again, for one classifier."""
     drawn = translator_spread(study, model)
     subjects = drawn.drop_duplicates("picture").set_index("picture")["subject"]
     whole, records = drawn["part"] == "all", []

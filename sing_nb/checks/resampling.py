@@ -12,15 +12,7 @@ AT_ONCE = 10**7  # values of all samples that are held together
 
 
 class Rows:
-    """Samples (samples, n, ...) of rows, from drawn clusters (samples, clusters).
-
-    Parameters
-    ----------
-    values : numpy.ndarray
-        (n, ...).
-    members : numpy.ndarray
-        (n,), number of each row's cluster, from 0.
-    """
+    """Samples (samples, n, ...) of rows, from drawn clusters (samples, clusters)."""
 
     columns_at = 2  # axis of a sample that is the second one of the values
 
@@ -83,11 +75,7 @@ def _times(drawn: np.ndarray) -> np.ndarray:
 
 
 class Medians(Means):
-    """Medians over rows (samples, ...), those of :func:`numpy.median` to the bit.
-
-    Values are sorted once. A sample's middle is where the rows counted from below pass half of
-    them: this is found among blocks of sorted rows by one matrix product, then within a block.
-    """
+    """Medians over rows (samples, ...), those of :func:`numpy.median` to the bit."""
 
     def __init__(self, values: np.ndarray, members: np.ndarray) -> None:
         Rows.__init__(self, values, members)

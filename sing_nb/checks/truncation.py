@@ -34,29 +34,7 @@ ENDS = ("value", "low", "high")
 
 @stored
 def truncated_heads(study: Study, ranks: Sequence[int] = RANKS) -> pd.DataFrame:
-    """Scores of null removal for every head as it is and cut down to fewer directions.
-
-    Parameters
-    ----------
-    study : Study
-    ranks : sequence of int
-        Ranks of the truncated heads, below the full one.
-
-    Returns
-    -------
-    pandas.DataFrame
-        model, title, rank, null_dim, ``null_share`` (median share of the feature's squared length
-        that this head does not see), ``accuracy`` (of the pictures whose class it knows) and
-        ``agreement`` (share of pictures that keep the full head's class), both 0 to 1; ``kind``,
-        ``quantity`` (image_score, attribute_score [absolute], ratio), value, low, high (medians
-        over pictures; 95 %, cluster bootstrap over subjects; of ``kind`` ``difference``, the
-        null space minus its control, over subjects and random subspaces).
-
-    Raises
-    ------
-    SingError
-        If no rank is below that of some head.
-    """
+    """Scores of null removal for every head as it is and cut down to fewer directions."""
     tables = []
     for model in study.config.everyone:
         whole = study.spaces(model)
@@ -105,10 +83,7 @@ def _one_head(study: Study, model: str, spaces: HeadSpaces) -> pd.DataFrame:
 
 
 def _three_sizes(medians: np.ndarray) -> np.ndarray:
-    """Median IS, |AS| and ratio, (samples, 3), of (samples, draws, 2) medians: draw by draw.
-
-    The mean over draws of the scores themselves would make |AS| too small.
-    """
+    """Median IS, |AS| and ratio, (samples, 3), of (samples, draws, 2) medians: draw by draw."""
     one, two = np.moveaxis(medians, -1, 0)
     return np.stack([one, two, one / two], axis=1).mean(2)
 
@@ -122,27 +97,7 @@ def _more(score: np.ndarray, control: np.ndarray) -> np.ndarray:
 
 @stored
 def removal_curves(study: Study) -> pd.DataFrame:
-    """Scores while more and more of each head's weakest directions are removed.
-
-    The directions go from the smallest singular value up, so that k of them are the null space of
-    the head cut down to rank m - k. Within the null space no direction is weaker than another: a
-    random rotation, by seed, orders them. The control removes k random directions, rescaled for
-    each picture to the length that the weakest took away; those of all k are nested.
-
-    Parameters
-    ----------
-    study : Study
-
-    Returns
-    -------
-    pandas.DataFrame
-        model, title, ``removed`` (k, the same for every head), ``share`` (k / m), ``head_energy``
-        (share of ``|W|_F^2`` that goes), ``kind`` (weakest directions removed; random control, the
-        mean over random subspaces; excess, the first minus the second), ``quantity`` (image_score,
-        attribute_score [absolute] and logit_change [largest of any logit]: medians over pictures;
-        ratio: of the first two), value, low, high (95 %, over other subjects and other random
-        subspaces, :func:`sing_nb.checks.intervals.excess`).
-    """
+    """Scores while more and more of each head's weakest directions are removed."""
     everyone = study.config.everyone
     frames = {model: _weakest(study, model) for model in everyone}
     narrowest = min(len(energy) for _, energy in frames.values())
@@ -179,11 +134,7 @@ def _weakest(study: Study, model: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _kinds(score: np.ndarray, control: np.ndarray) -> np.ndarray:
-    """Scores, the control (a mean over draws), and what exceeds: (samples, 3, ..., 4, sizes).
-
-    Of medians over pictures of IS, |AS| and logit change, (samples, ..., 3, sizes) and
-    (samples, draws, ..., 3, sizes); their ratio comes fourth.
-    """
+    """Scores, the control (a mean over draws), and what exceeds: (samples, 3, ..., 4, sizes)."""
     def with_ratio(medians: np.ndarray) -> np.ndarray:
         turned, towards = medians[..., :1, :], medians[..., 1:2, :]
         return np.concatenate([medians, turned / towards], axis=-2)
@@ -195,13 +146,7 @@ def _kinds(score: np.ndarray, control: np.ndarray) -> np.ndarray:
 def _removals(
     study: Study, model: str, frame: torch.Tensor, sizes: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scores of the counted pictures without their first directions of a frame, size by size.
-
-    Everything is linear in the feature: it is rotated once, and what a further direction takes
-    away is added up. Of a frame (m, m), of orthonormal columns, the first k of `sizes` go: IS and
-    |AS| in degrees, largest change of any logit (n, 3, sizes), and the same of random subspaces
-    (n, draws, 3, sizes).
-    """
+    """Scores of the counted pictures without their first directions of a frame, size by size."""
     table = scored(study, model)
     rows = study.rows(table["picture"])
     f, text = study.features(model)[rows].double(), study.text(table["label"])
@@ -244,30 +189,7 @@ def _removals(
 
 
 def paper_sizes(study: Study, model: str | None = None) -> pd.DataFrame:
-    """One head cut down to the null space of every model of the paper: only the size differs.
-
-    Parameters
-    ----------
-    study : Study
-    model : str, optional
-        A compared classifier, whose head, features and translator serve for all sizes; the first
-        by default.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row a size, ``by``, ``kind`` and ``quantity`` as in :func:`removal_curves`: ``title``
-        (the classifier whose head is cut), ``null_dim`` and ``features`` of the paper's models of
-        this size, their titles in ``models`` and short names in ``names``, ``removed`` (of this
-        head: by ``count`` as many directions as theirs, where it has more than that; by ``share``
-        the same share of all), ``place`` (1 = largest value, among the sizes), value, low, high;
-        ``gap``, ``gap_low``, ``gap_high``: this size minus the smallest one, paired by picture.
-
-    Raises
-    ------
-    SingError
-        If the classifier is not compared in this study.
-    """
+    """One head cut down to the null space of every model of the paper: only the size differs."""
     model = model or study.config.models[0]
     if model not in study.config.everyone:
         raise unknown("compared classifier", model, study.config.everyone)

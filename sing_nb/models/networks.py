@@ -1,18 +1,4 @@
-"""Translators trained by gradient descent, to set beside ridge: equations (14) and (15).
-
-The paper's supplement names the architectures in one line each. Read here as follows, with m
-features, d dimensions of the joint space and h hidden units, where a block is
-LayerNorm-GELU-Dropout-Linear:
-
-- ``linear``: Linear(m, d), the shape of ridge.
-- ``mlp3``: Linear(m, h), block(h, h), block(h, d): three linear layers, the first one included.
-- ``mlp4``: the same with one more block(h, h).
-- ``residual``: f + block(h, m)(Linear(m, h)(f)), then the projection Linear(m, d).
-
-Each starts as a constant: the last linear layer has weight 0 and the training targets' mean as its
-bias. torch's random start instead leaves, in every feature direction that the pictures hardly
-vary along, noise that no gradient removes.
-"""
+"""Translators trained by gradient descent, to set beside ridge: equations (14) and (15)."""
 
 from __future__ import annotations
 
@@ -39,26 +25,12 @@ Pairs = tuple[torch.Tensor, torch.Tensor]
 
 
 def mse(z: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Mean over rows of the squared distance |T(f) - e|^2, equation (14), of (n, d): a scalar.
-
-    Summed over dimensions, not averaged.
-
-    Examples
-    --------
-    >>> mse(torch.tensor([[3.0, 4.0]]), torch.zeros(1, 2))
-    tensor(25.)
-    """
+    """Mean over rows of the squared distance |T(f) - e|^2, equation (14), of (n, d): a scalar."""
     return (z - target).square().sum(-1).mean()
 
 
 def cosine(z: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """1 - cosine similarity, equation (15), mean over rows of (n, d): a scalar, 0 to 2.
-
-    Examples
-    --------
-    >>> cosine(torch.tensor([[3.0, 4.0]]), torch.tensor([[-4.0, 3.0]]))
-    tensor(1.)
-    """
+    """1 - cosine similarity, equation (15), mean over rows of (n, d): a scalar, 0 to 2."""
     return (1 - cosine_similarity(z, target, dim=-1)).mean()
 
 
@@ -102,38 +74,7 @@ def build(
     architecture: str, m: int, d: int, *, hidden: int = 512, dropout: float = DROPOUT,
     start: torch.Tensor | None = None, seed: int = 0,
 ) -> nn.Sequential:
-    """An untrained translator from features (n, m) to embeddings (n, d).
-
-    Parameters
-    ----------
-    architecture : str
-        One of :data:`ARCHITECTURES`; the room's text says what each is.
-    m, d : int
-        Width of features and of embeddings.
-    hidden : int
-        Units of hidden layers.
-    dropout : float
-        Share of units that are dropped in training, 0 to 1.
-    start : torch.Tensor, optional
-        (d,), what it answers before training; without it the last layer is random as well.
-    seed : int
-        Of the random weights.
-
-    Returns
-    -------
-    torch.nn.Sequential
-        In training mode, float32.
-
-    Raises
-    ------
-    SingError
-        For an unknown architecture.
-
-    Examples
-    --------
-    >>> build("mlp3", 8, 2, hidden=4, start=torch.ones(2))(torch.zeros(1, 8)).tolist()
-    [[1.0, 1.0]]
-    """
+    """An untrained translator from features (n, m) to embeddings (n, d)."""
     if architecture not in ARCHITECTURES:
         raise unknown("architecture", architecture, ARCHITECTURES)
     with torch.random.fork_rng(devices=[]):
@@ -148,13 +89,7 @@ def build(
 
 
 class Trained(NamedTuple):
-    """A translator in its best state on the validation rows, and how it got there.
-
-    `curve` has a row an epoch (0 = before training): epoch, train_mse, train_cosine,
-    validation_mse, validation_cosine; mean squared distance and mean cosine similarity, without
-    dropout, whatever was minimised. `best` is the epoch of the best state, `stopped` whether it
-    stopped early (False if the number of epochs cut it off).
-    """
+    """A translator in its best state on the validation rows, and how it got there."""
 
     module: nn.Module
     curve: pd.DataFrame
@@ -167,12 +102,7 @@ def train(
     patience: int = 5, batch: int = BATCH, learning_rate: float = LEARNING_RATE,
     weight_decay: float = WEIGHT_DECAY, seed: int = 0, progress: bool = False,
 ) -> Trained:
-    """Train with AdamW until the validation loss has not fallen for `patience` epochs.
-
-    `rows` and `validation` are features (n, m) and targets (n, d), to fit on and to decide when to
-    stop. The weight decay is the paper's L2 term. `seed` is that of the order of rows and of
-    dropout: the same seed gives the same bits on one thread. The module is trained in place.
-    """
+    """Train with AdamW until the validation loss has not fallen for `patience` epochs."""
     if loss not in LOSSES:
         raise unknown("loss", loss, LOSSES)
     f, z = rows

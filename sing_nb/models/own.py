@@ -34,10 +34,6 @@ def as_classifier(
     class_names: Sequence[str] | None = None,
 ) -> Classifier:
     """A classifier of what a reader's code gives, with a transform in any case, tried on a picture.
-
-    `made` is a module, a Classifier, a tuple (module, transform, class names) or a mapping with
-    these keys; attributes ``transform`` and ``class_names`` of a module count as well. What is
-    assumed where nothing is given, :attr:`Classifier.notes` says.
     """
     own: dict[str, object] = {}
     if isinstance(made, Classifier):
@@ -177,12 +173,7 @@ def module_file(where: str, folder: Path) -> Path | None:
 
 
 def from_factory(name: str, where: str, factory: str) -> Classifier:
-    """Import a file or module, call a factory without arguments in it, and wrap what it returns.
-
-    This runs the code: a name is to be trusted as the file is. The file's folder (of a package the
-    one that holds it) is searched first for its imports, which are read anew. Random weights are
-    drawn from a fixed seed, so that they are the same in every process.
-    """
+    """Import a file or module, call a factory without arguments in it, and wrap what it returns."""
     file = module_file(where, Path.cwd())
     if file and not file.is_file():
         raise SingError(f"{name}: there is no file {file}.")

@@ -24,15 +24,7 @@ def prompt(label: str) -> str:
 
 
 def complete_prompt(words: str) -> str:
-    """A prompt from what a person typed: "jellyfish" becomes "an image of a jellyfish".
-
-    What says itself what kind of picture it is, "a sketch of a camel", stays as it is.
-
-    Raises
-    ------
-    SingError
-        If no letter and no digit was typed.
-    """
+    """A prompt from what a person typed: "jellyfish" becomes "an image of a jellyfish"."""
     words = " ".join(words.split())
     if not any(letter.isalnum() for letter in words):
         came = f"got {words!r}" if words else "it is empty"
@@ -59,10 +51,7 @@ def imagenet_names() -> tuple[str, ...]:
 
 @cache
 def class_aliases() -> dict[str, frozenset[int]]:
-    """Which ImageNet-1k classes (0 to 999) a lower-case name may mean; "crane" means two.
-
-    Names are the curated ones, with and without what stands in brackets, and WordNet's synonyms.
-    """
+    """Which ImageNet-1k classes (0 to 999) a lower-case name may mean; "crane" means two."""
     found: dict[str, set[int]] = {}
     for index, row in enumerate(_classes()):
         short = re.sub(r" \(.*\)", "", row["name"])

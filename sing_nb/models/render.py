@@ -34,14 +34,7 @@ KARLO = "kakaobrain/karlo-v1-alpha-image-variations"
 
 
 class UnClip:
-    """Karlo's image variations, fed with an embedding instead of a picture.
-
-    All pictures share one stream of noise: they differ by their embeddings alone, and a fixed
-    embedding gives a fixed picture, bit by bit on one machine. `norm` is the length that every
-    embedding is given, that of the joint space's own before normalisation
-    (:func:`embedding_length`): T(f) and T(f~) then have one length, as equation (19) asks for.
-    Without it they are drawn at their own. Steps and guidance are the pipeline's by default.
-    """
+    """Karlo's image variations, fed with an embedding instead of a picture."""
 
     def __init__(
         self, pipeline: DiffusionPipeline, *, norm: float | None = None, seed: int = 0,
@@ -63,10 +56,7 @@ class UnClip:
         return [self._draw(row) for row in self._rows(z, progress)]
 
     def render_to(self, folder: Path, z: torch.Tensor, *, progress: bool = True) -> list[Path]:
-        """Pictures of z as PNG files, drawn or from an earlier run.
-
-        A file's name is a hash of its embedding and of all else that the picture depends on.
-        """
+        """Pictures of z as PNG files, drawn or from an earlier run."""
         paths = []
         for row in self._rows(z, progress):
             paths.append(Path(folder) / f"{content_key(self.key, row)}.png")
@@ -118,10 +108,7 @@ def _whole(path: Path) -> bool:
 def embedding_length(
     space: OpenClipSpace, paths: Sequence[str | Path], *, limit: int = 64
 ) -> float:
-    """Median length of pictures' embeddings before normalisation, for :class:`UnClip`.
-
-    Of the picture files at most `limit`, evenly spread, are embedded in the decoder's own space.
-    """
+    """Median length of pictures' embeddings before normalisation, for :class:`UnClip`."""
     chosen = paths[:: -(-len(paths) // limit) or 1]
     lengths = [
         space.encode_images(space.transform(read_picture(path))[None], normalise=False).norm()
@@ -200,11 +187,7 @@ def _load_karlo(source: str, device: torch.device) -> DiffusionPipeline:
 
 
 def _pipeline(source: str, local: bool) -> DiffusionPipeline:
-    """The pipeline, part by part.
-
-    The published index names the module of one part by a place that diffusers 0.42 no longer looks
-    into, so that the pipeline's own from_pretrained refuses it.
-    """
+    """The pipeline, part by part."""
     import diffusers
 
     try:

@@ -21,11 +21,7 @@ AT_ONCE = 256  # texts; a killed run loses so many
 
 
 class Texts:
-    """Unit embeddings (n, d) of texts, each encoded once: ``texts(["snow", "a red car"])``.
-
-    `encode` makes (n, d) of a list of texts, and `width` is d. In `folder`, if there is one, they
-    are kept, one file a text; its name says all that an embedding depends on beside the text.
-    """
+    """Unit embeddings (n, d) of texts, each encoded once: ``texts(["snow", "a red car"])``."""
 
     def __init__(
         self, encode: Callable[[list[str]], torch.Tensor], width: int, folder: Path | None = None

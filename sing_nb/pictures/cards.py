@@ -26,11 +26,7 @@ def save(
     path: str | Path, thing: Translator | HeadSpaces | pd.DataFrame,
     card: Mapping[str, object] | None = None,
 ) -> Path:
-    """Write a translator or spaces (.safetensors) or a table (.parquet) with a card, atomically.
-
-    A card holds what JSON holds. What the thing knows of itself (``.card``, ``.attrs["card"]``)
-    wins over `card`. A checksum lies in the file, and nothing is pickled.
-    """
+    """Write a translator or spaces (.safetensors) or a table (.parquet) with a card, atomically."""
     path = Path(path)
     kind = next((name for one, name in KINDS.items() if isinstance(thing, one)), None)
     ending = ".parquet" if kind == "table" else ".safetensors"

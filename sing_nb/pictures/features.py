@@ -41,12 +41,7 @@ THREAD_BATCH = 4
 
 
 class Running(NamedTuple):
-    """How networks are run.
-
-    Features of ``bfloat16`` and ``float16`` (torch's autocast) agree with those of float32 to about
-    2 % and 0.5 % of their length. `workers` threads decode pictures (0: as many as torch takes), in
-    batches of `batch`, or of :data:`THREAD_BATCH` on a processor, where they run the network, too.
-    """
+    """How networks are run."""
 
     device: str = "auto"
     precision: str = "float32"
@@ -55,10 +50,7 @@ class Running(NamedTuple):
 
 
 class FeatureSet(NamedTuple):
-    """Features (n, m) and logits (n, c) of a table of pictures, float32.
-
-    The logits are the model's own, or with mixed precision W f + b of these features.
-    """
+    """Features (n, m) and logits (n, c) of a table of pictures, float32."""
 
     features: torch.Tensor
     logits: torch.Tensor
@@ -83,13 +75,7 @@ def run_device(name: str) -> torch.device:
 
 
 def part_rows(n: int, part: tuple[int, int] | None = None) -> range:
-    """Rows of part (index, count) of a table of n rows: whole shards, as even as possible.
-
-    Examples
-    --------
-    >>> part_rows(1200, (0, 2)), part_rows(1200, (1, 2))
-    (range(0, 512), range(512, 1200))
-    """
+    """Rows of part (index, count) of a table of n rows: whole shards, as even as possible."""
     index, count = part or (0, 1)
     if not 0 <= index < count:
         raise SingError(f"There is no part {index} of {count}; the index goes from 0 to count - 1.")
@@ -99,10 +85,7 @@ def part_rows(n: int, part: tuple[int, int] | None = None) -> range:
 
 
 def feature_key(network: Classifier | OpenClipSpace, table: pd.DataFrame) -> str:
-    """Short hash of everything that the features depend on: weights, transform, pictures.
-
-    Of a classifier whose network is not built yet (it has an ``origin``) the hash is remembered.
-    """
+    """Short hash of everything that the features depend on: weights, transform, pictures."""
     pictures, origin = "\n".join(table["picture"]), getattr(network, "origin", None)
     known = origin and network.known.get(content_key(pictures))
     if known:
@@ -131,12 +114,7 @@ def compute_features(
     running: Running | None = None, key: str | None = None, part: tuple[int, int] | None = None,
     progress: Progress = True,
 ) -> FeatureSet:
-    """Features and logits of every picture of a table, or of a part of it, computed or loaded.
-
-    Shards lie in `folder`, under the classifier and `key` (:func:`feature_key`), and are written
-    as they are done: a run that was killed goes on after the last one. Missing pictures are drawn
-    into the folder `pictures`.
-    """
+    """Features and logits of every picture of a table, or of a part of it, computed or loaded."""
     running = running or Running()
     home = Path(folder) / f"{slug(classifier.name)}-{key or feature_key(classifier, table)}"
     exact = running.precision == "float32"
@@ -194,11 +172,7 @@ def _in_shards(
     prepare: Callable[[torch.device, torch.Tensor], tuple[Run, bool]], fields: dict[str, int],
     running: Running, part: tuple[int, int] | None, progress: Progress,
 ) -> dict[str, torch.Tensor]:
-    """What a network gives of a part's pictures: by field, a tensor of that width.
-
-    `prepare` puts the network on a device, given some pictures, and says whether threads may call
-    it at the same time.
-    """
+    """What a network gives of a part's pictures: by field, a tensor of that width."""
     wanted = part_rows(len(table), part)
     shards = {range(at, min(at + SHARD, len(table))): None for at in wanted[::SHARD]}
     files = {rows: home / f"{rows.start // SHARD:04d}.safetensors" for rows in shards}
@@ -270,12 +244,7 @@ def _in_threads(
     groups: list[range], batch: Callable[[range], torch.Tensor], run: Run, shared: bool,
     workers: int,
 ) -> Iterator[list[torch.Tensor]]:
-    """Results of the groups, in order: each thread decodes groups of its own and runs them.
-
-    A network's layers are too small to keep many processors busy from one thread, which waits at
-    the end of each layer for the slowest. What cannot be shared is run by one thread at a time,
-    with all processors, while the others decode.
-    """
+    """Results of the groups, in order: each thread decodes groups of its own and runs them."""
     have = torch.get_num_threads()
     threads = min(workers or have, os.cpu_count() or 1)
     turn = nullcontext() if shared else Lock()

@@ -1,9 +1,4 @@
-"""Folders and atomic writes, and the pictures of the offline profile: two Debian packages.
-
-A package (an `ar` archive with a tar inside) is downloaded from a Debian mirror and unpacked in
-Python, so no apt is needed. Only files that a manifest in ``data/`` names are unpacked, and none is
-used whose SHA-256 differs.
-"""
+"""Folders and atomic writes, and the pictures of the offline profile: two Debian packages."""
 
 from __future__ import annotations
 
@@ -85,11 +80,7 @@ def data_dir() -> Path:
 
 
 def write_atomic(path: Path, content: bytes | str, *, optional: bool = False) -> Path:
-    """Write a file so that a reader sees the old content or the new one, never a part of it.
-
-    Its folder is made if it is missing. A disk that does not take it is a :class:`SingError`, or
-    only said where the file is `optional`, that is, saves time later.
-    """
+    """Write a file so that a reader sees the old content or the new one, never a part of it."""
     path = Path(path)
     data = content.encode() if isinstance(content, str) else content
     try:

@@ -1,10 +1,4 @@
-"""Whole photographs from folders and data sets: ImageNet, Imagenette, class folders, Hugging Face.
-
-One table, whatever the source (columns in `pictures.images`, source ``folder``): every photograph
-is a view and a subject of its own, and its name holds the SHA-256 of its content.
-``attrs["skipped"]`` lists ``{"path", "reason"}`` of pictures that were passed over,
-``attrs["notes"]`` says what else was left out or taken together.
-"""
+"""Whole photographs from folders and data sets: ImageNet, class folders, Hugging Face."""
 
 from __future__ import annotations
 
@@ -48,10 +42,7 @@ class Skipped(list):
 
 
 def source_pictures(spec: str, **options) -> pd.DataFrame:
-    """The picture table of a source (:data:`KINDS`); options are those of `folder_pictures`.
-
-    Of ``imagenet:`` every class must be one of ImageNet-1k; ``imagenette`` is downloaded once.
-    """
+    """The picture table of a source (:data:`KINDS`); options are those of `folder_pictures`."""
     kind, place = _parse(spec)
     if kind == "huggingface":
         return hub_pictures(place, **options)
@@ -83,15 +74,7 @@ def folder_pictures(
     root: str | os.PathLike, *, total: int | None = None, seed: int = 0, split: str | None = None,
     mapping: str | os.PathLike | Mapping[str, object] | None = None, progress: Progress = True,
 ) -> pd.DataFrame:
-    """Table of the photographs in a folder of class folders, by class and file name.
-
-    A class is a folder with all that lies below it, to any depth, called as
-    :mod:`sing_nb.pictures.labels` says; a folder of the `mapping` is a class of its own. Hidden
-    files, links to folders and links out of `root` are left out. What bears the name of a picture
-    and is none, is damaged anywhere, or is the same as another one is skipped and named. Of
-    `total` pictures, drawn by `seed`, all classes give one in turn, so that a smaller table lies
-    within a larger one. `split` is train, val or test; by default train, where there is one.
-    """
+    """Table of the photographs in a folder of class folders, by class and file name."""
     root = expanded(root)
     home, entries = _split_folder(root, split), read_mapping(mapping)
     files, notes = _listing(home, entries)
@@ -188,11 +171,7 @@ def hub_pictures(
     name: str, *, total: int | None = None, seed: int = 0, split: str | None = None,
     mapping: str | os.PathLike | Mapping[str, object] | None = None, progress: Progress = True,
 ) -> pd.DataFrame:
-    """The same of a Hugging Face data set, or a folder that `datasets` can load.
-
-    Its first column of pictures and its first one of class labels count. The chosen photographs'
-    own bytes, never encoded again, become files of the cache. No code of the data set is run.
-    """
+    """The same of a Hugging Face data set, or a folder that `datasets` can load."""
     import datasets
 
     what, place = f"the data set {name}", os.path.expanduser(name)
@@ -233,10 +212,7 @@ def _choose(
     total: int | None, seed: int, mapping: Mapping[str, dict], notes: list[str],
     progress: Progress,
 ) -> pd.DataFrame:
-    """The table of a stratified choice, of which alone pictures are looked at.
-
-    `look` gives file and SHA-256 of a picture of a class, or raises why it cannot be used.
-    """
+    """The table of a stratified choice, of which alone pictures are looked at."""
     if total is not None and (type(total) is not int or total < 1):
         raise SingError(f"total must be a whole number of at least 1; got {total!r}.")
     named, merged = name_classes(sorted(name for name in files if files[name]), what, mapping)

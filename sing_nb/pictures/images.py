@@ -1,26 +1,6 @@
 """Picture sources: one table, whatever the source, and views whose factors are known.
 
 Every picture is one row of a pandas table:
-
-==============  ==================================================================================
-column          meaning
-==============  ==================================================================================
-``picture``     unique name; equal names mean equal pixels
-``source``      ``stamp`` (photo cut-out), ``clipart`` (drawing), ``photo`` (whole photograph),
-                ``folder`` (whole photograph of a folder or data set, see `pictures.folders`)
-``path``        file the picture is made from
-``subject``     what is kept together when pictures are split; views of one subject never part
-``label``       name that completes the prompt "an image of a ..."; empty where none is known
-``class_index`` ImageNet-1k index, or -1 where no class is true
-``view``        number of the view of this file
-``background``  ``plain``, ``gradient`` or ``noise``; empty for whole photographs
-``hue``         background hue, degrees on the colour circle
-``saturation``  background saturation, 0 to 1
-``lightness``   background lightness, 0 to 1
-``scale``       longer side of the subject as a share of the picture's side
-``x``, ``y``    centre of the subject as a share of the picture's side, from the top left
-``flip``        whether the subject is mirrored left to right
-==============  ==================================================================================
 """
 
 from __future__ import annotations
@@ -105,12 +85,7 @@ def open_picture(
 
 
 def decoded(picture: Image.Image, name: str) -> Image.Image:
-    """An opened picture as networks read it: decoded to its end, upright, in 8 bits and RGB.
-
-    Of several frames or pages it is the first. What is transparent lies on white. Of 16 bits a
-    channel the upper 8 count. A colour profile is not applied: the classifiers' own training did
-    not either.
-    """
+    """An opened picture as networks read it: decoded to its end, upright, in 8 bits and RGB."""
     try:
         picture.load()
         # 16 bits of grey, whose conversion by Pillow takes 256 and all above for white. They are I
@@ -138,11 +113,7 @@ def decoded(picture: Image.Image, name: str) -> Image.Image:
 def read_picture(
     path: str | os.PathLike, *, name: str | None = None, sha: str | None = None
 ) -> Image.Image:
-    """Read a file as networks do (see :func:`decoded`).
-
-    Refused is what is no whole picture, and, where `sha` is given, a file whose SHA-256 begins
-    otherwise. Messages call it `name`.
-    """
+    """Read a file as networks do (see :func:`decoded`)."""
     name = printable(name or path)
     with open_picture(path, name=name) as picture:
         if sha is None:
@@ -190,12 +161,7 @@ def picture_table(
 
 
 def stamps(views: int = 12, seed: int = 0, limit: int | None = None) -> pd.DataFrame:
-    """Photo stamps: `views` views of each on generated backgrounds, of at most `limit` subjects.
-
-    Background kind and flip follow a full factorial over the views; colour, scale and place are
-    drawn independently, so that each factor can be told from the others. Subjects with an ImageNet
-    class are taken first.
-    """
+    """Photo stamps: `views` views of each on generated backgrounds, of at most `limit` subjects."""
     return _views("stamps", views, seed, limit)
 
 

@@ -1,10 +1,4 @@
-"""What classes of pictures are called, and which logit of a network a label means.
-
-Names of folders, of data sets and of logits are read alike: synsets of ImageNet (n01440764) get
-their curated name; of other names underscores and hyphens are spaces, of "tench, Tinca tinca" the
-part before the comma counts, and a leading number ("001.tench") is dropped. What would make two
-names of a list the same is not dropped: "10_rupees" and "20_rupees" stay two.
-"""
+"""What classes of pictures are called, and which logit of a network a label means."""
 
 from __future__ import annotations
 
@@ -98,14 +92,7 @@ def _in_imagenet_order(names: Sequence[str]) -> bool:
 def name_classes(
     names: Iterable[str], what: str, mapping: Mapping[str, dict] | None = None
 ) -> tuple[dict[str, ClassName], list[str]]:
-    """Label and index of every class, a mapping's word first, and notes on which are one class.
-
-    Examples
-    --------
-    >>> named, notes = name_classes(["001.golf_ball", "10_rupees", "20_rupees"], "the example")
-    >>> [(one.label, one.index) for one in named.values()]
-    [('golf ball', 574), ('10 rupees', -1), ('20 rupees', -1)]
-    """
+    """Label and index of every class, a mapping's word first, and notes on which are one class."""
     mapping = mapping or {}
     names = [name for name in names if not mapping.get(name, {}).get("skip")]
     ends = [PurePosixPath(name).name for name in names]
@@ -138,13 +125,7 @@ def name_classes(
 
 
 def match_labels(labels: Iterable[str], class_names: Sequence[str]) -> dict[str, int]:
-    """Which logit of a network each label means, one to one; labels that mean none are left out.
-
-    Examples
-    --------
-    >>> match_labels(["fire truck", "tiger", "owl"], ["fire_truck", "01_tiger", "zebra"])
-    {'fire truck': 0, 'tiger': 1}
-    """
+    """Which logit of a network each label means, one to one; labels that mean none are left out."""
     places: dict[str, list[int]] = {}
     for index, name in enumerate(_distinct(class_names)):
         places.setdefault(name.casefold(), []).append(index)

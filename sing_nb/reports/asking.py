@@ -32,40 +32,7 @@ FAR = 0.05  # a prompt is far if so many words of the vocabulary are nearer to e
 def ask(
     study: Study, model: str, prompts: Sequence[str], *, progress: Progress | None = None
 ) -> pd.DataFrame:
-    """Whether a head ignores concepts, keeps them, or neither can be told.
-
-    A head *ignores it* if surely more than 10 % of what the features tell of it is lost (lower
-    bound), and perhaps 30 % or more (upper bound); it *keeps it* if surely less than 30 % is lost,
-    and perhaps less than 10 %. Anything else *cannot be told*, nor can it of fewer than 20
-    subjects, or where the whole feature's held-out R2 may lie below 0.1 (lower bound): what is not
-    there cannot be lost. An answer does not depend on what else is asked.
-
-    Parameters
-    ----------
-    study : Study
-    model : str
-        A classifier of the study.
-    prompts : sequence of str
-        Words, "snow" or "a hand", or whole prompts, "a sketch of a camel".
-    progress : bool or callable, optional
-        As for :func:`sing_nb.progress.progress_bar`; by default as the study's.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row per prompt: prompt, ``verdict`` (one of :data:`VERDICTS`), ``hidden`` (share of what
-        is readable in the whole feature that the principal part has lost, up to 1) with
-        ``hidden_control`` (the mean of random subspaces as large; one more of them exceeds
-        ``hidden_control_high`` in 5 % of cases), ``full`` (held-out R2 of the whole feature),
-        ``threshold`` and ``threshold_high`` (the two lines), pictures, subjects, ``why`` (for
-        people), model and title. ``_low`` and ``_high``: 95 %, cluster bootstrap over subjects. Of
-        more than twice ``plant_pictures`` pictures, whole subjects are left out.
-
-    Raises
-    ------
-    SingError
-        If nothing is asked, or a prompt is no text, has no letter, or is too long.
-    """
+    """Whether a head ignores concepts, keeps them, or neither can be told."""
     asked = prompts_of(prompts)
     progress = study.progress if progress is None else progress
     found = _answers(study, model, list(asked.values()), progress)
@@ -105,11 +72,7 @@ def prompts_of(prompts: Sequence[str]) -> dict[str, str]:
 
 
 def asked_pictures(study: Study) -> pd.DataFrame:
-    """Pictures that questions are about: row (of ``study.pictures``), subject, stratum.
-
-    Whole subjects, up to twice the profile's ``plant_pictures``; halves and folds are balanced
-    over labels that have several subjects (stratum).
-    """
+    """Pictures that questions are about: row (of ``study.pictures``), subject, stratum."""
     table = study.pictures[study.is_scored].rename_axis("row").reset_index()
     common = table.groupby("label")["subject"].transform("nunique") >= FOLDS
     table = table[["row", "subject"]].assign(stratum=table["label"].where(common, ""))
@@ -135,10 +98,7 @@ def _answers(study: Study, model: str, prompts: list[str], progress: Progress) -
 
 
 def _far(study: Study, z: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Share of the vocabulary that is nearer than a prompt even to the picture nearest to it.
-
-    Nearest by rank, for some texts are far from every picture.
-    """
+    """Share of the vocabulary that is nearer than a prompt even to the picture nearest to it."""
     words = normalize(study.text(study.vocabulary).double(), dim=-1).numpy()
     nearest = np.ones(values.shape[1])
     for one, own in zip(z, values):
@@ -148,11 +108,7 @@ def _far(study: Study, z: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def factors(study: Study, model: str) -> pd.DataFrame:
-    """Which known factors of the pictures a head ignores, by the rule of :func:`ask`.
-
-    Columns as there but ``why``; a prompt is ``<kind>: <name>`` of `plants.concept_values`. No
-    joint space is involved.
-    """
+    """Which known factors of the pictures a head ignores, by the rule of :func:`ask`."""
     found = _factors(study, model)
     return found.assign(
         verdict=decided(found), threshold=THRESHOLD, threshold_high=THRESHOLD_HIGH, model=model,

@@ -23,10 +23,7 @@ LISTED = 100  # skipped pictures that a card names
 
 
 def study_card(study: Study, model: str, *, command: str = "") -> dict:
-    """What a classifier's results depend on, how good its translator is, and the `command`.
-
-    ``error`` holds the held-out angle in degrees with its 95 % interval, and that of a constant.
-    """
+    """What a classifier's results depend on, how good its translator is, and the `command`."""
     config, clf, spaces = study.config, study.classifier(model), study.spaces(model)
     lambdas = [_finite(fitted.card.get("lambda")) for fitted in study.translators(model)]
     rows = tables.model(study, model)

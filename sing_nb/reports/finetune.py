@@ -42,13 +42,7 @@ class FittedHead(NamedTuple):
 
 
 def coarse_groups(study: Study) -> pd.Series:
-    """The group of every picture of a study, in their order, empty for pictures of none.
-
-    A stamp's group is the folder that it lies in, such as birds, where that has at least
-    8 subjects; otherwise the folder above, such as vehicles, where as many are left there. If that
-    gives fewer than two groups, 4 subjects are enough, then 2. Pictures of a folder are grouped by
-    their labels. The 12 groups with most subjects count; a SingError if there are not two.
-    """
+    """The group of every picture of a study, in their order, empty for pictures of none."""
     table, scored = study.pictures, study.is_scored
     for least in LEAST_SUBJECTS:
         groups = table["label"].where(scored, "")
@@ -84,12 +78,7 @@ def group_sizes(study: Study) -> pd.DataFrame:
 
 
 def fit_head(study: Study, model: str) -> FittedHead:
-    """A linear head that tells :func:`coarse_groups` apart, on the stored features of a network.
-
-    Multinomial logistic regression on standardised features, the standardisation folded into
-    weight and bias. The accuracy is of pictures whose subjects were held out, five folds; how
-    strongly the weights are shrunk is chosen without them, by splits of the other subjects.
-    """
+    """A linear head that tells :func:`coarse_groups` apart, on the stored features of a network."""
     table = study.pictures.assign(group=coarse_groups(study))
     rows = np.flatnonzero(table["group"] != "")
     x = study.features(model)[rows].double().numpy()
@@ -141,10 +130,7 @@ def _fit(
 
 
 def grouped_classifier(study: Study, model: str) -> Classifier:
-    """The network of a classifier with a head on :func:`coarse_groups`, taken into the study.
-
-    It is called ``<model>-groups``; no feature is computed for it, and its head is kept on disk.
-    """
+    """The network of a classifier with a head on :func:`coarse_groups`, taken into the study."""
     head = _kept_head(study, model)
     base, name = study.classifier(model), f"{model}-groups"
     clf = with_head(base, head.weight, head.bias, name=name, class_names=head.class_names)

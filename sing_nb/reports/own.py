@@ -31,34 +31,7 @@ def own_study(
     beside: str | nn.Module | Classifier | None = None, profile: str = "report",
     settings: Mapping[str, object] | None = None, progress: Progress = True,
 ) -> tuple[Study, str]:
-    """The study of one classifier of one's own, and the classifier's name in it.
-
-    Parameters
-    ----------
-    model : str, torch.nn.Module or Classifier
-        A name for ``load_classifier``, files in it relative to the working folder.
-    images : path, optional
-        Folder of class folders; the profile's pictures if absent.
-    class_names : sequence of str or path, optional
-        Names of the logits in their order, or a text file with one per line.
-    transform : callable, optional
-        Picture (PIL) to tensor (3, h, w), instead of the model's own.
-    beside : str, torch.nn.Module or Classifier, optional
-        A second classifier to compare with.
-    profile : str
-        A file in ``data/profiles``.
-    settings : mapping, optional
-        Keys of the profile with other values.
-    progress : bool or callable
-        Whether to show bars, or whom to tell (:mod:`sing_nb.progress`).
-
-    Returns
-    -------
-    study : Study
-        Nothing but the list of pictures is computed; ``config.models`` are the classifiers.
-    name : str
-        The name in it, which another process can load.
-    """
+    """The study of one classifier of one's own, and the classifier's name in it."""
     settings = dict(settings or {})
     if "models" in settings:
         raise SingError("The classifier of a report is its model (--model), not the setting "

@@ -38,13 +38,7 @@ def page(
     notebook: Path | str, target: Path | str, title: str, *, description: str = "",
     closing: str = "",
 ) -> Path:
-    """Write an executed notebook as one HTML file that needs no network and no other file.
-
-    Code is left out; outputs, text and figures stay, with captions and numbers. Charts are drawn by
-    the script and the styles of the book, which the file holds. A content security policy forbids
-    everything else: other scripts, as in the name of a folder, and every request. Title and
-    description are plain text, `closing` is Markdown that follows the last cell.
-    """
+    """Write an executed notebook as one HTML file that needs no network and no other file."""
     node = nbformat.read(notebook, as_version=4)
     number = 0
     for cell in node.cells:

@@ -1,9 +1,4 @@
-"""How much of a concept can be read from features, and how much of it from what a head reads.
-
-A ridge that never saw the picture's subject reads a picture's value of a concept twice: from the
-whole feature, and from the principal part, which is all that the head reads. What is lost between
-the two is hidden from the head. No translator takes part.
-"""
+"""How much of a concept can be read from features, and how much of it from what a head reads."""
 
 from __future__ import annotations
 
@@ -35,12 +30,7 @@ AT_ONCE = 200  # concepts whose bootstrap samples are held together
 def readout(
     features: np.ndarray, values: np.ndarray, folds: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Held-out ridge predictions (n, t) of values, each with the lambda that other folds choose.
-
-    And, as (n, t), the mean over the folds that each was fitted on. Features (n, p) and values
-    (n, t) are float64; `folds` (n,) has 2 or more, a subject in one only. Lambda is in units of the
-    features' variance, so that the scale of a part does not matter.
-    """
+    """Held-out ridge predictions (n, t) of values, each with the lambda that other folds choose."""
     features = features - features.mean(0)
     variance = float(features.var(0).sum()) or 1.0
     constant, paths = np.empty_like(values), np.empty((len(LAMBDAS), *values.shape))
@@ -156,29 +146,7 @@ def measured(
     strata: Sequence | None = None, *, controls: int = CONTROLS, draws: int = 1000, seed: int = 0,
     progress: Progress = False,
 ) -> pd.DataFrame:
-    """How much of concepts' values is readable in features, and hidden from what a head reads.
-
-    Parameters
-    ----------
-    features, values : numpy.ndarray
-        (n, m); (n, t), one column per concept, whose scale does not matter.
-    subjects, strata : sequence
-        (n,), the subject of each row; groups of subjects of which every fold gets its share.
-    basis : numpy.ndarray
-        (m, r), orthonormal: what the head reads.
-    controls, draws, seed : int
-        Random subspaces, bootstrap samples, and the seed of both and of the folds.
-    progress : bool or callable
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row per concept: ``full``, ``hidden`` (each with ``_low``, ``_high``) and
-        ``hidden_control`` as in :func:`~sing_nb.reports.asking.ask`, pictures, subjects;
-        ``hidden_control_high``, which one more random view exceeds in 5 % of cases (a prediction
-        interval, mean + t s sqrt(1 + 1/k) of k views). nan for concepts that do not vary, of fewer
-        than 4 subjects, and the last of a single view.
-    """
+    """How much of concepts' values is readable in features, and hidden from what a head reads."""
     with progress_bar(progress, total=2 + controls, desc="readouts", unit="readout") as bar:
         asked = Readouts(features, values, subjects, strata, seed)
         bar.update(1)

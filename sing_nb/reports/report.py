@@ -86,8 +86,16 @@ def report(
         Folder to make.
     ask : sequence of str
         Concepts to ask about, as "snow" or "a hand".
-    class_names, transform, beside, profile, settings, progress
-        As in :func:`~sing_nb.reports.own.own_study`.
+    class_names : sequence of str or path, optional
+        Names of the logits in their order, or a text file with one per line.
+    transform : callable, optional
+        Picture (PIL) to tensor (3, h, w), instead of the model's own.
+    beside : str, torch.nn.Module or Classifier, optional
+        A second classifier to compare with.
+    profile, settings : str and mapping, optional
+        A file in ``data/profiles``, and keys of it with other values.
+    progress : bool or callable
+        Whether to show bars, or whom to tell: (done, total, text).
     command : str, optional
         What was typed, for page and card; by default a shell command that does the same.
 

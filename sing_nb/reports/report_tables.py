@@ -25,11 +25,7 @@ PHOTOS, WORDS = 4, 3
 
 
 def chosen(study: Study, model: str, beside: str = "") -> tuple[str, str]:
-    """The classifier that is asked about and the one beside it, as a chapter's parameters say.
-
-    Without a model, the worked example: a head on a few groups of subjects, on the network of the
-    study's first classifier, which then stands beside it.
-    """
+    """The classifier that is asked about and the one beside it, as a chapter's parameters say."""
     if model:
         if beside == model:
             raise SingError(f"{model} cannot stand beside itself; name another one, or none.")
@@ -42,37 +38,7 @@ def tables(
     study: Study, model: str, ask: Sequence[str] = (), beside: str = "", *,
     progress: Progress | None = None,
 ) -> dict[str, pd.DataFrame]:
-    """Everything that a report shows, as tidy tables.
-
-    Parameters
-    ----------
-    study : Study
-    model : str
-        A classifier of the study, or added to it.
-    ask : sequence of str
-        The reader's questions, "snow" or "a hand".
-    beside : str
-        A second classifier: it has rows of its own in ``head``, ``scores``, ``concepts``,
-        ``asked`` and ``factors``.
-    progress : bool or callable, optional
-        As in :func:`sing_nb.reports.asking.ask`.
-
-    Returns
-    -------
-    dict of pandas.DataFrame
-        With model and title; intervals (``_low``, ``_high``) are 95 %, over subjects.
-
-        - ``head``: its size, ``null_share`` (mean share of a feature's squared length in the null
-          space, 0 to 1) and ``logit_change`` (largest by null removal), each with ``_control``;
-          ``accuracy`` (share named right, nan where labels are no classes) of ``named`` pictures.
-        - ``scores``, ``classes``: as ``tables.models`` and ``tables.classes``, the latter with
-          ``rank`` by the excess of the Image Score and ``verdict``.
-        - ``concepts``, ``asked``, ``factors``: as `asking.ask` and `asking.factors`; what is
-          ignored first, what cannot be told last, each the most hidden first.
-        - ``photos``: the most affected, one per subject, with ``lost`` and ``gained`` words.
-        - ``floor``, ``information``: as `reliability.model_reliability`, `information.unique_of`.
-        - ``skipped``: path and reason of pictures that were passed over (no model, no title).
-    """
+    """Everything that a report shows, as tidy tables."""
     models = [model, *([beside] if beside else [])]
     asks = {name: list(words) for name, words in (("concepts", study.concepts), ("asked", ask))}
     return {

@@ -26,22 +26,7 @@ def trials(
     study: Study, model: str, prompts: Sequence[str], splits: int = 3, *,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
-    """Questions whose right answers are known, asked of heads that were made so.
-
-    Subjects are dealt to halves, anew for each split. From the first come a concept's mean
-    direction u in the features and its readouts w (ridges of five lambdas); the question is asked
-    on the second, which neither has seen. Two heads are the ground: the classifier's own rows, and
-    12 random ones (``head``: own, narrow). Each answers four times (``kind``):
-
-    - ``planted``: its rows with u projected out. Right is *ignores it*.
-    - ``kept``: the same blind rows and five more, the readouts w. Right is *keeps it*.
-    - ``shuffled``: its rows, and the concept moved between subjects. Right is *cannot be told*.
-    - ``few subjects``: its rows, 10 subjects. Right is *cannot be told*.
-
-    Planted and kept are only concepts that are readable in the first half. If the second half's
-    whole feature cannot tell one, *cannot be told* is ``correct``, too, but not ``strict``;
-    ``reversed`` is ignores for keeps, or keeps for ignores.
-    """
+    """Questions whose right answers are known, asked of heads that were made so."""
     asked = prompts_of(prompts)
     progress = study.progress if progress is None else progress
     found = _trials(study, model, list(asked.values()), splits, progress)
@@ -71,10 +56,7 @@ def planted_trials(
     features: np.ndarray, values: np.ndarray, subjects: np.ndarray, basis: np.ndarray,
     strata: np.ndarray | None = None, *, draws: int = 1000, seed: int = 0,
 ) -> pd.DataFrame:
-    """One split of :func:`trials`, for any features (n, m), values (n, t) and row space (m, r).
-
-    ``concept`` is the column of `values` that a row is about.
-    """
+    """One split of :func:`trials`, for any features (n, m), values (n, t) and row space (m, r)."""
     names, first, members = np.unique(subjects, return_index=True, return_inverse=True)
     groups = None if strata is None else strata[first]
     half = deal(len(names), 2, seed, groups)[members]

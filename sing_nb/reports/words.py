@@ -81,13 +81,7 @@ def factor_name(name: str) -> str:
 
 
 def first_screen(study: Study, model: str, tables: Mapping[str, pd.DataFrame]) -> str:
-    """What a classifier ignores, how sure that is, and what to look at, as Markdown.
-
-    *Ignores* and *keeps* are the verdicts of `asking.ask`; a score is *more* or *less* than under
-    a random removal of the same size, or, where the interval of the difference holds zero, *not to
-    be told from* it. A translator that is hardly better than a constant guess is said first, and
-    nothing is said that rests on it.
-    """
+    """What a classifier ignores, how sure that is, and what to look at, as Markdown."""
     own = {name: table[table["model"] == model] if "model" in table else table
            for name, table in tables.items()}
     own["factors"] = own["factors"].assign(prompt=own["factors"]["prompt"].map(factor_name))

@@ -33,23 +33,7 @@ def _spread_classes(study: Study, most: int) -> list[str]:
 
 
 def class_pictures(study: Study, most: int = 20, each: int = 12) -> pd.DataFrame:
-    """Pictures of a few classes with their scores under every classifier, for linked views.
-
-    Parameters
-    ----------
-    study : Study
-    most : int
-        Classes, evenly over their order by the first classifier's median AS.
-    each : int
-        Pictures of a class, the first ones.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row per classifier and picture, classes in that order: model, title, label, picture,
-        ``attribute_score``, ``image_score``, the same with ``_control`` (one random part of the
-        same size removed) and ``translator_error``, degrees.
-    """
+    """Pictures of a few classes with their scores under every classifier, for linked views."""
     chosen = _spread_classes(study, most)
     columns = [
         "label", "picture", "attribute_score", "image_score", "attribute_score_control",
@@ -87,31 +71,7 @@ def _concept_moves(
 def concept_excess(
     study: Study, concepts: Sequence[str] | None = None, most: int = 90, draws: int | None = None
 ) -> pd.DataFrame:
-    """Towards which concepts do classes move at all, more than under random removals?
-
-    Parameters
-    ----------
-    study : Study
-    concepts : sequence of str, optional
-        Those of ``data/concepts.yaml`` by default.
-    most : int
-        Of more classes, so many evenly over their order by the first classifier's median AS.
-    draws : int, optional
-        Random subspaces; four times the profile's by default, for of few of them small p-values
-        come too easily.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row per classifier and concept: model, title, concept, ``subjects``, ``draws``,
-        ``value`` (AS, degrees, mean over subjects of their pictures' means) with ``low`` and
-        ``high`` (95 %, cluster bootstrap over subjects), ``control`` (mean over random removals),
-        ``excess`` (their difference) with ``excess_low`` and ``excess_high`` (95 %, over subjects
-        and over random subspaces), ``p`` (two-sided, that the excess is zero:
-        `intervals.excess_test`) and ``p_fdr`` (adjusted by Benjamini and Yekutieli
-        over the rows of one classifier, however concepts depend on each other: below a level, no
-        larger share of what is found is false, on average).
-    """
+    """Towards which concepts do classes move at all, more than under random removals?"""
     concepts = list(concepts or study.concepts)
     draws = draws or 4 * study.config.control_draws
     asked = hashlib.sha256(repr(concepts).encode()).hexdigest()[:12]
@@ -147,10 +107,7 @@ def _concept_excess(study: Study, concepts: list[str], most: int, draws: int) ->
 def concept_angles(
     study: Study, model: str, label: str, concepts: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Angles from a class's pictures to concepts: before, after null removal, and controls.
-
-    The first two are (views, concepts), degrees; the controls (draws, views, concepts).
-    """
+    """Angles from a class's pictures to concepts: before, after null removal, and controls."""
     label, known = study.label(label), set(study.labels)
     if label not in known:
         raise unknown("class", label, known)
@@ -171,28 +128,7 @@ def _class_states(study: Study, model: str, label: str) -> tuple[torch.Tensor, .
 def string_graph(
     study: Study, model: str, label: str, concepts: Sequence[str] | None = None
 ) -> pd.DataFrame:
-    """Angles from a class's pictures to concepts, before and after null removal.
-
-    Parameters
-    ----------
-    study : Study
-    model : str
-    label : str
-        Label of a subject, or another name of its class.
-    concepts : sequence of str, optional
-        Those of ``data/concepts.yaml`` by default.
-
-    Returns
-    -------
-    pandas.DataFrame
-        From near to far: concept, ``before`` and ``after`` (mean angle), ``attribute_score``
-        (before - after), its ``low`` and ``high`` (over views: of this subject only),
-        ``attribute_score_control`` (mean over random subspaces) with ``control_low`` and
-        ``control_high`` (smallest and largest of them), ``beyond`` (share of the random subspaces
-        whose ``|AS|`` is smaller), ``excess`` (AS minus the mean control) with ``excess_low`` and
-        ``excess_high`` (over views and random subspaces) and ``strength`` (place by ``|AS|``,
-        1 = strongest).
-    """
+    """Angles from a class's pictures to concepts, before and after null removal."""
     concepts = list(concepts or study.concepts)
     before, after, other = concept_angles(study, model, label, concepts)
     views, moved = np.arange(len(before)), before - after

@@ -1,9 +1,4 @@
-"""The translator study: does a network read features better than ridge? Supplement 1.1, offline.
-
-A run is one cell of the grid architecture x loss. For each tested fold k, its subjects are the
-test, those of fold k + 1 decide when training stops (for ridge: which lambda), and the other folds
-and the clip art are fitted on. Ridge gets the same rows, so that only the translator differs.
-"""
+"""The translator study: does a network read features better than ridge? Supplement 1.1, offline."""
 
 from __future__ import annotations
 
@@ -90,13 +85,7 @@ class Run(NamedTuple):
 
 
 def split(study: Study, fold: int) -> Split:
-    """Which pictures are fitted on, which decide, and which test, when `fold` is tested.
-
-    Raises
-    ------
-    SingError
-        If nothing is left to fit on.
-    """
+    """Which pictures are fitted on, which decide, and which test, when `fold` is tested."""
     table, c = study.pictures, study.config
     scored = study.is_scored & (table["view"] < c.sweep_views)
     drawing = (table["source"] == "clipart") & (table["view"] == 0)
@@ -151,20 +140,7 @@ def _card(path: Path) -> dict:
 
 
 def run(study: Study, architecture: str, loss: str, *, progress: bool = False) -> Run:
-    """One cell of the grid, from disk or computed and kept.
-
-    Parameters
-    ----------
-    study : Study
-    architecture, loss : str
-        A pair of ``study.config.sweep``.
-    progress : bool
-        Whether to show a bar of epochs.
-
-    Returns
-    -------
-    Run
-    """
+    """One cell of the grid, from disk or computed and kept."""
     found = find(study, architecture, loss)
     if found is not None:
         return found
@@ -276,24 +252,7 @@ def _r2(v: np.ndarray) -> float:
 
 
 def architecture_table(study: Study, found: Sequence[Run]) -> pd.DataFrame:
-    """Held-out quality of every run, the paper's table 2: subjects never seen, cluster bootstrap.
-
-    Parameters
-    ----------
-    study : Study
-        For draws and seed.
-    found : sequence of Run
-        Of :func:`runs`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row a run, and a last one for the constant that answers every picture with the training
-        mean: architecture, loss, titles; ``cosine``, ``r2`` (over all tested pictures, about their
-        folds' means) and ``angle`` (degrees), each with ``_low`` and ``_high`` (95 %, over
-        subjects); parameters; ``best`` (epoch of the best state, mean over folds); ``cut`` (folds
-        in which the number of epochs ended training).
-    """
+    """Held-out quality of every run, the paper's table 2."""
     records = []
     for one in found:
         table, folds = one.pictures, one.card["folds"]
@@ -323,18 +282,7 @@ def _three(name: str, interval: dict[str, float]) -> dict[str, float]:
 
 
 def paired_differences(study: Study, found: Sequence[Run]) -> pd.DataFrame:
-    """Every trained run against ridge, picture by picture.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row a run and ``measure`` (cosine, angle in degrees): architecture, loss, titles,
-        ``value`` (mean difference, run minus ridge) with ``low`` and ``high`` (95 %, cluster
-        bootstrap over subjects), ``low_adjusted`` and ``high_adjusted`` (the same at a level that
-        holds for all ``comparisons``, the rows of this table, at once, after Bonferroni), and
-        ``better``, ``worse``: the adjusted interval lies on one side of zero. Higher is better for
-        cosine, lower for angle.
-    """
+    """Every trained run against ridge, picture by picture."""
     keys = hashlib.sha256(repr([one.card["key"] for one in found]).encode()).hexdigest()[:12]
     return study.stored(f"sweep-differences-{keys}", lambda: _paired(study, found))
 
@@ -373,11 +321,7 @@ def _difference(
 
 
 def beats_ridge(differences: pd.DataFrame) -> pd.DataFrame:
-    """Rows of :func:`paired_differences` in which a non-linear run is better than ridge.
-
-    Empty means that no non-linear translator beats ridge on held-out subjects: none whose adjusted
-    interval of the paired difference lies on the better side of zero, in cosine or in angle.
-    """
+    """Rows of :func:`paired_differences` in which a non-linear run is better than ridge."""
     return differences[differences["architecture"].isin(NONLINEAR) & differences["better"]]
 
 

@@ -1,9 +1,4 @@
-"""Translators of a study: one without each fold of subjects, and one of all.
-
-Lambda is chosen by cross-validation grouped by subject, for each fold among the other folds only,
-so that held-out scores have seen neither weights nor lambda. Drawings are in every fit, unless
-`drawings_help` says that they harm; photographs are in none.
-"""
+"""Translators of a study: one without each fold of subjects, and one of all."""
 
 from __future__ import annotations
 
@@ -60,10 +55,7 @@ def translators(study: Study, model: str, kind: str) -> list[Translator]:
 
 
 def candidates(study: Study, model: str) -> list[float]:
-    """Ridge candidates, times one or times the mean variance of a feature (no photographs).
-
-    In that unit, a network whose features are a thousand times smaller gets the same translator.
-    """
+    """Ridge candidates, times one or times the mean variance of a feature (no photographs)."""
     if study.config.lambda_unit == "one":
         return study.config.lambdas
     fitted = torch.tensor((study.pictures["source"] != "photo").to_numpy())
@@ -156,10 +148,7 @@ def _always_and_folds(
 
 
 def drawings_help(study: Study, model: str) -> bool:
-    """Whether held-out R2 of a folder's pictures is higher where drawings are fitted on, too.
-
-    It is asked once for all folds: of the two answers, each at its best lambda.
-    """
+    """Whether held-out R2 of a folder's pictures is higher where drawings are fitted on, too."""
     found = _by_fold(
         study, study.features(model), study.embeddings, range(len(study.pictures)))
     always, folds = found[-1], [found[fold] for fold in range(study.config.folds)]

@@ -25,10 +25,7 @@ LONGEST = 1e15  # of a feature; the inverse is the shortest
 
 
 def kept_spaces(weight: torch.Tensor, *, of_probabilities: bool = False) -> HeadSpaces:
-    """`HeadSpaces.from_weight`, or `for_probabilities`, the same to the bit in every process.
-
-    The decomposition of a wide head takes seconds.
-    """
+    """`HeadSpaces.from_weight`, or `for_probabilities`, the same to the bit in every process."""
     key = content_key(weight.detach(), of_probabilities, torch.__version__)
     path = cache_dir() / "heads" / f"spaces-{key}.safetensors"
     found = kept(path)
@@ -87,10 +84,7 @@ def check_features(title: str, f: torch.Tensor, scored: np.ndarray) -> None:
 
 
 def truth(study: Study, model: str) -> np.ndarray:
-    """Which logit of a classifier is right, for every picture; -1 where none is.
-
-    ImageNet's 1000 classes are known by their order, others by their names.
-    """
+    """Which logit of a classifier is right, for every picture; -1 where none is."""
     labels = study.pictures["label"]
     clf, names = study.classifier(model), study.class_names(model)
     if len(clf.head.weight) == len(imagenet_names()):

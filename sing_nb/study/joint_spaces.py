@@ -1,9 +1,4 @@
-"""Does the comparison of models survive a change of joint space? Figure 12a's question.
-
-In ConSE every classifier of a study takes its turn as the tower that builds the space; a
-classifier in its own space is a control and is never ranked. Otherwise the spaces are those of
-the profile, as the paper's CLIP and EVA02.
-"""
+"""Does the comparison of models survive a change of joint space? Figure 12a's question."""
 
 from __future__ import annotations
 
@@ -18,14 +13,7 @@ __all__ = ["pair_table", "space_table"]
 
 
 def space_table(study: Study) -> pd.DataFrame:
-    """Every classifier in every space: medians of IS, |AS| and their ratio, with intervals.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Rows of ``tables.models`` with ``joint`` (the space), ``space`` (its title) and
-        ``circular`` (the classifier built this space itself).
-    """
+    """Every classifier in every space: medians of IS, |AS| and their ratio, with intervals."""
     return study.stored("space-table", lambda: _space_table(study), *study.config.everyone)
 
 
@@ -40,17 +28,7 @@ def _space_table(study: Study) -> pd.DataFrame:
 
 
 def pair_table(study: Study) -> pd.DataFrame:
-    """Differences in IS/|AS| of all pairs of classifiers in every space, paired by picture.
-
-    Returns
-    -------
-    pandas.DataFrame
-        joint, space, first, second (titles), value, low, high (second minus first; 95 %, cluster
-        bootstrap over subjects), ``control`` (the same difference under random removals, mean
-        over subspaces) with ``control_low`` and ``control_high``, ``excess`` (value minus control)
-        with ``excess_low`` and ``excess_high`` (95 %, over subjects and random subspaces), and
-        ``neutral`` (neither of the two built the space).
-    """
+    """Differences in IS/|AS| of all pairs of classifiers in every space, paired by picture."""
     return study.stored("pair-table", lambda: _pair_table(study), *study.config.everyone)
 
 

@@ -22,19 +22,7 @@ PAINTED = "unCLIP"
 
 
 def words(study: Study, z: torch.Tensor, k: int = 5) -> pd.DataFrame:
-    """The k words of the vocabulary nearest to each embedding.
-
-    Parameters
-    ----------
-    z : torch.Tensor
-        (n, d).
-    k : int
-
-    Returns
-    -------
-    pandas.DataFrame
-        Columns row, rank (from 1), word, angle (degrees).
-    """
+    """The k words of the vocabulary nearest to each embedding."""
     angles = pairwise_angle(z, study.text(study.vocabulary))
     best = angles.topk(k, dim=1, largest=False)
     return pd.DataFrame(
@@ -50,22 +38,7 @@ def words(study: Study, z: torch.Tensor, k: int = 5) -> pd.DataFrame:
 def nearest(
     study: Study, z: torch.Tensor, k: int = 4, exclude: str | None = None
 ) -> pd.DataFrame:
-    """Pictures nearest to each embedding in the joint space, one per subject.
-
-    Parameters
-    ----------
-    z : torch.Tensor
-        (n, d).
-    k : int
-        Pictures for each embedding.
-    exclude : str, optional
-        A subject to leave out (the picture's own).
-
-    Returns
-    -------
-    pandas.DataFrame
-        row, rank (from 1), picture, label, angle (degrees).
-    """
+    """Pictures nearest to each embedding in the joint space, one per subject."""
     table = study.pictures
     rows = np.flatnonzero(
         ((table["source"] != "clipart") & (table["subject"] != exclude)).to_numpy()
@@ -94,10 +67,7 @@ def nearest(
 
 @lru_cache(maxsize=4)  # a decoder is large and slow to load
 def painter(study: Study) -> UnClip:
-    """The decoder of the study's profile, where it has one.
-
-    It paints at the median length of the joint space's own embeddings (equation 19).
-    """
+    """The decoder of the study's profile, where it has one."""
     c = study.config
     shown = study.pictures[study.is_scored & (study.pictures["source"] != "clipart")]
     store_pictures(shown, study.picture_folder, progress=study.progress)
@@ -109,24 +79,7 @@ def painter(study: Study) -> UnClip:
 def looks(
     study: Study, z: torch.Tensor, k: int = 4, exclude: str | None = None
 ) -> pd.DataFrame:
-    """Nearest photos of embeddings, and their painted pictures where the profile has a decoder.
-
-    Parameters
-    ----------
-    study : Study
-    z : torch.Tensor
-        (n, d).
-    k : int
-        Photos for each embedding.
-    exclude : str, optional
-        A subject whose photos are left out.
-
-    Returns
-    -------
-    pandas.DataFrame
-        row, place (the rank from 1 as text, or ``unCLIP``), picture, label (empty for a painted
-        picture), angle (degrees; nan for a painted picture).
-    """
+    """Nearest photos of embeddings, and their painted pictures where the profile has a decoder."""
     near = nearest(study, z, k, exclude)
     near["place"] = near.pop("rank").astype(str)
     if study.config.renderer == "nearest":
@@ -145,23 +98,7 @@ def looks(
 def around(
     study: Study, pictures: Sequence[str], embeddings: dict[str, torch.Tensor], k: int = 4
 ) -> pd.DataFrame:
-    """What pictures look like in several states: nearest photos, one per subject, never their own.
-
-    Parameters
-    ----------
-    study : Study
-    pictures : sequence of str
-    embeddings : dict of torch.Tensor
-        For each state (n, d), a row per picture.
-    k : int
-        Neighbours for each.
-
-    Returns
-    -------
-    pandas.DataFrame
-        picture (the neighbour), name (of the picture asked about), state, place (``photo``, then
-        as in :func:`looks`), label, angle (degrees; nan for the photo itself).
-    """
+    """What pictures look like in several states."""
     tables = []
     for number, (row, name) in enumerate(zip(study.rows(pictures), study.names(pictures))):
         own = study.pictures.iloc[row]

@@ -28,30 +28,7 @@ def word_changes(
     study: Study, model: str, pictures: Sequence[str], k: int = 5, near: int = 50,
     chosen_by: int = -1,
 ) -> pd.DataFrame:
-    """Words that a picture gains and loses most when its null part goes, equation (7) a word.
-
-    Parameters
-    ----------
-    study : Study
-    model : str
-    pictures : sequence of str
-    k : int
-        Words gained and words lost for each picture, at most.
-    near : int
-        Only words among so many nearest ones, before or after, count: far words turn as well, but
-        say little of the picture.
-    chosen_by : int
-        The removal that the words are chosen by: -1 = null removal, else a random subspace, which
-        shows how large the largest changes are where nothing but chance chose the subspace.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row per picture, word and removal: picture, name, word, ``kind`` (null part removed or
-        random part removed), ``draw`` (-1, or the number of the random subspace), ``before``
-        (angle, degrees) and ``attribute_score`` (degrees: positive = gained, the equivalent lies
-        nearer to the word).
-    """
+    """Words that a picture gains and loses most when its null part goes, equation (7) a word."""
     rows, f, removed, random = _removals(study, model, pictures)
     text = study.text(study.vocabulary)
     before, *after = (
@@ -80,15 +57,7 @@ def word_changes(
 
 
 def photo_cards(study: Study, model: str, pictures: Sequence[str]) -> pd.DataFrame:
-    """One row per picture: what it is, what the classifier says, and how its equivalent differs.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Rows of ``tables.images`` in the order asked for, with ``name`` (unique, for people),
-        ``menu`` (the same, but a mistake says so) and ``probability`` (of the predicted class,
-        0 to 1).
-    """
+    """One row per picture: what it is, what the classifier says, and how its equivalent differs."""
     rows = study.rows(pictures)
     sure = torch.softmax(study.logits(model)[rows].double(), 1).amax(1).numpy()
     names = study.pictures["picture"].iloc[rows]

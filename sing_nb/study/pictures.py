@@ -46,10 +46,7 @@ class Pictures:
 
     @cached_property
     def pictures(self) -> pd.DataFrame:
-        """The picture table (see :mod:`sing_nb.pictures.images`) with the column ``fold``.
-
-        ``fold`` is -1 for what is fitted on in every fold (drawings) or never (photographs).
-        """
+        """The picture table (see :mod:`sing_nb.pictures.images`) with the column ``fold``."""
         c, table = self.config, self._found
         scored = table["source"].isin(SCORED)
         subjects = table[scored].drop_duplicates("subject").sort_values("subject")
@@ -153,11 +150,7 @@ class Pictures:
     def with_thumbnails(
         self, table: pd.DataFrame, side: int = 72, most: int | None = None
     ) -> pd.DataFrame:
-        """A table with ``image``, a copy of the row's ``picture`` at most `side` pixels wide.
-
-        Of more than `most` pictures only so many, evenly over the table, get one, the others an
-        empty text: a page that carries thousands would load for minutes.
-        """
+        """A table with ``image``, a copy of the row's ``picture`` at most `side` pixels wide."""
         names = table["picture"].unique()
         if most is not None and len(names) > most:
             names = names[np.linspace(0, len(names) - 1, most).astype(int)]
@@ -199,11 +192,7 @@ class Pictures:
     # --- words ----------------------------------------------------------------------------------
 
     def label(self, name: str) -> str:
-        """The label that a name means, in this profile or in another.
-
-        That is a label, or any usual name of its ImageNet class ("Arabian camel" for dromedary);
-        otherwise a SingError says the nearest name that would do.
-        """
+        """The label that a name means, in this profile or in another."""
         own = {label.lower(): label for label in self.labels}
         if name.lower() in own:  # what most questions are about: the rest takes a second to read
             return own[name.lower()]
@@ -235,10 +224,7 @@ class Pictures:
         return names | known | {label.lower(): label for label in self.labels}
 
     def known(self, labels: Sequence[str], at_least: int = 2) -> list[str]:
-        """Those of the labels that this profile has, filled up from its classes.
-
-        A label that is none in any profile is a SingError (see :meth:`label`).
-        """
+        """Those of the labels that this profile has, filled up from its classes."""
         have = self.subjects.sort_values("class_index", ascending=False)["label"].unique()
         named = dict.fromkeys(self.label(label) for label in labels)
         chosen = [label for label in named if label in set(have)]

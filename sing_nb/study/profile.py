@@ -46,12 +46,10 @@ def count(default: int | None, least: int = 1, most: int = 100_000, *, repr: boo
 
 
 class Profile(BaseModel):
-    """Everything that the numbers of a run depend on; what each key means stands beside it.
+    """Everything that the numbers of a run depend on; what each key means stands beside it."""
 
-    Keys with ``repr=False`` are not part of what every result is stored under: they change no
-    result, or only tables that name them (``@stored(keys=...)``).
-    """
-
+    # Keys with repr=False are not part of what every result is stored under: they change none, or
+    # only tables that name them (`@stored(keys=...)`).
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
     name: str  # of the file in data/profiles, without its ending
@@ -181,11 +179,7 @@ def profile_names() -> list[str]:
 
 
 def load_profile(name: str, overrides: Mapping[str, object] | None = None) -> Profile:
-    """Read a profile and lay overrides over it.
-
-    An unknown profile or key, or a value of another type or out of range, is a SingError; only a
-    whole number is taken where a real one is wanted.
-    """
+    """Read a profile and lay overrides over it."""
     if name not in profile_names():
         raise unknown("profile", name, profile_names())
     path = data_dir() / "profiles" / f"{name}.yaml"

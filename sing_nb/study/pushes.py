@@ -110,11 +110,7 @@ def known(study: Study, model: str, picture: str) -> Photo:
 
 
 def uploaded(study: Study, model: str, content: bytes, name: str = "the file") -> Photo:
-    """A photo from elsewhere, as the content of its file.
-
-    It has no label, and the translator that is fitted on all subjects reads it. What is no whole
-    picture, of another format or too large is refused before it is decoded.
-    """
+    """A photo from elsewhere, as the content of its file."""
     _check_model(study, model)
     if not content:
         raise SingError(f"{name} is empty; choose a picture, such as a JPEG or PNG file.")
@@ -136,11 +132,7 @@ def _check_model(study: Study, model: str) -> None:
 
 
 def course(study: Study, model: str, photo: Photo, kind: str, words: str = "") -> Course:
-    """The direction that a photo is pushed in, one step long.
-
-    One step of ``remove`` takes the null part away, one of ``control`` a random part of the same
-    size; `words` say where ``prompt`` leads.
-    """
+    """The direction that a photo is pushed in, one step long."""
     if kind not in DIRECTIONS:
         raise unknown("direction", kind, DIRECTIONS)
     spaces, title = study.spaces(model), DIRECTIONS[kind]
@@ -165,11 +157,7 @@ def trail(
     study: Study, model: str, photo: Photo, kind: str, words: str = "", towards: str = "",
     steps: Sequence[float] = TRAIL,
 ) -> pd.DataFrame:
-    """Scores along a push and along what it is held against: the columns of `Answer.scores`.
-
-    Steps are lengths of the photo's null part. Attribute Scores are `towards` a label or a prompt;
-    by default the photo's label, or the class that it is taken for.
-    """
+    """Scores along a push and along what it is held against: the columns of `Answer.scores`."""
     pair = _pair(study, model, photo, kind, words)
     goals = _goal(study, model, photo, towards), _aim(kind, words)
     return pd.concat(
@@ -181,25 +169,7 @@ def answer(
     study: Study, model: str, photo: Photo, kind: str, words: str = "", towards: str = "", *,
     step: float | None = None, target: float | None = None, k: int = 5, photos: int = 4,
 ) -> Answer:
-    """Push a photo by a step, or as far as an Image Score asks for.
-
-    Parameters
-    ----------
-    study, model, photo, kind, words, towards
-        As for :func:`trail`.
-    step : float, optional
-        In lengths of the photo's null part.
-    target : float, optional
-        Image Score to reach, degrees, from 0 to below 180; the step follows in closed form. Give
-        one of the two.
-    k, photos : int
-        Nearest words and photos before and after.
-
-    Raises
-    ------
-    SingError
-        If both or none of `step` and `target` are given, or no step reaches the target.
-    """
+    """Push a photo by a step, or as far as an Image Score asks for."""
     if (step is None) == (target is None):
         raise SingError("answer needs either a step or a target (degrees), one of them.")
     pair = _pair(study, model, photo, kind, words)
@@ -288,12 +258,7 @@ def explored(
     study: Study, model: str, pictures: Sequence[str], words: str,
     steps: Sequence[float] = tuple(np.linspace(0, 3, 13)), k: int = 4, photos: int = 3,
 ) -> pd.DataFrame:
-    """Answers computed beforehand: every photo along every direction, one row per step.
-
-    The columns of `Answer.scores`, ``picture``, ``name`` (unique, for people), ``towards``,
-    ``translator_error`` (degrees), and lists of the nearest ``words`` with ``word_angles`` and the
-    nearest ``photos`` with ``labels`` and ``photo_angles``.
-    """
+    """Answers computed beforehand: every photo along every direction, one row per step."""
     tables, aim = [], complete_prompt(words)
     for picture, name in zip(pictures, study.names(pictures)):
         photo = known(study, model, picture)

@@ -1,10 +1,4 @@
-"""Do translated features still tell classes apart? The paper's check of its translators, fig. 12c.
-
-Heads are trained on principal features, and on the same features translated; accuracy is compared
-with accuracy. The classes are those of the pictures' folder. Offline they are the groups that the
-photo stamps come in (mammals, birds, flowers, ...): most finer classes have a single stamp, and a
-split by subject would leave nothing to train on.
-"""
+"""Do translated features still tell classes apart? Figure 12c, a check of translators."""
 
 from __future__ import annotations
 
@@ -24,20 +18,7 @@ MOST_GROUPS = 10
 
 
 def subject_groups(study: Study, at_least: int = 8) -> pd.Series:
-    """Group of each scored picture, for groups with enough subjects; ten groups at most.
-
-    Parameters
-    ----------
-    study : Study
-    at_least : int
-        Subjects that a group needs; fewer where not even two groups have that many.
-
-    Returns
-    -------
-    pandas.Series
-        Name of the group (the folder that a stamp lies in, otherwise the class), indexed by row
-        of ``study.pictures``. Of more groups than ten, ten evenly over the list of names.
-    """
+    """Group of each scored picture, for groups with enough subjects; ten groups at most."""
     scored = study.pictures[study.is_scored]
     if study.config.pictures == "stamps":
         group = scored["path"].str.extract(r".*/stamps/[^/]+/([^/.]+)", expand=False)
@@ -52,18 +33,7 @@ def subject_groups(study: Study, at_least: int = 8) -> pd.Series:
 
 
 def group_probabilities(study: Study, model: str, at_least: int = 8) -> pd.DataFrame:
-    """Held-out probability of every group for every picture of one, from two kinds of features.
-
-    For each fold of subjects two multinomial logistic regressions are trained on the other folds:
-    on principal features, and on their translation by the translator that has not seen the fold.
-    A fold whose others hold one group only is left out.
-
-    Returns
-    -------
-    pandas.DataFrame
-        row (of ``study.pictures``), subject, group, state (``principal features`` or
-        ``translated``), and one column a group (0 to 1).
-    """
+    """Held-out probability of every group for every picture of one, from two kinds of features."""
     name = f"groups-{model}-{at_least}"
     return study.stored(name, lambda: _probabilities(study, model, at_least), model)
 
@@ -99,26 +69,7 @@ def _probabilities(study: Study, model: str, at_least: int) -> pd.DataFrame:
 def group_accuracies(
     study: Study, models: Sequence[str], size: int = 4, at_least: int = 8
 ) -> pd.DataFrame:
-    """Balanced accuracy before and after translation, for every model and subset of groups.
-
-    A head is asked about a subset by the largest of the subset's probabilities.
-
-    Parameters
-    ----------
-    study : Study
-    models : sequence of str
-    size : int
-        Groups in a subset; all subsets of this size are taken, and the whole.
-    at_least : int
-        Subjects that a group needs.
-
-    Returns
-    -------
-    pandas.DataFrame
-        model, title, subset (names), ``before`` and ``after`` (balanced accuracy on subjects
-        never trained on, 0 to 1), both with ``_low`` and ``_high`` (95 %, cluster bootstrap over
-        subjects), ``chance``.
-    """
+    """Balanced accuracy before and after translation, for every model and subset of groups."""
     records = []
     for model in models:
         parts = _by_state(group_probabilities(study, model, at_least))
@@ -156,15 +107,7 @@ def _balanced_ends(
 def accuracy_correlation(
     study: Study, models: Sequence[str], size: int = 4, at_least: int = 8
 ) -> dict[str, float]:
-    """Pearson's correlation of accuracy before and after translation, over models and subsets.
-
-    Returns
-    -------
-    dict
-        ``value``, ``low``, ``high`` (95 %; subjects are drawn with replacement, and all accuracies
-        and their correlation are computed anew; nan for a single group) and ``n``, their
-        number.
-    """
+    """Pearson's correlation of accuracy before and after translation, over models and subsets."""
     before, after, groups, subjects = [], [], None, None
     for model in models:
         parts = _by_state(group_probabilities(study, model, at_least))

@@ -51,15 +51,7 @@ BLOCK = 1 << 22
 
 
 def nearest_label(study: Study, label: str) -> tuple[str, float]:
-    """The subject of the data whose prompt lies nearest to a label's.
-
-    Returns
-    -------
-    label : str
-        The label itself where the data has it.
-    angle : float
-        Between the two prompts' embeddings, degrees; 0 for the label itself.
-    """
+    """The subject of the data whose prompt lies nearest to a label's."""
     have = study.labels
     if label in have:
         return label, 0.0
@@ -108,10 +100,7 @@ class _Reader:
 
 
 class _Way(NamedTuple):
-    """Pictures pushed in one direction each, to every angle: rows by angle, then by picture.
-
-    Nothing here depends on the prompt: a random direction serves for all.
-    """
+    """Pictures pushed in one direction each, to every angle: rows by angle, then by picture."""
 
     turned: torch.Tensor  # (k n, d), where the push leads in the joint space
     after: torch.Tensor  # (k n, d), the same once the feature is rounded to its own precision
@@ -186,34 +175,7 @@ def pushes(
     study: Study, model: str, pictures: Sequence[str], prompts: Sequence[str],
     angles: Sequence[float], draws: int = 1,
 ) -> pd.DataFrame:
-    """Push pictures towards prompts inside the null space, each calibrated to Image Scores.
-
-    Parameters
-    ----------
-    study : Study
-    model : str
-    pictures : sequence of str
-        Names in ``study.pictures``.
-    prompts : sequence of str
-        Whole prompts, "an image of a jellyfish".
-    angles : sequence of float
-        Image Scores to reach, degrees, from 0 (the picture itself) to below 180.
-    draws : int
-        Random null directions for each picture, the control.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row per push: model, title, picture, label, prompt, ``kind`` (:data:`TOWARDS` or
-        :data:`RANDOM`), draw, target (degrees); step (in lengths of the feature), image_score,
-        attribute_score towards the prompt and own_score towards the picture's own label (degrees,
-        positive = closer; nan where the target is out of reach), limit (degrees that no step
-        reaches), reachable, logit_change (largest of any logit), length (of the translated
-        equivalent, in lengths of the translated feature), rank (1 + the words of the vocabulary
-        that lie nearer than the prompt), and labels of what is nearest: word, photo (of another
-        subject), photo_or_own (of any). The last four also with ``_before``: for the picture
-        itself.
-    """
+    """Push pictures towards prompts inside the null space, each calibrated to Image Scores."""
     return _pushes(study, model, pictures, prompts, angles, draws)[0]
 
 
@@ -278,26 +240,7 @@ def scores(
     study: Study, pushed: pd.DataFrame, by: Sequence[str] = ("model", "title", "kind"),
     size: bool = False,
 ) -> pd.DataFrame:
-    """Attribute Scores towards the prompt, and how far the null space reaches.
-
-    Parameters
-    ----------
-    study : Study
-    pushed : pandas.DataFrame
-        Of :func:`pushes`.
-    by : sequence of str
-        Columns that tell the groups.
-    size : bool
-        Take |AS|, as table 1 of the paper does.
-
-    Returns
-    -------
-    pandas.DataFrame
-        The columns `by`, value, low, high (mean and its 95 % interval over subjects, degrees;
-        bounds are nan for one subject, everything where no picture reaches the target), sd (over
-        pushes, degrees), pictures, unreached (pictures with a push that falls short), reached
-        (share of pushes), limit_low and limit (smallest and median angle out of reach, degrees).
-    """
+    """Attribute Scores towards the prompt, and how far the null space reaches."""
     records = []
     for names, group in pushed.groupby(list(by), sort=False):
         there = group[group["reachable"]]
@@ -315,22 +258,7 @@ def scores(
 
 
 def contrasts(study: Study, pushed: pd.DataFrame) -> pd.DataFrame:
-    """Paired differences of |AS|, picture by picture, over those that reach the target twice.
-
-    Parameters
-    ----------
-    study : Study
-    pushed : pandas.DataFrame
-        Of :func:`pushes` for one or more classifiers, to one angle.
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``contrast`` (``prompt - random``: push towards the prompt minus the mean of the random
-        null directions; ``classifiers``: towards the prompt, minus the first classifier), model,
-        title, value, low, high (degrees, 95 % over subjects; bounds nan for one, all nan for
-        none), pictures.
-    """
+    """Paired differences of |AS|, picture by picture, over those that reach the target twice."""
     there = pushed[pushed["reachable"]].assign(size=lambda t: t["attribute_score"].abs())
     wide = there.pivot_table(
         index=["picture", "prompt", "label"], columns=["model", "kind"], values="size"
@@ -355,23 +283,7 @@ def contrasts(study: Study, pushed: pd.DataFrame) -> pd.DataFrame:
 
 
 def changes(study: Study, pushed: pd.DataFrame) -> pd.DataFrame:
-    """How many pushed pictures are read differently: another nearest word, another photo.
-
-    Photos are told apart by label: another picture with the same label is no change.
-
-    Parameters
-    ----------
-    study : Study
-    pushed : pandas.DataFrame
-        Of :func:`pushes`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        model, title, kind, target (degrees), reading (a value of :data:`READINGS`), value, low,
-        high (share of the pushes that reach the target, 0 to 1, 95 % over subjects), reached
-        (share of pushes).
-    """
+    """How many pushed pictures are read differently: another nearest word, another photo."""
     records = []
     for names, group in pushed.groupby(["model", "title", "kind", "target"], sort=False):
         there = group[group["reachable"]]
@@ -398,18 +310,7 @@ def _interval(study: Study, values: pd.Series, rows: pd.DataFrame) -> dict[str, 
 
 
 def yardsticks(study: Study, model: str) -> pd.DataFrame:
-    """Angles to hold an Image Score against, among translated pictures that are scored.
-
-    Each pair shares a translator, the one that never saw its subjects.
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``what``, value, low, high: the median over subjects of each subject's median angle,
-        degrees, 95 % over subjects. Rows: between two views of one subject, two subjects, and a
-        picture and itself with its null part removed. Where every subject is a single photo, the
-        first two are between two photos of one class, and two classes, over classes.
-    """
+    """Angles to hold an Image Score against, among translated pictures that are scored."""
     table = study.pictures[study.is_scored]
     views, others = "two views of one subject", "two subjects"
     if not table["subject"].duplicated().any():
@@ -444,18 +345,7 @@ def ladder_photos(
     study: Study, model: str, pictures: Sequence[str], prompt: str, angles: Sequence[float],
     k: int = 3,
 ) -> pd.DataFrame:
-    """Photos nearest to equivalents of pictures, step by step in Image Score; figure 10.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row a neighbour: name (label of the picture), ``kind`` of direction, ``state`` (the
-        Image Score as text), target, reachable, attribute_score (towards the prompt), own_score
-        (towards the picture's label; degrees), logit_change, length, word (the nearest), place
-        (as in `neighbours.looks`, and ``photo``: the picture itself, once, at 0
-        degrees), picture and label (of the neighbour, never of the own subject), angle (degrees;
-        nan for the picture itself and for a painted one).
-    """
+    """Photos nearest to equivalents of pictures, step by step in Image Score; figure 10."""
     angles = sorted({0.0, *angles})
     parts = []
     for picture in pictures:

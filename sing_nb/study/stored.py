@@ -27,16 +27,7 @@ def stored(
     function: Callable | None = None, *, models: str = "everyone", keys: Sequence[str] = (),
     apart: Sequence[str] = (),
 ) -> Callable:
-    """A function of a study whose table is kept in memory and on disk, by `Study.stored`.
-
-    A table is kept under the function, the code of its file (comments and docstrings aside), its
-    arguments, the profile, the joint embeddings and the features of the classifier that the
-    argument ``model`` names, or else of the profile's ``everyone`` (or ``models``). Whatever else
-    it depends on is an argument, a plain value whose ``repr`` is the same in every process.
-
-    `keys` are those of the profile with ``repr=False`` that the table depends on, `apart` its
-    arguments that do not change it, such as ``progress``.
-    """
+    """A function of a study whose table is kept in memory and on disk, by `Study.stored`."""
     if function is None:
         return partial(stored, models=models, keys=keys, apart=apart)
     signature, file = inspect.signature(function), inspect.getsourcefile(function)

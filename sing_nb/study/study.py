@@ -1,9 +1,4 @@
-"""A study: the pictures, features, embeddings, spaces and translators of one profile.
-
-Everything is computed when it is first asked for, and kept. Subjects are dealt to folds; a
-picture's feature is translated by the translator that never saw its subject. Photographs, which no
-translator is fitted on, use the one that is fitted on all subjects.
-"""
+"""A study: the pictures, features, embeddings, spaces and translators of one profile."""
 
 from __future__ import annotations
 

@@ -1,9 +1,4 @@
-"""Tables of a study: scores of pictures, classifiers and classes, with intervals and controls.
-
-Scores are cross-fitted: a picture's feature is translated by the translator that never saw its
-subject. Angles are in degrees, intervals are 95 % (cluster bootstrap over subjects), a control is
-the removal of a random part of the same size.
-"""
+"""Tables of a study: scores of pictures, classifiers and classes, with intervals and controls."""
 
 from __future__ import annotations
 
@@ -34,18 +29,7 @@ EXCESS = ("image_score_excess", "attribute_score_excess", "attribute_size_excess
 
 @stored
 def images(study: Study, model: str) -> pd.DataFrame:
-    """Scores of every null-removed equivalent, one row per scored picture or photograph.
-
-    Returns
-    -------
-    pandas.DataFrame
-        The picture's columns and ``image_score`` and ``attribute_score`` (towards its own label,
-        + = closer; equations 8 and 7), the same with ``_control`` (mean over random removals),
-        ``translator_error`` (translated feature to the picture's own embedding),
-        ``label_angle`` (translated feature to its label), ``null_share`` (of the feature's squared
-        length, 0 to 1), ``logit_change`` and ``logit_change_control`` (largest change of any
-        logit), ``predicted`` (class name) and ``correct``.
-    """
+    """Scores of every null-removed equivalent, one row per scored picture or photograph."""
     rows = _shown(study)
     table = study.pictures.iloc[rows].reset_index(drop=True)
     f, clf, spaces = study.features(model)[rows], study.classifier(model), study.spaces(model)
@@ -70,11 +54,7 @@ def images(study: Study, model: str) -> pd.DataFrame:
 
 @stored
 def controls(study: Study, model: str) -> pd.DataFrame:
-    """The same scores after removing random parts of the same size, a row per picture and draw.
-
-    A size, such as ``|AS|``, must be taken draw by draw: that of the mean is smaller. Draws count
-    from 0; pictures are in the order of :func:`images`.
-    """
+    """The same scores after removing random parts of the same size, a row per picture and draw."""
     rows = _shown(study)
     f, clf = study.features(model)[rows], study.classifier(model)
     text = study.text(study.pictures["label"].iloc[rows])
@@ -97,10 +77,7 @@ def _shown(study: Study) -> np.ndarray:
 
 
 def scored(study: Study, model: str, draw: int | None = None) -> pd.DataFrame:
-    """Rows of :func:`images` that count: stamps of a true ImageNet class, folder pictures.
-
-    With `draw`, the columns with ``_control`` are of that random draw and not the mean.
-    """
+    """Rows of :func:`images` that count: stamps of a true ImageNet class, folder pictures."""
     table = images(study, model)
     stamp = (table["source"] == "stamp") & (table["class_index"] >= 0)
     table = table[stamp | (table["source"] == "folder")]
@@ -135,21 +112,7 @@ def models(study: Study) -> pd.DataFrame:
 
 @stored
 def model(study: Study, model: str) -> pd.DataFrame:
-    """Medians of AS and IS over the pictures of :func:`scored`, with controls and excess.
-
-    Returns
-    -------
-    pandas.DataFrame
-        model, title, role (a tower is marked: it is measured in the space built from itself), and
-        value, low, high of each quantity and kind. ``image_score``, ``attribute_score`` (median
-        ``|AS|``) and their ``ratio``, null space removed and random control. Of the null space
-        alone what exceeds the control: ``image_score_excess`` and ``attribute_score_excess``
-        (median over pictures of the score minus the mean control; AS with its sign),
-        ``attribute_size_excess`` and ``ratio_excess`` (differences of the medians); intervals are
-        for other subjects and other random subspaces (:func:`~sing_nb.checks.intervals.excess`).
-        ``translator_error``, held out and of a ``constant``: the mean embedding of the other
-        folds' scored pictures, or of these and the drawings, whichever errs less.
-    """
+    """Medians of AS and IS over the pictures of :func:`scored`, with controls and excess."""
     table = scored(study, model)
     score, control = score_pairs(study, model, table["picture"])
     subject = table["subject"]
@@ -172,11 +135,7 @@ def model(study: Study, model: str) -> pd.DataFrame:
 
 
 def _constant_error(study: Study, table: pd.DataFrame) -> np.ndarray:
-    """Angle of pictures' embeddings to a mean embedding of the other folds, degrees.
-
-    Of the scored pictures, or of drawings as well, whichever errs less. A folder's photographs are
-    far from what drawings show; a few stamps are nearer to the drawings than to each other.
-    """
+    """Angle of pictures' embeddings to a mean embedding of the other folds, degrees."""
     fold = study.pictures["fold"].to_numpy()
     z, rows, guesses = study.embeddings.double(), study.rows(table["picture"]), []
     for known in (study.is_scored, (study.pictures["source"] != "photo").to_numpy()):
@@ -192,11 +151,7 @@ def _constant_error(study: Study, table: pd.DataFrame) -> np.ndarray:
 def model_difference(
     study: Study, first: str, second: str, quantity: str = "ratio", kind: str = KINDS[0]
 ) -> dict[str, float]:
-    """A score of the second classifier minus that of the first, paired by picture.
-
-    `quantity` is one of QUANTITIES, `kind` one of KINDS; of random removals it is the mean over
-    draws, whose interval is for other subjects and these subspaces. Gives value, low and high.
-    """
+    """A score of the second classifier minus that of the first, paired by picture."""
     for what, name, known in (("quantity", quantity, QUANTITIES), ("kind", kind, KINDS)):
         if name not in known:
             raise unknown(what, name, known)
@@ -218,10 +173,7 @@ def model_difference(
 
 
 def difference_excess(study: Study, first: str, second: str) -> dict[str, float]:
-    """:func:`model_difference` of the ratio minus the same under random removals.
-
-    A draw is the same subspace for both classifiers where their heads are of one size.
-    """
+    """:func:`model_difference` of the ratio minus the same under random removals."""
     table = scored(study, first)
     pairs = [score_pairs(study, name, table["picture"]) for name in (first, second)]
     score, control = (np.abs(np.stack(both, axis=-2)) for both in zip(*pairs))
@@ -236,15 +188,7 @@ def difference_excess(study: Study, first: str, second: str) -> dict[str, float]
 
 @stored
 def accuracy(study: Study) -> pd.DataFrame:
-    """Each classifier on the 20 labelled photos, and the size of what its head does not read.
-
-    Returns
-    -------
-    pandas.DataFrame
-        model, title, right, photos, ``share`` (0 to 1) with ``low`` and ``high`` (Wilson's
-        interval, each photo another subject; nan without photos), ``chance``, classes, features,
-        rank, null_dim, and ``largest_logit_change`` by null removal over all pictures.
-    """
+    """Each classifier on the 20 labelled photos, and the size of what its head does not read."""
     records = []
     for name in study.config.everyone:
         truth = study.truth(name)
@@ -271,20 +215,7 @@ def accuracy(study: Study) -> pd.DataFrame:
 
 @stored
 def classes(study: Study, model: str) -> pd.DataFrame:
-    """Median AS, ``|AS|`` and IS of each class over its pictures, with controls and excess.
-
-    Returns
-    -------
-    pandas.DataFrame
-        label, views, stamps, ``as_median``, ``as_low``/``as_high`` (middle half of the views: a
-        spread, not an interval), ``as_abs``, ``is_median``, the same three with ``_control`` (mean
-        over random subspaces, each measured by itself) and with ``_low`` and ``_high``,
-        ``as_excess`` and ``is_excess`` (median over views of the score minus the mean control) and
-        ``as_abs_excess`` (difference of the medians) with theirs, and ``accuracy`` (0 to 1).
-        Intervals draw the pictures of the class, for an excess the random subspaces too: they are
-        for other pictures of the class where each picture is another subject; where a class is
-        one stamp, for other views of *this* stamp. Nan for a single picture.
-    """
+    """Median AS, ``|AS|`` and IS of each class over its pictures, with controls and excess."""
     records, table = [], scored(study, model).reset_index(drop=True)
     # Once for all: of thousands of classes each would sort all draws anew.
     score, control = score_pairs(study, model, table["picture"])

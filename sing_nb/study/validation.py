@@ -25,24 +25,7 @@ def _pushes(study: Study, model: str, rows: np.ndarray, seed: int) -> dict[str, 
 
 
 def neighbours_kept(study: Study, model: str, kinds: Sequence[str], k: int = 3) -> pd.DataFrame:
-    """How many of a picture's nearest photos stay nearest after each push, one picture a label.
-
-    Parameters
-    ----------
-    study : Study
-    model : str
-    kinds : sequence of str
-        Of :func:`~sing_nb.method.steer.matched_perturbations`.
-    k : int
-        Photos that count as nearest.
-
-    Returns
-    -------
-    pandas.DataFrame
-        kind, value, low, high: mean number of the k that stay (95 %, subjects drawn); and
-        ``lead``, ``lead_low``, ``lead_high``: how many more stay after the first kind than after
-        this one, paired by picture.
-    """
+    """How many of a picture's nearest photos stay nearest after each push, one picture a label."""
     name = f"kept-{model}-{k}-{'-'.join(kinds)}".replace(" ", "_")
     return study.stored(name, lambda: _kept(study, model, kinds, k), model)
 
