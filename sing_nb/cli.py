@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 BOOK = ROOT / "book"
-SWEEP = BOOK / "sweeps" / "translator.ipynb"
 KEPT = "Whatever was finished is kept; run the same command again to go on from there."
 
 
@@ -165,8 +164,8 @@ def _stage(name: str, about: str, *options: Callable) -> None:
         from .study.study import Study
 
         getattr(stages, name)(Study(profile, **overrides), **asked)
-        network, part = asked.get("model") or asked.get("space"), asked.get("part")
-        mark = f"{name}-{slug(network)}" if network else name
+        part = asked.pop("part", None)
+        mark = "-".join([name, *(slug(value) for value in asked.values() if value)])
         mark += f".part-{part[0] + 1}-of-{part[1]}" if part else ""
         # The time: what was made anew is new to those who wait for it, also where it looks alike.
         _mark(profile, mark, str(time.time()))
@@ -187,7 +186,7 @@ def _resolve(profile: str, settings: Sequence[str], chapters: bool = True) -> tu
     """The profile, its overridden keys and the chapters' parameters, before anything runs."""
     from .book.chapters import chapter_files, resolve
 
-    return resolve(profile, settings, [*chapter_files(BOOK), SWEEP] if chapters else [])
+    return resolve(profile, settings, chapter_files(BOOK) if chapters else [])
 
 
 # --- your own classifier ------------------------------------------------------------------------
@@ -333,31 +332,10 @@ _stage("translator", "Fit one classifier's translators.", MODEL)
 _stage("tables", "Score tables of one classifier, or those that compare all.", ANY_MODEL)
 _stage("space", "The comparison of classifiers in another joint space.", SPACE)
 _stage("controls", "Unique information and noise of a classifier's translators.", MODEL)
+_stage("sweep", "Train one translator of the grid.", click.option("--architecture", required=True),
+       click.option("--loss", required=True))
 _stage("plants", "Heads made blind to known concepts: what scores say of them.")
 _stage("example", "The worked example of chapter 11.")
-
-
-@_command(click.option("--architecture", metavar="NAME"), click.option("--loss", metavar="NAME"),
-          *RUN)
-def _sweep(profile: str, settings: Sequence[str], architecture: str | None,
-           loss: str | None) -> None:
-    """Train one translator of the grid, or all; what was trained before is only read."""
-    config, overrides, parameters = _resolve(profile, settings)
-    from .book.chapters import run_chapter
-    from .study.profile import build_dir, unknown
-
-    asked = (architecture, loss)
-    if asked != (None, None) and asked not in config.sweep:
-        known = [" ".join(cell) for cell in config.sweep]
-        raise unknown("run of the grid", f"{architecture} {loss}", known)
-    cells = config.sweep if asked == (None, None) else [asked]
-    for one, other in cells:
-        run_chapter(
-            SWEEP, build_dir(profile) / "sweeps" / "notebooks", profile, overrides,
-            {**parameters[SWEEP.stem], "architecture": one, "loss": other},
-            name=f"{one}-{other}", progress=False,
-        )
-        _mark(profile, f"sweep-{one}-{other}", str(time.time()))
 
 
 @_command(click.option("--chapter", required=True, metavar="NAME", help="A notebook of book/."),

@@ -42,7 +42,7 @@ def copy_chapter(name: str, folder: Path, extra: Sequence[str] = (), **parameter
 def borrow_results(source: Path, target: Path) -> None:
     """A build folder with the features and tables of another, and figures of its own."""
     target.mkdir(parents=True)
-    for name in ("features", "pictures", "tables", "translators", "sweeps"):
+    for name in ("features", "pictures", "tables", "translators"):
         (source / name).mkdir(exist_ok=True)
         (target / name).symlink_to(source / name)
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "controls", "embeddings", "example", "features", "fetch", "plants", "space", "statistics",
-    "tables", "translator",
+    "sweep", "tables", "translator",
 ]
 
 
@@ -69,6 +69,13 @@ def controls(study: Study, model: str) -> None:
 
     picture_table(study, model)
     translator_spread(study, model)
+
+
+def sweep(study: Study, architecture: str, loss: str) -> None:
+    """Train one translator of the grid of chapter 12."""
+    from ..study.comparison import run
+
+    run(study, architecture, loss)
 
 
 def plants(study: Study) -> None:

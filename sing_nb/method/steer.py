@@ -17,7 +17,7 @@ from .metrics import angle, exact, scores
 from .nullspace import HeadSpaces
 from .translator import Translator
 
-__all__ = ["Steered", "matched_perturbations", "matched_removal", "null_direction", "random_basis",
+__all__ = ["Steered", "matched_removal", "null_direction", "random_basis",
            "random_part", "steer", "steer_all", "turning_step"]
 
 
@@ -65,30 +65,6 @@ def random_part(f: torch.Tensor, *, like: torch.Tensor, size: int, seed: int = 0
     """
     basis = random_basis(f.shape[-1], size, seed)
     return f - matched_removal(f, like.norm(dim=-1), basis)
-
-
-def matched_perturbations(
-    f: torch.Tensor, sensitive: torch.Tensor, spaces: HeadSpaces, wider: HeadSpaces, seed: int = 0
-) -> dict[str, torch.Tensor]:
-    """The paper's pushes (n, m), supplement 2, each as long as a feature's null part.
-
-    `sensitive` (n, m) is what the head reads strongly, `wider` the spaces of the probabilities.
-    """
-    f = exact(f, "features")
-    null = spaces.null(f)
-    rng = torch.Generator().manual_seed(seed)
-    noise = torch.randn(2, *f.shape, generator=rng, dtype=torch.float64)
-    found = {}
-    if spaces.null_dim:
-        found["null part removed"] = -null
-        found["random null direction"] = spaces.null(noise[0])
-    if wider.null_dim == spaces.null_dim + 1:
-        # What the wider null space has of the head's principal space is one direction.
-        found["common shift"] = spaces.principal(wider.null(noise[0]))
-    found["random direction"] = noise[1]
-    found["principal direction"] = -exact(sensitive, "directions")
-    length = null.norm(dim=1, keepdim=True)
-    return {kind: normalize(delta, dim=1) * length for kind, delta in found.items()}
 
 
 class Steered(NamedTuple):

@@ -17,7 +17,6 @@ from sing_nb.models.prompts import imagenet_names
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
-SWEEPS = sorted((ROOT / "book" / "sweeps").glob("*.ipynb"))  # run once a cell of a grid, no pages
 #: Roles, directives and substitutions, which JupyterLab shows as they are written.
 RAW = re.compile(r"\{[a-z][\w:-]*\}`|\{\{|^:::|^```\{|^\([\w-]+\)=$", re.MULTILINE)
 
@@ -42,10 +41,9 @@ def test_the_book_has_its_chapters():
     listed = {PurePosixPath(name).stem for name in toc_files(toc)}
     assert {path.stem for path in NOTEBOOKS} <= listed
     assert len(NOTEBOOKS) >= 14
-    assert SWEEPS
 
 
-@pytest.mark.parametrize("path", [*NOTEBOOKS, *SWEEPS], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_has_a_title_typed_parameters_no_results_and_reads_the_same_everywhere(path):
     for cell in cells(path):
         if cell["cell_type"] == "code":

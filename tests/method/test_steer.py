@@ -12,7 +12,6 @@ import torch
 from sing_nb.errors import SingError
 from sing_nb.method.nullspace import HeadSpaces
 from sing_nb.method.steer import (
-    matched_perturbations,
     matched_removal,
     null_direction,
     random_basis,
@@ -204,61 +203,4 @@ def test_a_random_part_is_as_long_as_what_it_is_like():
     np.testing.assert_allclose(np.linalg.norm(part, axis=1), np.linalg.norm(like, axis=1))
 
 
-# --- pushes of one length -----------------------------------------------------------------------
 
-NULL_KINDS = {"null part removed", "random null direction"}
-
-
-def pushes_of(weight, f, seed=0):
-    spaces, wider = HeadSpaces.from_weight(weight), HeadSpaces.for_probabilities(weight)
-    sensitive = weight[(f @ weight.T).argmax(1)]
-    return {kind: delta.numpy() for kind, delta in matched_perturbations(
-        f, sensitive, spaces, wider, seed).items()}
-
-
-def test_pushes_are_as_long_as_the_null_part_and_seen_as_their_names_say(parts):
-    weight, _, _, f, _ = parts
-    null = scipy.linalg.null_space(weight.numpy())
-    own = f.numpy() @ null @ null.T
-    found = pushes_of(weight, f)
-    assert found.keys() == NULL_KINDS | {
-        "common shift", "random direction", "principal direction"}
-    before = scipy.special.softmax(f.numpy() @ weight.numpy().T, axis=1)
-    for kind, delta in found.items():
-        np.testing.assert_allclose(
-            np.linalg.norm(delta, axis=1), np.linalg.norm(own, axis=1), rtol=1e-6, err_msg=kind)
-        moved = np.abs(delta @ weight.numpy().T).max(1)
-        assert (moved < 1e-12).all() if kind in NULL_KINDS else (moved > 0.01).all(), kind
-        after = scipy.special.softmax((f.numpy() + delta) @ weight.numpy().T, axis=1)
-        unseen = np.abs(after - before).max() < 1e-6
-        assert unseen == (kind in NULL_KINDS | {"common shift"}), kind
-    # Taken away and not added; and of no feature's own direction.
-    np.testing.assert_allclose(found["null part removed"], -own, atol=1e-12)
-    turn = degrees(found["random null direction"], own)
-    assert ((turn > 5) & (turn < 175)).all()
-    winner = (f @ weight.T).argmax(1).numpy()
-    turn = degrees(found["principal direction"], -weight.numpy()[winner])
-    np.testing.assert_allclose(turn, 0, atol=1e-5)
-
-
-def test_a_push_that_a_head_does_not_have_is_missing():
-    # Rank 3 of 7 classes: no direction of feature space moves all logits alike.
-    found = pushes_of(drawn(15, 7, 3) @ drawn(16, 3, M), drawn(17, 4, M))
-    assert found.keys() == NULL_KINDS | {"random direction", "principal direction"}
-    found = pushes_of(drawn(18, 20, M), drawn(17, 4, M))  # no null space
-    assert found.keys() == {"random direction", "principal direction"}
-    assert all((delta == 0).all() for delta in found.values())  # as long as nothing
-
-
-def test_a_seed_decides_the_random_pushes_and_only_those(parts):
-    weight, _, _, f, _ = parts
-    torch.manual_seed(1)  # which the pushes must not ask
-    one, again, other = (pushes_of(weight, f, seed) for seed in (3, 3, 4))
-    for kind in one:
-        np.testing.assert_array_equal(one[kind], again[kind])
-        same = np.allclose(np.abs(one[kind]), np.abs(other[kind]))
-        assert same == (not kind.startswith("random")), kind
-    # Of an isotropic direction every coordinate has the mean square 1/M.
-    unit = pushes_of(weight, drawn(19, 4000, M))["random direction"]
-    unit = unit / np.linalg.norm(unit, axis=1, keepdims=True)
-    np.testing.assert_allclose(unit.T @ unit / len(unit), np.eye(M) / M, atol=0.012)
