@@ -30,8 +30,7 @@ _HOMES = {
     "span": "book.findings",
     "steer": "method.steer",
     "steer_all": "method.steer",
-    "wrap_classifier": "models.classifier",
-}
+    "wrap_classifier": "models.classifier"}
 
 __all__ = ["SingError", *_HOMES]
 

@@ -113,8 +113,7 @@ MANNERS = (
     click.option("--quiet", is_flag=True, expose_value=False, callback=_be_quiet,
                  help="No progress: only results, errors and what was skipped."),
     click.option("--debug", is_flag=True, expose_value=False,
-                 help="Show the traceback of what fails."),
-)
+                 help="Show the traceback of what fails."))
 JSON = click.option("--json", "as_json", is_flag=True,
                     help="For programs: JSON on stdout, everything else on stderr.")
 SETTINGS = click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
@@ -141,8 +140,7 @@ OWN = (
                  help="Names of the logits, one per line, in their order."),
     click.option("--profile", default="report", show_default=True, metavar="NAME",
                  help="A file in data/profiles: joint space, views, draws."),
-    SETTINGS, THREADS, JSON,
-)
+    SETTINGS, THREADS, JSON)
 
 
 def _command(*options: Callable) -> Callable[[Callable], click.Command]:
@@ -197,8 +195,7 @@ def _resolve(profile: str, settings: Sequence[str], chapters: bool = True) -> tu
     click.option("--out", default="report", show_default=True, type=FILE, metavar="DIR",
                  help="Where the report goes, in the place of an older one."),
     click.option("--ask", multiple=True, metavar="WORDS", help="Also answer this, as sing ask."),
-    click.option("--beside", metavar="NAME", help="A second classifier to compare with."),
-)
+    click.option("--beside", metavar="NAME", help="A second classifier to compare with."))
 def _report(model: str, images: Path | None, out: Path, as_json: bool,
             profile: str, settings: Sequence[str], **asked: object) -> None:
     """Write a report: what this classifier ignores, how sure that is, what to look at.
@@ -216,8 +213,7 @@ def _report(model: str, images: Path | None, out: Path, as_json: bool,
     with contextlib.redirect_stdout(sys.stderr):  # what a module of one's own prints is no result
         found = report(
             model, images, out, profile=profile, settings=_resolve(profile, settings, False)[1],
-            command=shlex.join(["sing", *words]), progress="SING_QUIET" not in os.environ, **asked,
-        )
+            command=shlex.join(["sing", *words]), progress="SING_QUIET" not in os.environ, **asked)
     tables = {name: str(found.folder / "tables" / f"{name}.csv") for name in found.tables}
     skipped = len(found.tables["skipped"])
     if as_json:
@@ -248,8 +244,7 @@ def _ask(model: str, images: Path | None, class_names: Path | None, profile: str
         study, name = own_study(
             model, images, class_names=class_names, profile=profile,
             settings=_resolve(profile, settings, False)[1],
-            progress="SING_QUIET" not in os.environ,
-        )
+            progress="SING_QUIET" not in os.environ)
         answers = ask(study, name, words)
     if as_json:
         rows = answers.drop(columns="model").to_json(orient="records", double_precision=15)
@@ -351,8 +346,7 @@ def _chapter(profile: str, settings: Sequence[str], chapter: str) -> None:
     folder = build_dir(profile)
     run_chapter(
         BOOK / f"{chapter}.ipynb", folder / "chapters", profile, overrides,
-        parameters[chapter], progress="SING_QUIET" not in os.environ, figures=folder / "figures",
-    )
+        parameters[chapter], progress="SING_QUIET" not in os.environ, figures=folder / "figures")
     # What it found: the last pages run again when that changed.
     found = folder / "figures" / chapter / "found.json"
     kind = "last" if chapter in LAST else "chapter"

@@ -40,8 +40,7 @@ def printable(name: str | os.PathLike) -> str:
 
 def _escaped(text: str, unsafe: str) -> str:
     return re.sub(
-        f"[{unsafe}]", lambda found: found[0].encode("unicode_escape").decode("ascii"), text
-    )
+        f"[{unsafe}]", lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def unknown(what: str, name: str, known: Iterable[str], advice: str = "") -> SingError:

@@ -33,8 +33,7 @@ def progress_bar(
         return _Told(progress, iterable, total, desc, initial)
     return tqdm(
         iterable, total=total, desc=desc, unit=unit, initial=initial,
-        disable=None if progress and total else True, **options,
-    )
+        disable=None if progress and total else True, **options)
 
 
 class _Told:

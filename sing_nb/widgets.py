@@ -35,8 +35,7 @@ HINTS = {
     "remove": "Take away what the head ignores: no logit moves",
     "prompt": "Inside the null space, to the prompt: no logit moves",
     "random": "Somewhere inside the null space: no logit moves",
-    "control": "The control: the head sees it",
-}
+    "control": "The control: the head sees it"}
 
 
 class NullSpaceExplorer(ipywidgets.VBox):
@@ -119,8 +118,7 @@ class NullSpaceExplorer(ipywidgets.VBox):
                 [self.photo, self.upload, self.model], [self.direction],
                 [self.prompt, self.towards], [self.mode, self.step, self.target])),
             self.said, ipywidgets.HBox([self.picture, self.numbers]),
-            self.chart, self.words, self.photos,
-        ]
+            self.chart, self.words, self.photos]
         study.text(study.vocabulary)  # seconds, once: the first push would wait for it
         # Where a chapter is run for a page nobody types.
         if study.config.tower and not os.environ.get("SING_QUIET"):
@@ -285,8 +283,7 @@ def _push_table(found: pushes.Answer) -> str:
         "Image Score": ("image_score", "{:.1f}°"),
         f"Attribute Score towards “{found.towards}”": ("attribute_score", "{:+.1f}°"),
         "Attribute Score towards the prompt": ("prompt_score", "{:+.1f}°"),
-        "largest change of a logit": ("logit_change", "{:.2g}"),
-    }
+        "largest change of a logit": ("logit_change", "{:.2g}")}
     scores, held = found.scores, f"held against: {found.scores['title'].iloc[1]}"
     if scores["kind"].iloc[0] != "prompt":
         del rows["Attribute Score towards the prompt"]
@@ -330,8 +327,7 @@ def live_chart() -> alt.JupyterChart:
         "legend": {**ink, **TYPE["legend"]}, "header": ink,
         "title": {"color": "currentColor", "subtitleColor": "currentColor"},
         "text": {"color": "currentColor", **TYPE["text"]}, "rule": {"color": "currentColor"},
-        "view": {"stroke": "#8a8a8a44"},
-    }
+        "view": {"stroke": "#8a8a8a44"}}
     chart = alt.JupyterChart(
         alt.Chart(pd.DataFrame({"x": []})).mark_point(),
         embed_options={"renderer": "svg", "actions": False, "config": config})

@@ -24,8 +24,7 @@ FLAGS = [
     "--no-first-run",
     "--disable-background-networking",
     "--disable-component-update",
-    "--disable-sync",
-]
+    "--disable-sync"]
 
 
 def find_chromium() -> str | None:
@@ -80,8 +79,7 @@ def new_page(
         color_scheme=theme,
         reduced_motion="reduce",
         has_touch=touch,
-        is_mobile=touch,
-    )
+        is_mobile=touch)
     try:
         yield context.new_page()
     finally:
@@ -236,8 +234,7 @@ def drawing(page: Page, chart: int) -> str:
         page.locator("div.sing-chart")
         .nth(chart)
         .locator("svg")
-        .first.evaluate("(el) => el.outerHTML")
-    )
+        .first.evaluate("(el) => el.outerHTML"))
 
 
 def move_input(page: Page, chart: int, number: int) -> str:
@@ -266,8 +263,7 @@ def move_input(page: Page, chart: int, number: int) -> str:
         control.fill("a")
     page.evaluate(
         "async (i) => { await document.querySelectorAll('div.sing-chart')[i].view?.runAsync(); }",
-        chart,
-    )
+        chart)
     page.wait_for_timeout(150)  # text and range inputs answer after a debounce
     return kind
 

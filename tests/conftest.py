@@ -167,8 +167,7 @@ class Plain:
         maps = [self.translators[fold] for fold in folds]
         return np.stack([
             fitted.weight.double().numpy() @ v + fitted.bias.double().numpy()
-            for fitted, v in zip(maps, f)
-        ])
+            for fitted, v in zip(maps, f)])
 
 
 @pytest.fixture(scope="session")
@@ -221,8 +220,7 @@ def smoke_book():
     with FileLock(build_dir("smoke").parent / "smoke.lock"):  # two workers may ask for it
         done = subprocess.run(
             ["make", "-C", str(ROOT), "book", "PROFILE=smoke"],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, check=False,
-        )
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, check=False)
     if done.returncode:
         tail = "\n".join(done.stdout.splitlines()[-40:])
         pytest.fail(f"make book PROFILE=smoke failed (exit {done.returncode}):\n{tail}")

@@ -31,8 +31,7 @@ def copy_chapter(name: str, folder: Path, extra: Sequence[str] = (), **parameter
     notebook["cells"] += [
         {"cell_type": "code", "execution_count": None, "id": f"extra-{number}", "metadata": {},
          "outputs": [], "source": source.splitlines(keepends=True)}
-        for number, source in enumerate(extra)
-    ]
+        for number, source in enumerate(extra)]
     target = folder / f"{name}.ipynb"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(notebook), encoding="utf-8")
@@ -59,8 +58,7 @@ def serve_lab(notebooks: Path, home: Path, **environment: str) -> Iterator[str]:
         port = free.getsockname()[1]
     places = (
         "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_SETTINGS_DIR",
-        "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR",
-    )
+        "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR")
     own = {place: str(home / place.lower()) for place in places}
     kept = {key: value for key, value in os.environ.items() if key not in HANDED_DOWN}
     log = home / "lab.log"
@@ -70,8 +68,7 @@ def serve_lab(notebooks: Path, home: Path, **environment: str) -> Iterator[str]:
             ["make", "-C", str(ROOT), "lab", f"NOTEBOOKS={notebooks}",
              f"LAB=--no-browser --expose-app-in-browser --ServerApp.port={port}"],
             stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
-            env={**kept, **own, "OMP_NUM_THREADS": "1", **environment},
-        )
+            env={**kept, **own, "OMP_NUM_THREADS": "1", **environment})
         try:
             yield _printed_address(server, log)
         finally:
@@ -168,8 +165,7 @@ class Notebook:
         page.route("**/*", gate)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.on("console", lambda message: message.type == "error" and self.errors.append(
-            f"{message.text} ({message.location.get('url', '')})"
-        ))
+            f"{message.text} ({message.location.get('url', '')})"))
         page.goto(address, wait_until="load")
         # Started too early, a run silently runs nothing.
         page.wait_for_function(IDLE, timeout=SECONDS * 1000)

@@ -24,12 +24,9 @@ def clip_config(dimensions: int = WIDTH) -> dict:
         "embed_dim": dimensions,
         "quick_gelu": True,
         "vision_cfg": {
-            "image_size": 32, "patch_size": 8, "width": 64, "head_width": 16, "layers": 2,
-        },
+            "image_size": 32, "patch_size": 8, "width": 64, "head_width": 16, "layers": 2},
         "text_cfg": {
-            "context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2,
-        },
-    }
+            "context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}}
 
 
 def small_open_clip(folder: Path, *, dimensions: int = WIDTH, seed: int = 0) -> str:
@@ -48,11 +45,9 @@ def small_open_clip(folder: Path, *, dimensions: int = WIDTH, seed: int = 0) -> 
             model.visual.conv1.weight.mul_(4)
             model.visual.class_embedding.mul_(0.1)
     preprocess = {
-        "mean": CLIP_MEAN, "std": CLIP_STD, "interpolation": "bicubic", "resize_mode": "shortest",
-    }
+        "mean": CLIP_MEAN, "std": CLIP_STD, "interpolation": "bicubic", "resize_mode": "shortest"}
     (folder / "open_clip_config.json").write_text(
-        json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}), encoding="utf-8"
-    )
+        json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}), encoding="utf-8")
     weights = {name: part.contiguous() for name, part in model.state_dict().items()}
     safetensors.torch.save_file(weights, folder / "open_clip_model.safetensors")
     return f"open_clip/local-dir:{folder}"
@@ -70,42 +65,35 @@ def small_karlo(folder: Path, *, dimensions: int = WIDTH, seed: int = 0) -> Path
     folder = Path(folder).resolve()
     clip = {
         "hidden_size": dimensions, "projection_dim": dimensions, "intermediate_size": 37,
-        "num_attention_heads": 4, "num_hidden_layers": 1,
-    }
+        "num_attention_heads": 4, "num_hidden_layers": 1}
     resnet_down, resnet_up = "ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D"
     unet = {"layers_per_block": 1, "block_out_channels": (32, 64)}
     enlarge = {
         **unet, "sample_size": 32, "in_channels": 6, "out_channels": 3,
         "down_block_types": (resnet_down, resnet_down),
-        "up_block_types": (resnet_up, resnet_up),
-    }
+        "up_block_types": (resnet_up, resnet_up)}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         pipeline = UnCLIPImageVariationPipeline(
             tokenizer=_tokenizer(folder / "vocabulary"),
             text_encoder=tf.CLIPTextModelWithProjection(tf.CLIPTextConfig(
-                **clip, vocab_size=1000, bos_token_id=0, eos_token_id=1, pad_token_id=1
-            )),
+                **clip, vocab_size=1000, bos_token_id=0, eos_token_id=1, pad_token_id=1)),
             image_encoder=tf.CLIPVisionModelWithProjection(
-                tf.CLIPVisionConfig(**clip, image_size=32, patch_size=8)
-            ),
+                tf.CLIPVisionConfig(**clip, image_size=32, patch_size=8)),
             feature_extractor=tf.CLIPImageProcessor(crop_size=32, size=32),
             text_proj=projection(
-                clip_embeddings_dim=dimensions, time_embed_dim=128, cross_attention_dim=24
-            ),
+                clip_embeddings_dim=dimensions, time_embed_dim=128, cross_attention_dim=24),
             decoder=diffusers.UNet2DConditionModel(
                 **unet, sample_size=16, in_channels=3, out_channels=6,
                 down_block_types=(resnet_down, "SimpleCrossAttnDownBlock2D"),
                 mid_block_type="UNetMidBlock2DSimpleCrossAttn",
                 up_block_types=("SimpleCrossAttnUpBlock2D", resnet_up),
                 cross_attention_dim=24, attention_head_dim=4,
-                resnet_time_scale_shift="scale_shift", class_embed_type="identity",
-            ),
+                resnet_time_scale_shift="scale_shift", class_embed_type="identity"),
             super_res_first=diffusers.UNet2DModel(**enlarge),
             super_res_last=diffusers.UNet2DModel(**enlarge),
             decoder_scheduler=UnCLIPScheduler(variance_type="learned_range"),
-            super_res_scheduler=UnCLIPScheduler(variance_type="fixed_small_log"),
-        )
+            super_res_scheduler=UnCLIPScheduler(variance_type="fixed_small_log"))
     pipeline.save_pretrained(folder)
     return folder
 
@@ -121,8 +109,7 @@ def _tokenizer(folder: Path):
     (folder / "merges.txt").write_text("#version: 0.2\n")
     (folder / "tokenizer_config.json").write_text(json.dumps({
         "model_max_length": 77, "unk_token": "<|endoftext|>", "pad_token": "<|endoftext|>",
-        "tokenizer_class": "CLIPTokenizer",
-    }))
+        "tokenizer_class": "CLIPTokenizer"}))
     return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
 
 
@@ -146,8 +133,7 @@ def paper_like(folder: Path) -> dict[str, object]:
     """
     folder = Path(folder).resolve()
     resnet = small_timm(
-        folder / "small-resnet", "resnet50", layers=(1, 1, 1, 1), channels=(16, 32, 64, 288)
-    )
+        folder / "small-resnet", "resnet50", layers=(1, 1, 1, 1), channels=(16, 32, 64, 288))
     vit = small_timm(folder / "small-vit", "vit_large_patch16_224", depth=1, img_size=64)
     wnids = ("n02391049", "n02437312", "n04285008", "n01910747", "n02056570", "n03345487")
     imagenet_folder(folder / "imagenet", classes=wnids, per_class=10)
@@ -161,8 +147,7 @@ def paper_like(folder: Path) -> dict[str, object]:
         "precision": "float32", "workers": 0, "batch": 16, "folds": 4, "control_draws": 2,
         "bootstrap_draws": 50, "lambdas": [1.0, 10.0, 100.0],
         "sweep_architectures": ["ridge", "linear", "mlp3"], "sweep_losses": ["mse", "cosine"],
-        "sweep_folds": 1, "sweep_hidden": 16, "sweep_epochs": 2,
-    }
+        "sweep_folds": 1, "sweep_hidden": 16, "sweep_epochs": 2}
 
 
 def class_picture(which: int, number: int, size: tuple[int, int], seed: int = 0) -> Image.Image:
@@ -172,8 +157,7 @@ def class_picture(which: int, number: int, size: tuple[int, int], seed: int = 0)
     y, x = np.mgrid[0:height, 0:width] / max(size)
     ground, disc = (
         255 * np.array(colorsys.hls_to_rgb((0.618 * which + turn) % 1, light, 0.8))
-        for turn, light in ((rng.normal(0, 0.02), 0.55), (0.4, 0.3))
-    )
+        for turn, light in ((rng.normal(0, 0.02), 0.55), (0.4, 0.3)))
     turn, waves = 0.9 * which + rng.normal(0, 0.1), 3 + which % 4
     stripes = np.sin(2 * np.pi * waves * (x * np.cos(turn) + y * np.sin(turn)) + rng.uniform(0, 6))
     pixels = ground * (0.8 + 0.2 * stripes[..., None]) + rng.normal(0, 10, (height, width, 3))

@@ -83,13 +83,11 @@ def slurm(folder: Path, cores: int = 2, patience: float = 30) -> Iterator[dict[s
     key.write_bytes(secrets.token_bytes(128))
     key.chmod(0o400)
     added = {
-        "SLURM_CONF": str(folder / "slurm.conf"), "PATH": f"{srun.parent}:{os.environ['PATH']}",
-    }
+        "SLURM_CONF": str(folder / "slurm.conf"), "PATH": f"{srun.parent}:{os.environ['PATH']}"}
     env, started = os.environ | added, []
     munge = [f"--{name}={folder / file}" for name, file in (
         ("socket", "munge.socket"), ("key-file", "munge.key"), ("log-file", "munge.log"),
-        ("pid-file", "munge.pid"), ("seed-file", "munge.seed"),
-    )]
+        ("pid-file", "munge.pid"), ("seed-file", "munge.seed"))]
     try:
         for name, *options in (
             ("munged", "--foreground", "--force", *munge), ("slurmctld", "-D"),

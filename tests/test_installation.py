@@ -74,8 +74,7 @@ def test_the_readmes_first_example_runs_on_the_core_alone():
     done = subprocess.run(
         [sys.executable, "-c", f"import sys\nfor name in {others}:\n    sys.modules[name] = None\n"
          + textwrap.dedent(example)],
-        capture_output=True, text=True, cwd=ROOT, timeout=120,
-    )
+        capture_output=True, text=True, cwd=ROOT, timeout=120)
     assert done.returncode == 0, done.stderr
 
 

@@ -50,8 +50,7 @@ def chapter_parameters(notebook: Path) -> dict[str, type]:
         if entry["inferred_type_name"] not in TYPES:
             raise SingError(
                 f"{notebook.name}: the parameter {name} needs one of the annotations "
-                f"{', '.join(TYPES)}, as in `{name}: int = 3  # what it is`."
-            )
+                f"{', '.join(TYPES)}, as in `{name}: int = 3  # what it is`.")
         found[name] = TYPES[entry["inferred_type_name"]]
     return found
 
@@ -72,8 +71,7 @@ def resolve(
     parameters = {
         stem: {key: _typed(key, value, kinds[key], stem)
                for key, value in settings.items() if key in kinds}
-        for stem, kinds in known.items()
-    }
+        for stem, kinds in known.items()}
     config = load_profile(profile, overrides)
     if "models" in overrides:  # files in them are meant from here; chapters run in their folder
         from ..models.load import resolve_name
@@ -129,8 +127,7 @@ def run_chapter(
                 start_timeout=120, log_output=False,
                 store_widget_state=False,  # megabytes, and a page has no kernel to use them
                 request_save_on_cell_execute=False,  # once at the end: saving takes longer
-                extra_arguments=["--IPKernelApp.log_level=ERROR"],
-            )
+                extra_arguments=["--IPKernelApp.log_level=ERROR"])
     except papermill.PapermillExecutionError as error:
         raise SingError(
             f"{target.name}: cell {error.cell_index} failed with {error.ename}: {error.evalue}\n"

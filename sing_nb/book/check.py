@@ -47,8 +47,7 @@ def summary(config: Profile, found: list[Need]) -> str:
     return "\n".join([
         f"{config.name}: {config.about}",
         f"It takes about {', '.join(takes)} ({expected.get('machine', 'not measured')}).",
-        *(f"{'there' if one.there else 'MISSING':7}  {one.what}: {one.found}" for one in found),
-    ])
+        *(f"{'there' if one.there else 'MISSING':7}  {one.what}: {one.found}" for one in found)])
 
 
 def _machine(config: Profile) -> list[Need]:

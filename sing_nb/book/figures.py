@@ -26,8 +26,7 @@ PAGE_FOLDER = "SING_PAGE"
 TYPE = {
     "axis": {"labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal"},
     "legend": {"labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal"},
-    "text": {"fontSize": 12},
-}
+    "text": {"fontSize": 12}}
 FILE_WIDTH = 640  # pixels, where a chart that fills its column is saved as a file
 VEGALITE = "application/vnd.vegalite.v6+json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -116,8 +115,7 @@ def bundle(spec: dict, svg: str | None = None, **options: object) -> dict[str, o
         VEGALITE: spec,
         "application/vnd.vegalite.v5+json": older,
         "image/png": base64.b64encode(png).decode(),
-        "text/plain": str(spec.get("description", "a chart")),
-    }
+        "text/plain": str(spec.get("description", "a chart"))}
 
 
 def _spec(chart: alt.TopLevelMixin, text: str) -> dict:
@@ -147,8 +145,7 @@ def _stable_ids(svg: str) -> str:
     return re.sub(
         r"\b(clip|gradient_)(\d+)\b",
         lambda match: seen.setdefault(match.group(0), f"{match.group(1)}{len(seen)}"),
-        svg,
-    )
+        svg)
 
 
 # Charts that a cell ends with are shown without asking the internet for what draws them.

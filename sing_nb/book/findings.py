@@ -26,8 +26,7 @@ __all__ = ["VERDICTS", "box", "found", "read_found", "span"]
 VERDICTS = {
     True: ("holds here", "✓"),
     False: ("does not hold here", "≠"),
-    None: ("cannot be told here", "?"),
-}
+    None: ("cannot be told here", "?")}
 KEYS = ["item", "paper", "here", "rule", "verdict", "claim"]
 FILE = "found.json"
 
@@ -86,8 +85,7 @@ def found(
         write_atomic(path, json.dumps([*rows, row], indent=1, ensure_ascii=False))
     return Markdown(
         f"> **{mark} {item[0].upper()}{item[1:]}: {verdict}.** {here}\n>\n"
-        f"> *The paper:* {paper} *The rule:* {rule}"
-    )
+        f"> *The paper:* {paper} *The rule:* {rule}")
 
 
 def read_found(study: Study) -> pd.DataFrame:
@@ -129,8 +127,7 @@ def read_found(study: Study) -> pd.DataFrame:
     if not rows:
         raise SingError(
             f"Nothing was found yet for the profile {study.config.name!r}: this page gathers what "
-            f"the chapters say. Run them first: make book PROFILE={study.config.name}"
-        )
+            f"the chapters say. Run them first: make book PROFILE={study.config.name}")
     table = pd.DataFrame(rows)
     twice = table[table["item"].duplicated(keep=False)]
     if len(twice):

@@ -36,8 +36,7 @@ NO_ALT = "a chart has no alt text: give it one with chart.properties(description
 #: What papermill calls a cell -> the line a reader clicks to unfold it.
 FOLDED_CELLS = {
     "parameters": "Parameters and their defaults",
-    "injected-parameters": "Parameters this page was made with",
-}
+    "injected-parameters": "Parameters this page was made with"}
 
 
 # --- charts ---------------------------------------------------------------------------------------
@@ -53,8 +52,7 @@ def chart_html(spec: dict[str, Any], picture: str = "") -> str:
     return (
         f'<div class="sing-chart" role="figure" aria-label="{alt}">'
         f'<script type="application/json">{body}</script>'
-        f"<noscript><p>{instead}</p></noscript></div>"
-    )
+        f"<noscript><p>{instead}</p></noscript></div>")
 
 
 class ChartRenderer:
@@ -85,8 +83,7 @@ def _figure(renderer: Any, data: Any, chart: nodes.raw, told: dict[str, Any]) ->
     """A chart as a figure that Sphinx numbers, with the caption and name of its output."""
     from myst_nb.core.render import MimeData
 
-    caption = MimeData(
-        MARKDOWN, told["caption"], cell_metadata=data.cell_metadata, line=data.line)
+    caption = MimeData(MARKDOWN, told["caption"], cell_metadata=data.cell_metadata, line=data.line)
     figure = nodes.figure("", chart, names=[told["name"]])
     figure += nodes.caption("", "", *renderer.render_markdown_inline(caption))
     figure.source, figure.line = renderer.renderer.document["source"], data.line
@@ -157,8 +154,7 @@ def stage_book(
         if not (executed / f"{page}.ipynb").is_file() and not (book / f"{page}.md").is_file():
             raise SingError(
                 f"{book / '_toc.yml'} names {page!r}, and there is neither {book / page}.md nor "
-                f"{executed / page}.ipynb. Write the page, or run the chapter: make book."
-            )
+                f"{executed / page}.ipynb. Write the page, or run the chapter: make book.")
     shutil.rmtree(out, ignore_errors=True)
     shutil.copytree(book / "_static", out / "_static")
     for source in (Path(root, "_config.yml"), book / "_toc.yml", *book.glob("*.md")):

@@ -9,8 +9,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "controls", "embeddings", "example", "features", "fetch", "plants", "space", "statistics",
-    "sweep", "tables", "translator",
-]
+    "sweep", "tables", "translator"]
 
 
 def fetch(study: Study) -> None:

@@ -13,12 +13,10 @@ import pandas as pd
 
 __all__ = [
     "BLUE", "CONTROL", "GREEN", "GREY", "KINDS", "NULL", "ORANGE", "PINK", "SKY", "VERMILION",
-    "colours", "dots", "ends", "menu", "model_colours", "rule", "seen", "tips",
-]
+    "colours", "dots", "ends", "menu", "model_colours", "rule", "seen", "tips"]
 
 BLUE, VERMILION, GREEN, ORANGE, PINK, SKY, GREY = (
-    "#2b7bba", "#d55e00", "#009e73", "#e69f00", "#cc79a7", "#56b4e9", "#8a8a8a",
-)
+    "#2b7bba", "#d55e00", "#009e73", "#e69f00", "#cc79a7", "#56b4e9", "#8a8a8a")
 #: What was removed or pushed lies in the null space; or is random and as long, the control.
 NULL, CONTROL = VERMILION, GREY
 KINDS = {"null space removed": NULL, "random control": CONTROL}
@@ -62,8 +60,7 @@ def colours(
     return alt.Color(
         f"{column}:N", title=title,
         scale=alt.Scale(domain=names, range=[palette[name] for name in names]),
-        legend=alt.Legend(orient="top", columns=columns, symbolOpacity=1, symbolStrokeWidth=2),
-    )
+        legend=alt.Legend(orient="top", columns=columns, symbolOpacity=1, symbolStrokeWidth=2))
 
 
 def model_colours(table: pd.DataFrame, column: str = "title") -> alt.Color:
@@ -91,15 +88,13 @@ def dots(
         base = base.transform_filter(f"datum.{column} == chosen_{column}")
     base = base.encode(
         y=alt.Y(f"{y}:N", sort=seen(table, y), title=None, axis=alt.Axis(labelLimit=180)),
-        color=colour,
-    )
+        color=colour)
     if beside:
         base = base.encode(yOffset=alt.YOffset(f"{beside}:N", sort=seen(table, beside)))
     layers = [] if zero is None else [rule(zero)]
     layers += [
         base.mark_rule(strokeWidth=3).encode(x=alt.X("low:Q", title=x), x2="high:Q"),
-        base.mark_point(filled=True, size=90, opacity=1).encode(x="value:Q", tooltip=list(tooltip)),
-    ]
+        base.mark_point(filled=True, size=90, opacity=1).encode(x="value:Q", tooltip=list(tooltip))]
     chart = alt.layer(*layers).properties(height=row * table[y].nunique())
     menus = [menu(f"chosen_{column}", seen(table, column), label) for column, label in choose]
     return chart.add_params(*menus) if menus else chart

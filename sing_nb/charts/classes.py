@@ -222,8 +222,7 @@ def class_violins(
 
 def string_graph(table: pd.DataFrame) -> alt.LayerChart:
     """Angle to each concept before and after null removal; the arrow between is the AS."""
-    return alt.layer(*_strings(table, "before")).properties(
-        height=24 * table["concept"].nunique())
+    return alt.layer(*_strings(table, "before")).properties(height=24 * table["concept"].nunique())
 
 
 def concept_explorer(table: pd.DataFrame) -> alt.LayerChart:
@@ -305,8 +304,7 @@ def _strings(table: pd.DataFrame, order: str, also: str | None = None) -> list[a
         state(2).mark_tick(thickness=2, height=8, yOffset=6).encode(x=x("other")),
         base.mark_rule(color=GREEN, strokeWidth=3).encode(x=x("before"), x2="after"),
         base.mark_rule(color=VERMILION, yOffset=-7).encode(x=x("near"), x2="far"),
-        state(0).mark_point(filled=True, size=46, opacity=1).encode(x=x("before")),
-    ]
+        state(0).mark_point(filled=True, size=46, opacity=1).encode(x=x("before"))]
     for shape, side in (("triangle-left", "<"), ("triangle-right", ">=")):
         layers.append(
             state(1).transform_filter(f"datum.after {side} datum.before").mark_point(

@@ -106,8 +106,7 @@ def null_space_explorer(
              f"datum.{score}", dash) for one, dash in ((other, _HELD_AGAINST), ("way", _PUSHED))
         ], tints)
         for score, title in (
-            ("turn", "Image Score (degrees)"), ("gain", "Attribute Score (degrees)"))
-    ]
+            ("turn", "Image Score (degrees)"), ("gain", "Attribute Score (degrees)"))]
 
     count = max(map(len, table["words"]))
     words = [_written([head], left).mark_text(**text, fontWeight="bold").encode(**column(count + 1))
@@ -122,8 +121,7 @@ def null_space_explorer(
             listed.transform_filter(f"datum.fresh == {new}").mark_text(
                 **(text | _fitting("datum.text", 0.5)), fontWeight="bold" if new else "normal",
             ).encode(**column(count + 1), tooltip=tips("word", "angle | degrees | .1f"))
-            for new in (0, 1)
-        ]
+            for new in (0, 1)]
     words = alt.layer(*words).properties(height=17 * (count + 1), **WIDE)
 
     count = max(map(len, table["photos"]))
@@ -179,8 +177,7 @@ def _along_steps(
             base.transform_filter(f"{here} && {which}").transform_calculate(
                 **{"step": "step", score: height}
             ).mark_point(color=colour, filled=True, size=70, opacity=1).encode(tooltip=tips(
-                "way | pushed", f"{score} | degrees | +.1f", "step | step | .2f")),
-        ]
+                "way | pushed", f"{score} | degrees | +.1f", "step | step | .2f"))]
     return alt.layer(*layers).properties(
         height=120, title=alt.Title(title, anchor="start", fontSize=12, fontWeight="normal"),
         **WIDE)
@@ -249,8 +246,7 @@ def _explored_rows(
             "angles": [round(float(a), 1) for a in row.word_angles],
             "photos": [number[name] for name in row.photos],
             "far": [round(float(a), 1) for a in row.photo_angles],
-            "new": [int(name not in before.photos) for name in row.photos],
-        })
+            "new": [int(name not in before.photos) for name in row.photos]})
     shown = pictures[["label", "image"]].assign(picture=range(len(pictures)))
     # Frames and not lists of rows: Altair copies those anew for every layer, for seconds.
     return pd.DataFrame(rows), shown

@@ -135,8 +135,7 @@ class Asked:
         changes = list(zip(parts[::2], parts[1::2]))
         return [
             self._readout(left) | ({} if readout else self._angles(left, *change, *pair))
-            for left, change, pair in zip(self.principal.r2s(changes), changes, turned)
-        ]
+            for left, change, pair in zip(self.principal.r2s(changes), changes, turned)]
 
     def _readout(self, left: np.ndarray) -> dict[str, np.ndarray]:
         found = {"hidden": hidden_share(self.full, left), "full": self.full, "principal": left,
@@ -156,8 +155,7 @@ class Asked:
         return {
             "joint": (self.full - left)[len(self.text):], "attribute_score": towards,
             "attribute_excess": towards - control,
-            "image_score": np.abs(self._along(turned[:, None])),
-        }
+            "image_score": np.abs(self._along(turned[:, None]))}
 
     def _along(self, score: np.ndarray) -> np.ndarray:
         """How far a score falls for a standard deviation more of each concept."""

@@ -52,8 +52,7 @@ def _factors(table: pd.DataFrame) -> dict[str, pd.Series]:
         "background: red to cyan": np.cos(angle) * table["saturation"],
         "background: yellow to blue": np.sin(angle) * table["saturation"],
         "view: scale": table["scale"], "view: left to right": table["x"],
-        "view: top to bottom": table["y"], "view: mirrored": table["flip"],
-    }
+        "view: top to bottom": table["y"], "view: mirrored": table["flip"]}
 
 
 def _pixels(study: Study, table: pd.DataFrame) -> dict[str, np.ndarray]:

@@ -12,8 +12,7 @@ from scipy.linalg import cho_factor, cho_solve
 from ..errors import SingError
 
 __all__ = [
-    "GroupedProbe", "all_mean_directions", "discriminant_directions", "plant_head", "planted_null",
-]
+    "GroupedProbe", "all_mean_directions", "discriminant_directions", "plant_head", "planted_null"]
 
 
 def plant_head(weight: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
@@ -21,8 +20,7 @@ def plant_head(weight: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
     if directions.ndim != 2 or len(directions) != weight.shape[1] or not directions.any():
         raise SingError(
             f"Directions for a head of {weight.shape[1]} features have the shape "
-            f"({weight.shape[1]}, k) and are not all zero; got {tuple(directions.shape)}."
-        )
+            f"({weight.shape[1]}, k) and are not all zero; got {tuple(directions.shape)}.")
     basis = torch.as_tensor(_orthonormal(directions.detach().double().numpy()))
     wide = weight.detach().double()
     return (wide - (wide @ basis) @ basis.T).to(weight.dtype)

@@ -18,16 +18,14 @@ from ..study.tables import KINDS
 
 __all__ = [
     "BASES", "READERS", "VERSIONS", "home", "information_table", "kernel_map", "picture_table",
-    "unique_of", "unique_table", "version_table",
-]
+    "unique_of", "unique_table", "version_table"]
 
 NULL, CONTROL = KINDS
 # What is translated, by the name of the version: the first of a pair is its principal-only part.
 VERSIONS = {
     "whole": "whole feature", "principal": "principal part", "null": "null part",
     "principal-first": "principal part, then null part",
-    "kernel": "principal part, non-linear", "kernel-first": "non-linear, then null part",
-}
+    "kernel": "principal part, non-linear", "kernel-first": "non-linear, then null part"}
 BASES = {"principal": "principal-first", "kernel": "kernel-first"}
 READERS = {"principal": "a linear map", "kernel": "a non-linear map"}
 BRIEF_DRAWS = 2  # random subspaces of a report
@@ -50,8 +48,7 @@ def kernel_map(
     apart = torch.nn.functional.pdist(torch.tensor(known[some])).square().median()
     if not apart > 0:
         raise SingError(
-            "The kernel needs pictures with different probabilities; these all have the same."
-        )
+            "The kernel needs pictures with different probabilities; these all have the same.")
     from sklearn.kernel_approximation import Nystroem  # here: a second that few need
 
     kernel = Nystroem(
@@ -89,8 +86,7 @@ class _Reader:
         self.study, self.model, self.names, self.near = study, model, spaces, near
         self.views = {name: study.in_space(name) for name in spaces}
         self.z = {name: view.embeddings.double() for name, view in self.views.items()}
-        self.text = {
-            name: view.text(study.pictures["label"]) for name, view in self.views.items()}
+        self.text = {name: view.text(study.pictures["label"]) for name, view in self.views.items()}
         number = study.pictures["fold"].to_numpy()
         self.folds = [torch.tensor(np.flatnonzero(number == fold))
                       for fold in range(study.config.folds)]
@@ -105,8 +101,7 @@ class _Reader:
         table = pd.DataFrame({
             "picture": self.study.pictures["picture"].to_numpy()[rows],
             "squared_error": (found - z).square().sum(1).numpy(),
-            "energy": (z - z.mean(0)).square().sum(1).numpy(),
-        })
+            "energy": (z - z.mean(0)).square().sum(1).numpy()})
         if removed is not None:
             for name, score in scores(found, removed, self.text[space][rows])._asdict().items():
                 table[name] = score.numpy()

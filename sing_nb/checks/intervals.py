@@ -102,8 +102,7 @@ def _checked(values: np.ndarray, clusters: Sequence[Hashable]) -> tuple[np.ndarr
     if len(values) == 0 or len(values) != len(clusters):
         raise SingError(
             f"Statistics of clusters need one cluster a value and at least one value; got "
-            f"{len(values)} values and {len(clusters)} clusters."
-        )
+            f"{len(values)} values and {len(clusters)} clusters.")
     names, members = np.unique(clusters, return_inverse=True)
     return values, members, len(names)
 
@@ -200,8 +199,7 @@ class _Crossed:
         if control.ndim < 2 or len(control) != len(score) or control.shape[1] == 0:
             raise SingError(
                 f"excess needs a control of shape (n, draws) with n = {len(score)}; got "
-                f"{control.shape}. Put one row an observation and one column a random subspace."
-            )
+                f"{control.shape}. Put one row an observation and one column a random subspace.")
         self.score, self.control = kind(score, members), kind(control, members)
         self.subspaces, self.many = control.shape[1], many
         self.estimate = many(kind.whole(score)[None], kind.whole(control)[None])[0]
@@ -277,8 +275,7 @@ def rank_correlation(a: np.ndarray, b: np.ndarray, *, level: float = 0.95) -> di
     z = np.arctanh(np.clip(rho, -0.999999, 0.999999))
     return {
         "rho": rho, "low": float(np.tanh(z - spread)), "high": float(np.tanh(z + spread)),
-        "p": float(result.pvalue), "n": n,
-    }
+        "p": float(result.pvalue), "n": n}
 
 
 def deal(

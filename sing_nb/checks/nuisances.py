@@ -46,8 +46,7 @@ def design(pictures: pd.DataFrame) -> dict[str, np.ndarray]:
             [tint * np.cos(turn), tint * np.sin(turn), tint, pictures["lightness"]]),
         "scale": np.log(pictures[["scale"]].to_numpy(float)),
         "place": pictures[["x", "y"]].to_numpy(float),
-        "flip": pictures[["flip"]].to_numpy(float),
-    }
+        "flip": pictures[["flip"]].to_numpy(float)}
 
 
 def variance_shares(
@@ -101,8 +100,7 @@ class _Sums:
             raise SingError(
                 f"A variance needs several pictures a block and two clusters; got {n} pictures in "
                 f"{len(first)} blocks and {count} clusters. Take more views (views=...) or more "
-                f"pictures a class (total_pictures=...)."
-            )
+                f"pictures a class (total_pictures=...).")
         values = values - values.mean(0)  # for the digits
         inner = _centred(values, blocks)
         totals = np.zeros((count, m))
@@ -144,8 +142,7 @@ class _Sums:
         crossed, grams = np.tensordot(weights, self.crossed, 1), []
         for part in np.array_split(weights, -(-len(weights) * p * m // AT_ONCE)):
             answers = np.tensordot(part, self.answers, 1)
-            grams.append(
-                answers @ answers.swapaxes(1, 2) - np.tensordot(part**2, self.alone, 1))
+            grams.append(answers @ answers.swapaxes(1, 2) - np.tensordot(part**2, self.alone, 1))
         gram = np.concatenate(grams)
 
         def explained(kept: np.ndarray) -> np.ndarray:
@@ -206,8 +203,7 @@ def _parts(study: Study, model: str) -> dict[tuple[str, str], list[np.ndarray]]:
             (f - other).numpy() for other in study.random_removals(model, f)],
         ("image_score", "null space"): [score],
         ("image_score", "random control"): list(control.T[:, :, None]),
-        ("image_score_excess", "null space"): [score - control.mean(1, keepdims=True)],
-    }
+        ("image_score_excess", "null space"): [score - control.mean(1, keepdims=True)]}
 
 
 def _sampled(

@@ -15,16 +15,14 @@ from .intervals import cluster_bootstrap
 
 __all__ = [
     "FOLDS", "READABLE", "SCORES", "concept_values", "hidden_share", "plant_runs", "power_table",
-    "score_table", "split_subjects", "thresholds",
-]
+    "score_table", "split_subjects", "thresholds"]
 
 SCORES = {
     "hidden": "hidden share (readout)",
     "joint": "unique information in the joint space",
     "attribute_excess": "excess AS (AS − control)",
     "attribute_score": "AS",
-    "image_score": "IS",
-}
+    "image_score": "IS"}
 ALARMS = 0.01  # share of calibration runs of each kind that may lie above a threshold
 CALIBRATION = 1000  # added to the seeds of the runs that thresholds are chosen on
 SHUFFLES = 5
@@ -116,8 +114,7 @@ def _detected(study: Study, own: pd.DataFrame, kind: str, score: str, limit: flo
     return {
         "auc": _area(study, own, score),
         "first": study.interval((place == 1).to_numpy(float), names),
-        "found": study.interval((plants[score][mine] > limit).to_numpy(float), names),
-    }
+        "found": study.interval((plants[score][mine] > limit).to_numpy(float), names)}
 
 
 @stored(models="models", keys=KEYS)

@@ -33,8 +33,7 @@ def agreement_icc(values: np.ndarray) -> np.ndarray:
     if values.ndim < 2 or min(values.shape[-2:]) < 2:
         raise SingError(
             f"An intraclass correlation needs at least 2 objects and 2 measurements of each; got "
-            f"{values.shape}. Refit more translators, or show more pictures."
-        )
+            f"{values.shape}. Refit more translators, or show more pictures.")
     x = values - values.mean((-2, -1), keepdims=True)
     return _icc(values.shape[-2], x.sum(-2), (x.sum(-1) ** 2).sum(-1), (x**2).sum((-2, -1)))
 
@@ -88,8 +87,7 @@ def translator_spread(study: Study, model: str) -> pd.DataFrame:
     if study.config.redeals < 2:
         raise SingError(
             f"A spread needs at least 2 deals of the subjects; the profile has redeals "
-            f"{study.config.redeals}."
-        )
+            f"{study.config.redeals}.")
     counted = scored(study, model)
     rows = study.rows(counted["picture"])
     f = study.features(model)[rows]
@@ -134,8 +132,7 @@ def _agreement(study: Study, values: np.ndarray, clusters: Sequence, over: str) 
     x = values.reshape(n, -1, 2 if over == HALVES else values.shape[1])  # (n, groups, k)
     x = x - x.mean((0, 2), keepdims=True)
     # Mean squares follow from sums over objects: a sample of clusters adds up those of clusters.
-    rows = np.column_stack(
-        [np.ones(n), x.reshape(n, -1), x.sum(-1) ** 2, (x**2).sum(-1)])
+    rows = np.column_stack([np.ones(n), x.reshape(n, -1), x.sum(-1) ** 2, (x**2).sum(-1)])
     sums = pd.DataFrame(rows).groupby(np.asarray(clusters)).sum().to_numpy()
     ends = np.cumsum([1, values.shape[1], x.shape[1]])
 
@@ -146,5 +143,4 @@ def _agreement(study: Study, values: np.ndarray, clusters: Sequence, over: str) 
 
     return study.interval(sums, np.arange(len(sums)), statistic, of_means=True) | {
         "spread": float(np.sqrt(x.var(-1, ddof=1).mean())),
-        "between": float(values.mean(1).std(ddof=1)),
-    }
+        "between": float(values.mean(1).std(ddof=1))}

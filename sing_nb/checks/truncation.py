@@ -42,8 +42,7 @@ def truncated_heads(study: Study, ranks: Sequence[int] = RANKS) -> pd.DataFrame:
         if not lower:
             raise SingError(
                 f"None of the ranks {', '.join(map(str, ranks))} is below that of {model}'s head, "
-                f"which is {whole.rank}: nothing is cut. Take smaller ones."
-            )
+                f"which is {whole.rank}: nothing is cut. Take smaller ones.")
         heads = [whole.truncated(rank) for rank in [whole.rank, *lower]]
         tables += [_one_head(study, model, spaces) for spaces in heads if spaces.null_dim]
     return pd.concat(tables, ignore_index=True)
@@ -78,8 +77,7 @@ def _one_head(study: Study, model: str, spaces: HeadSpaces) -> pd.DataFrame:
         model=model, title=study.title(model), rank=spaces.rank, null_dim=spaces.null_dim,
         null_share=float(np.median(spaces.null_share(f))),
         accuracy=float((winner == truth)[truth >= 0].mean()) if (truth >= 0).any() else np.nan,
-        agreement=float((winner == clf.logits(f).argmax(1).numpy()).mean()),
-    )
+        agreement=float((winner == clf.logits(f).argmax(1).numpy()).mean()))
 
 
 def _three_sizes(medians: np.ndarray) -> np.ndarray:
@@ -117,8 +115,7 @@ def removal_curves(study: Study) -> pd.DataFrame:
     return pd.DataFrame([
         points[who][size] | {"kind": REMOVED[kind], "quantity": MEASURES[measure]}
         | {end: float(ends[end][kind, who, measure, size]) for end in ENDS}
-        for kind, who, measure, size in np.ndindex(ends["value"].shape)
-    ])
+        for kind, who, measure, size in np.ndindex(ends["value"].shape)])
 
 
 def _weakest(study: Study, model: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -209,8 +206,7 @@ def _paper_sizes(study: Study, model: str) -> pd.DataFrame:
             {"by": by, "null_dim": null_dim, "features": features, "removed": k,
              "models": ", ".join(known[name]["title"] for name in names),
              "names": ", ".join(names)}
-            for by, k in same.items() if 0 < k < m
-        ]
+            for by, k in same.items() if 0 < k < m]
     score, control = _removals(study, model, frame, [point["removed"] for point in points])
     smallest = [next(i for i, one in enumerate(points) if one["by"] == point["by"])
                 for point in points]
@@ -219,15 +215,13 @@ def _paper_sizes(study: Study, model: str) -> pd.DataFrame:
         kinds = _kinds(score, control)
         return np.stack([kinds, kinds - kinds[..., smallest]], axis=1)
 
-    ends = study.excess(
-        score, control, scored(study, model)["subject"], statistic, of_medians=True)
+    ends = study.excess(score, control, scored(study, model)["subject"], statistic, of_medians=True)
     gaps = dict(zip(ENDS, ("gap", "gap_low", "gap_high")))
     table = pd.DataFrame([
         {"model": model, "title": study.title(model), **points[size], "kind": REMOVED[kind],
          "quantity": MEASURES[measure]}
         | {end: float(ends[end][0, kind, measure, size]) for end in ENDS}
         | {gap: float(ends[end][1, kind, measure, size]) for end, gap in gaps.items()}
-        for kind, measure, size in np.ndindex(ends["value"].shape[1:])
-    ])
+        for kind, measure, size in np.ndindex(ends["value"].shape[1:])])
     places = table.groupby(["by", "kind", "quantity"])["value"].rank(ascending=False, method="min")
     return table.assign(place=places.astype(int))

@@ -21,15 +21,13 @@ def check_real(x: torch.Tensor, what: str, *, whole: bool = False) -> None:
     if not isinstance(x, torch.Tensor):
         raise SingError(
             f"The {what} must be a torch tensor; got {type(x).__name__}. torch.as_tensor makes one "
-            f"of a list or a NumPy array."
-        )
+            f"of a list or a NumPy array.")
     real = x.is_floating_point() or (whole and x.dtype != torch.bool and not x.is_complex())
     if x.is_meta or x.is_quantized or x.layout != torch.strided or not real:
         raise SingError(
             f"The {what} are {x.dtype}, {x.layout}, on the device {x.device}; expected real "
             f"numbers of a floating type, such as float32, on a device that holds them: .float(), "
-            f".real, .to_dense() or .dequantize() makes them."
-        )
+            f".real, .to_dense() or .dequantize() makes them.")
 
 
 def exact(x: torch.Tensor, what: str) -> torch.Tensor:
@@ -68,8 +66,7 @@ def angle(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         raise SingError(
             f"angle needs vectors of one length, as many on both sides, or one; got "
             f"{tuple(a.shape)} and {tuple(b.shape)}. Translate features before comparing them with "
-            f"embeddings; pairwise_angle compares each with each."
-        )
+            f"embeddings; pairwise_angle compares each with each.")
     u, v = (normalize(x, dim=-1, eps=0) for x in (a, b))
     return torch.rad2deg(2 * torch.atan2((u - v).norm(dim=-1), (u + v).norm(dim=-1)))
 
@@ -80,8 +77,7 @@ def pairwise_angle(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
         raise SingError(
             f"All pairs need two matrices of one width, (n, d) and (p, d); got {tuple(a.shape)} "
-            f"and {tuple(b.shape)}. Translate features before comparing them with embeddings."
-        )
+            f"and {tuple(b.shape)}. Translate features before comparing them with embeddings.")
     cosine = normalize(a, dim=-1, eps=0) @ normalize(b, dim=-1, eps=0).T
     return torch.rad2deg(cosine.clamp(-1, 1).arccos())
 
@@ -123,8 +119,7 @@ def attribute_score(
     if paired is None and text.ndim > 1 and len(text) > 1:
         raise SingError(
             f"Several texts, {tuple(text.shape)}, can be meant in two ways: say paired=True for "
-            f"one text a picture, or paired=False for every text with every picture."
-        )
+            f"one text a picture, or paired=False for every text with every picture.")
     return angle(z, text) - angle(z_tilde, text)
 
 

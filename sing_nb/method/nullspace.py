@@ -60,8 +60,7 @@ class HeadSpaces:
         if rtol is not None and not (isinstance(rtol, (int, float)) and 0 <= rtol < 1):
             raise SingError(
                 f"The tolerance is a share of the largest singular value, from 0 to less than 1, "
-                f"or None for that of the rounding; got {rtol!r}."
-            )
+                f"or None for that of the rounding; got {rtol!r}.")
         return cls._split(_checked(weight), _rounding(weight) if rtol is None else rtol)
 
     @classmethod
@@ -78,8 +77,7 @@ class HeadSpaces:
         if rank == 0:
             raise SingError(
                 "The head's weight is zero: every feature gives the same logits, and every "
-                "direction is null. Train the head, or load its weights."
-            )
+                "direction is null. Train the head, or load its weights.")
         return cls.from_svd(values, right, rank, tolerance, len(matrix))
 
     @classmethod
@@ -107,8 +105,7 @@ class HeadSpaces:
         if not 0 < energy < 1:
             raise SingError(
                 f"The energy of a near-null space is a share between 0 and 1, for example 0.01; "
-                f"got {energy}."
-            )
+                f"got {energy}.")
         # What is given up when the first 0, 1, ... directions are read. A share that is met exactly
         # must not be missed by rounding.
         beyond = self.singular_values[: self.rank].square().flip(0).cumsum(0).flip(0)
@@ -163,8 +160,7 @@ class HeadSpaces:
         if not f.ndim or f.shape[-1] != self.features:
             raise SingError(
                 f"This head reads {self.features} features; got {tuple(f.shape)}. Use features of "
-                f"the same classifier."
-            )
+                f"the same classifier.")
         if not self.null_dim:
             return f.clone(), torch.zeros_like(f)
         principal = (f @ self.principal_basis) @ self.principal_basis.T
@@ -177,8 +173,7 @@ def _checked(weight: torch.Tensor) -> torch.Tensor:
     if matrix.ndim != 2 or not matrix.numel():
         raise SingError(
             f"A head's weight has the shape (classes, features), with at least one of each; got "
-            f"{tuple(matrix.shape)}. Flatten a 1 x 1 convolution with weight.flatten(1)."
-        )
+            f"{tuple(matrix.shape)}. Flatten a 1 x 1 convolution with weight.flatten(1).")
     if not torch.isfinite(matrix).all():
         raise SingError("The head's weight holds NaN or infinite values; load it again.")
     return matrix

@@ -120,8 +120,7 @@ def principal_first(
         if None in parts:
             raise SingError(
                 f"Residuals are cross-fitted among the folds that are not held out, and of {count} "
-                f"folds too few are left. Take at least 3: folds=3."
-            )
+                f"folds too few are left. Take at least 3: folds=3.")
         path = _sum(parts).path()
         if gain is not None and gain.max() <= 0:
             d, m = folds[0].d, folds[0].m

@@ -182,8 +182,7 @@ def steer_all(
     if texts.ndim != 2 or texts.shape[1] != len(translator.weight):
         raise SingError(
             f"steer_all needs prompts of shape (p, {len(translator.weight)}), as wide as the "
-            f"translator's embeddings; got {tuple(texts.shape)}. Encode them by encode_text."
-        )
+            f"translator's embeddings; got {tuple(texts.shape)}. Encode them by encode_text.")
     # With A = W P (the translator's weight in the null space), B = A A^T and w = t - (u.t) u, a
     # unit push turns z by B w / sqrt(w.B w): all happens in the joint space.
     seen = _seen(translator, spaces)
@@ -221,6 +220,5 @@ def _seen(translator: Translator, spaces: HeadSpaces) -> torch.Tensor:
         raise SingError(
             f"This head has rank {spaces.rank} for {spaces.features} features: its null space is "
             f"empty, so no direction leaves the logits unchanged. Choose a classifier with fewer "
-            f"classes than features."
-        )
+            f"classes than features.")
     return spaces.null(exact(translator.weight, "weights"))

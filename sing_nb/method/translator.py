@@ -54,8 +54,7 @@ class Translator:
         if not v.ndim or v.shape[-1] != self.weight.shape[1]:
             raise SingError(
                 f"This translator reads {self.weight.shape[1]} features; got {tuple(v.shape)}. "
-                f"It was fitted for {self.card.get('model', 'another classifier')}."
-            )
+                f"It was fitted for {self.card.get('model', 'another classifier')}.")
         return v @ self.weight.to(v).T
 
     def save(self, path: str | Path) -> Path:
@@ -71,8 +70,7 @@ class Translator:
         if len(weight) != 2 or shapes != {"weight": weight, "bias": weight[:1]}:
             raise SingError(
                 f"{path} is not a translator: it holds {shapes}; expected a weight (d, m) and a "
-                f"bias (d,). Fit one with RidgeFitter."
-            )
+                f"bias (d,). Fit one with RidgeFitter.")
         return cls(held["weight"], held["bias"], card)
 
 
@@ -107,8 +105,7 @@ class RidgeFitter:
         if not all(isinstance(width, (int, np.integer)) and width > 0 for width in (m, d)):
             raise SingError(
                 f"The widths of features and embeddings are whole numbers from 1; got {m!r} and "
-                f"{d!r}."
-            )
+                f"{d!r}.")
         self.m, self.d, self.n = m, d, 0
         self.feature_mean, self.target_mean, self.gram, self.cross, self.energy = (
             torch.zeros(size, dtype=torch.float64) for size in (m, d, (m, m), (m, d), d))
@@ -122,8 +119,7 @@ class RidgeFitter:
         if shapes != ((count, self.m), (count, self.d)):
             raise SingError(
                 f"Expected features (n, {self.m}) and targets (n, {self.d}); got "
-                f"{shapes[0]} and {shapes[1]}."
-            )
+                f"{shapes[0]} and {shapes[1]}.")
         size = max(1, BLOCK // (self.m + self.d))
         blocks = list(zip(features.detach().split(size), targets.detach().split(size)))
         if not all(torch.isfinite(part).all() for block in blocks for part in block):
@@ -150,8 +146,7 @@ class RidgeFitter:
     def _combine(self, other: RidgeFitter, sign: int) -> RidgeFitter:
         if (self.m, self.d) != (other.m, other.d):
             raise SingError(
-                f"Fitters of different widths: ({self.m}, {self.d}) and ({other.m}, {other.d})."
-            )
+                f"Fitters of different widths: ({self.m}, {self.d}) and ({other.m}, {other.d}).")
         if not other.n:
             return self
         n, total = sign * other.n, self.n + sign * other.n
@@ -188,8 +183,7 @@ class RidgeFitter:
         if not 0 < k < self.m or len(weight) != self.d:
             raise SingError(
                 f"Residuals need a map of some of the {self.m} features to {self.d} targets, so "
-                f"that others are left; got {tuple(weight.shape)}."
-            )
+                f"that others are left; got {tuple(weight.shape)}.")
         found = self.part(slice(k, None))
         found.target_mean -= weight @ self.feature_mean[:k] + bias
         found.cross -= self.gram[k:, :k] @ weight.T
@@ -232,8 +226,7 @@ class RidgeFitter:
         if not self.gram.isfinite().all():
             raise SingError(
                 "The features are so large that their squares are infinite in float64. Divide them "
-                "by a common factor, such as their mean length."
-            )
+                "by a common factor, such as their mean length.")
 
     def save(self, path: str | Path) -> Path:
         """Write the sums as one safetensors file, atomically; load and merge them anywhere."""

@@ -16,9 +16,7 @@ from .heads import find_layers
 
 __all__ = ["load_checkpoint"]
 
-_SETTINGS = (
-    "input_size", "img_size", "mean", "std", "crop_pct", "crop_mode", "interpolation",
-)
+_SETTINGS = ("input_size", "img_size", "mean", "std", "crop_pct", "crop_mode", "interpolation")
 State = Mapping[str, torch.Tensor]
 
 
@@ -39,8 +37,7 @@ def load_checkpoint(
         raise SingError(
             f"{name}: {path.name} holds no head: {key} is missing among {len(tensors)} tensors "
             f"({', '.join(list(tensors)[-4:])}). Expected a state dict of the whole classifier in "
-            f"the names of the library."
-        )
+            f"the names of the library.")
     prefix = max(whole or prefixes, key=lambda one: ("ema" in one.lower(), -len(one)))
     state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     model = make(num_classes=len(state[key]))
@@ -48,13 +45,11 @@ def load_checkpoint(
     if wrong := _misfit(state, own):
         raise SingError(
             f"{name}: {path.name} does not fit the architecture: {wrong}. Name the architecture "
-            f"that these weights were saved from, and save them before they are quantised."
-        )
+            f"that these weights were saved from, and save them before they are quantised.")
     model.load_state_dict({k: v for k, v in state.items() if k in own})
     left = dict.fromkeys(
         next((one for one in prefixes if one and k.startswith(one)), k.split(".")[0]) + "*"
-        for k in tensors if not (k.startswith(prefix) and k.removeprefix(prefix) in own)
-    )
+        for k in tensors if not (k.startswith(prefix) and k.removeprefix(prefix) in own))
     taken = f"{prefix}*" if prefix else "of the architecture's own names"
     notes = [f"Of {path.name} the weights {taken} were taken; left out: {', '.join(left)}."]
     said = checkpoint.get("args")
@@ -120,11 +115,8 @@ def _misfit(state: State, own: State) -> str:
         "unknown to it": [key for key in have if key not in want and key.split(".")[0] in tops],
         "of another shape": [
             f"{key} {have[key]} for {shape}" for key, shape in want.items()
-            if have.get(key, shape) != shape
-        ],
+            if have.get(key, shape) != shape],
         "not of a floating type": [
             f"{key} {state[key].dtype}" for key in want
-            if key in have and own[key].is_floating_point() != state[key].is_floating_point()
-        ],
-    }
+            if key in have and own[key].is_floating_point() != state[key].is_floating_point()]}
     return ", ".join(f"{len(keys)} {what} ({keys[0]})" for what, keys in wrong.items() if keys)

@@ -71,8 +71,7 @@ class Classifier:
         if transform is not None and not callable(transform):
             raise SingError(
                 f"{name}: the transform is {type(transform).__name__}; expected a function from a "
-                f"PIL picture to a tensor (3, h, w), or None."
-            )
+                f"PIL picture to a tensor (3, h, w), or None.")
         self.module = module.eval().requires_grad_(False)
         self.name = self.title = name
         self.transform = transform
@@ -82,15 +81,13 @@ class Classifier:
         if not all(part.isfinite().all() for part in numbers):
             raise SingError(
                 f"{name}: the last linear layer {tuple(self.head.weight.shape)} holds NaN or "
-                f"infinite numbers. Training may have diverged, or the file is damaged."
-            )
+                f"infinite numbers. Training may have diverged, or the file is damaged.")
         self._one_logit = len(self.head.weight) == 1
         if self._one_logit:
             self.head = Head(*(None if p is None else torch.cat([-p, p]) / 2 for p in self.head))
             self.notes.append(
                 "Its one logit is read as two classes by its sign: the first of the names below "
-                "0, the second above."
-            )
+                "0, the second above.")
         self.class_names = self.checked_names(class_names)
         self.layers = list(layers)
         self._step: str | None = None  # what follows the head: "" for nothing, None before a run
@@ -185,8 +182,7 @@ class Classifier:
             if (self.run(other)[0].float() - truth).norm() > STEADY * truth.norm():
                 raise SingError(
                     f"{self.name}: {why}. What it says of a picture has to be the same each time; "
-                    f"take that out, or give it a fixed seed or state in evaluation mode."
-                )
+                    f"take that out, or give it a fixed seed or state in evaluation mode.")
 
     def traced(self, example: torch.Tensor) -> Callable[[torch.Tensor], tuple]:
         """:meth:`run` with batch norms folded, twice as fast on a CPU, if features stay the same.
@@ -204,8 +200,7 @@ class Classifier:
                 frozen = torch.jit.freeze(traced)
                 same = all(
                     (frozen(example[:n])[0] - features[:n]).norm() < 1e-4 * features[:n].norm()
-                    for n in (len(example), 1)
-                )
+                    for n in (len(example), 1))
         except (RuntimeError, TypeError, ValueError, AttributeError):
             same = False  # torch.jit cannot follow it
         return torch.inference_mode()(frozen.forward) if same else self.run
@@ -218,8 +213,7 @@ class Classifier:
         if not listed or not all(isinstance(one, str) and one.strip() for one in listed):
             raise SingError(
                 f"{self.name}: class names are a list of texts, none of them empty; got "
-                f"{names!r:.80}."
-            )
+                f"{names!r:.80}.")
         listed = [" ".join(one.split()) for one in listed]
         if self._one_logit and len(listed) == 1:
             listed = [f"not {listed[0]}", *listed]
@@ -227,8 +221,7 @@ class Classifier:
             raise SingError(
                 f"{self.name}: {len(listed)} class names for {len(self.head.weight)} "
                 f"{'classes of one logit' if self._one_logit else 'logits'}; give one name per "
-                f"class, in the order of the head's rows."
-            )
+                f"class, in the order of the head's rows.")
         return listed
 
     def _check(self, x: torch.Tensor, inputs: Inputs, output: object) -> None:
@@ -236,22 +229,19 @@ class Classifier:
         if not isinstance(output, torch.Tensor):
             raise SingError(
                 f"{self.name} returns {type(output).__name__}, not logits; wrap a module that "
-                f"returns a tensor (n, classes) or an object with .logits."
-            )
+                f"returns a tensor (n, classes) or an object with .logits.")
         found = " and ".join(str(tuple(layer.weight.shape[:2])) for layer in self.layers)
         if not all(map(heads.is_read_once, self.layers, inputs, [len(x)] * len(inputs))):
             shapes = [tuple(part.shape) for parts in inputs for part in parts]
             raise SingError(
                 f"{self.name}: the layer found {found} is not applied once to one row of features "
                 f"per picture: of {len(x)} pictures it reads {shapes or 'nothing, it is not used'}."
-                f" {self._advice(x)}"
-            )
+                f" {self._advice(x)}")
         features = heads.read_features(self.layers, inputs)
         if not torch.isfinite(features).all():
             raise SingError(
                 f"{self.name} gives NaN or infinite features; look at the model's weights and at "
-                f"the pictures, which should be transformed with its own transform."
-            )
+                f"the pictures, which should be transformed with its own transform.")
         made = self.logits(features)
         # A model rounds its logits to its own dtype, up to a few steps of it.
         tolerance = max(1e-4, 4 * torch.finfo(self.dtype).eps)
@@ -261,15 +251,13 @@ class Classifier:
                 f"{self.name}: W f + b of the layer found {found} is not the output "
                 f"{tuple(output.shape)} of this model, nor its mean over positions or tokens, nor "
                 f"does a softmax, sigmoid or temperature lead from it to the output. "
-                f"{self._advice(x)}"
-            )
+                f"{self._advice(x)}")
         name, scale = step
         if scale != 1:
             self.head = Head(*(None if p is None else heads.upcast(p) * scale for p in self.head))
             self.notes.append(
                 f"Behind its head logits are multiplied by {scale:.4g}, which is counted as part "
-                f"of the head."
-            )
+                f"of the head.")
         if name and self._step is None:
             self.notes.append(f"A {name} follows its head; logits are what comes before it.")
         self._step = name
@@ -287,8 +275,7 @@ class Classifier:
                     return (
                         f"Its logits are made by {name} {tuple(layer.weight.shape[:2])}: name it, "
                         f"sing.wrap_classifier(module, head={name!r}), which the factory of "
-                        f"--model file.py:factory may return."
-                    )
+                        f"--model file.py:factory may return.")
         return "Wrap a model whose last step is one linear layer, and which returns its logits."
 
 
@@ -344,8 +331,7 @@ def wrap_classifier(
         raise SingError(
             f"{name}: expected a torch.nn.Module that runs as Python; got {what}. Of a class make "
             f"an object; of a state dict the architecture, then load_state_dict; of TorchScript "
-            f"the same, with load_state_dict(script.state_dict()), for hooks do not reach into it."
-        )
+            f"the same, with load_state_dict(script.state_dict()), for hooks do not reach into it.")
     if head is None:
         layers = heads.find_layers(module, name)
     else:
@@ -354,6 +340,5 @@ def wrap_classifier(
         if not layers:
             raise SingError(
                 f"{name}: head={head if isinstance(head, str) else type(head).__name__!r} is no "
-                f"linear layer of this module; its last ones are {', '.join([*named][-5:])}."
-            )
+                f"linear layer of this module; its last ones are {', '.join([*named][-5:])}.")
     return Classifier(module, layers, name=name, transform=transform, class_names=class_names)

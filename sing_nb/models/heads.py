@@ -13,8 +13,7 @@ from ..errors import SingError
 
 __all__ = [
     "Head", "find_layers", "is_head", "is_read_once", "joined", "last_step", "read_features",
-    "upcast", "watched",
-]
+    "upcast", "watched"]
 
 Inputs = list[list[torch.Tensor]]  # of each layer that is watched, one tensor per call
 
@@ -42,8 +41,7 @@ def find_layers(module: nn.Module, name: str) -> list[nn.Module]:
         raise SingError(
             f"{name}: no linear head found (got {type(found).__name__}). A null space of the head "
             f"needs a Linear or 1 x 1 convolution as the last layer. For a backbone choose a "
-            f"variant with a classifier, or add a head; give a quantised model as it was before."
-        )
+            f"variant with a classifier, or add a head; give a quantised model as it was before.")
     if len({layer.weight.shape[0] for layer in layers}) > 1:
         raise SingError(f"{name}: its two heads have different numbers of classes.")
     return layers
@@ -58,8 +56,7 @@ def _last_layer(part: object) -> nn.Module | None:
 def is_head(layer: nn.Module) -> bool:
     return isinstance(layer, nn.Linear) or (
         isinstance(layer, nn.Conv2d) and layer.kernel_size == layer.stride == (1, 1)
-        and layer.groups == 1 and layer.padding in ((0, 0), "valid", "same")
-    )
+        and layer.groups == 1 and layer.padding in ((0, 0), "valid", "same"))
 
 
 def is_read_once(layer: nn.Module, parts: list[torch.Tensor], n: int) -> bool:
@@ -92,10 +89,8 @@ def watched(
     hooks = [
         layer.register_forward_pre_hook(
             lambda _, args, kwargs, into=into: into.append([*args, *kwargs.values()][0]),
-            with_kwargs=True,
-        )
-        for layer, into in zip(layers, inputs)
-    ]
+            with_kwargs=True)
+        for layer, into in zip(layers, inputs)]
     try:
         output = module(x)
     finally:

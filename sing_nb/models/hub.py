@@ -26,8 +26,7 @@ def hub_caches() -> dict[str, Path]:
 
     return {
         "huggingface_hub": Path(constants.HF_HUB_CACHE),
-        "torch": Path(torch.hub.get_dir()) / "checkpoints",
-    }
+        "torch": Path(torch.hub.get_dir()) / "checkpoints"}
 
 
 def hub_reachable(url: str | None = None) -> bool:

@@ -23,9 +23,7 @@ from .load import load_classifier
 from .prompts import prompt
 from .texts import SentenceEncoder, Texts
 
-__all__ = [
-    "ConseSpace", "OpenClipSpace", "joint_spaces", "load_joint_space", "weights_key",
-]
+__all__ = ["ConseSpace", "OpenClipSpace", "joint_spaces", "load_joint_space", "weights_key"]
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 
@@ -41,8 +39,7 @@ def weights_key(modules: Mapping[str, nn.Module]) -> str:
     states = {name: module.state_dict() for name, module in modules.items()}
     return content_key(*(
         part for name, state in states.items() for key, weight in state.items()
-        for part in (name, key, weight)
-    ))
+        for part in (name, key, weight)))
 
 
 class ConseSpace:
@@ -60,8 +57,7 @@ class ConseSpace:
         if not 0 < top < classes or (temperature is not None and not temperature > 0):
             raise SingError(
                 f"top must lie between 1 and {classes - 1}, one less than the tower's classes, and "
-                f"a temperature above 0; got {top=}, {temperature=}."
-            )
+                f"a temperature above 0; got {top=}, {temperature=}.")
         self.tower, self.encoder, self.top, self.temperature = tower, encoder, top, temperature
         raw = encoder([prompt(name) for name in tower.class_names])
         self._centre = raw.mean(0)
@@ -72,16 +68,14 @@ class ConseSpace:
             f"The word space of this run is ConSE (Norouzi et al., 2014). It stands in for CLIP, "
             f"whose weights lie on a model hub: {tower.title} looks at a picture, and its class "
             f"probabilities speak through sentence embeddings of the class names. It knows "
-            f"{classes:,} classes and no more. Angles here cannot be compared with angles in CLIP."
-        )
+            f"{classes:,} classes and no more. Angles here cannot be compared with angles in CLIP.")
 
     def encode_logits(self, logits: torch.Tensor) -> torch.Tensor:
         """Unit embeddings (n, d) of pictures from the tower's logits (n, c)."""
         if logits.shape[-1] != len(self._classes):
             raise SingError(
                 f"The tower {self.tower.name} has {len(self._classes)} logits; got "
-                f"{tuple(logits.shape)}."
-            )
+                f"{tuple(logits.shape)}.")
         logits = logits.double()
         if self.temperature is not None:
             weights = torch.softmax(logits / self.temperature, dim=-1)
@@ -123,8 +117,7 @@ class OpenClipSpace:
             try:
                 # This function never falls back to random weights.
                 module, transform = open_clip.create_model_from_pretrained(
-                    identifier, pretrained=None if whole else place, precision="fp32", device="cpu"
-                )
+                    identifier, pretrained=None if whole else place, precision="fp32", device="cpu")
                 config = open_clip.get_model_config(identifier)
                 return module, transform, open_clip.get_tokenizer(identifier), config
             finally:
@@ -171,8 +164,7 @@ class OpenClipSpace:
     def _run(self, encode: Callable, batch: torch.Tensor) -> torch.Tensor:
         device = next(self.module.parameters()).device
         mixed = nullcontext() if self.precision == "float32" else torch.autocast(
-            device.type, dtype=getattr(torch, self.precision)
-        )
+            device.type, dtype=getattr(torch, self.precision))
         with mixed:
             return encode(batch.to(device)).float().cpu()
 
@@ -209,8 +201,7 @@ def _check_name(architecture: str, tag: str) -> None:
         raise SingError(
             f"The weights {tag} were trained {'with' if quick else 'without'} QuickGELU, unlike "
             f"the model {architecture}. "
-            + (f"Take open_clip/{other}:{tag}." if other in models else "Take other weights.")
-        )
+            + (f"Take open_clip/{other}:{tag}." if other in models else "Take other weights."))
 
 
 def load_joint_space(
@@ -263,9 +254,7 @@ def load_joint_space(
         return ConseSpace(load_classifier(tower), SentenceEncoder(cache), top, temperature)
     if name.startswith("open_clip/") and ":" in name:
         return OpenClipSpace(
-            name.removeprefix("open_clip/"), device=device, precision=precision, cache=cache
-        )
+            name.removeprefix("open_clip/"), device=device, precision=precision, cache=cache)
     raise SingError(
         f"Unknown joint space {name!r}; expected 'conse' or 'open_clip/<model>:<tag>', for "
-        f"example {' or '.join(key for key in joint_spaces() if key != 'conse')}."
-    )
+        f"example {' or '.join(key for key in joint_spaces() if key != 'conse')}.")

@@ -74,9 +74,7 @@ def lazily(name: str, path: Path, origin: str, build: Callable[[], Classifier]) 
     return LazyClassifier(name, head, origin, build, **about)
 
 
-def keep_classifier(
-    classifier: Classifier, path: Path, key: str, pictures: Iterable[str]
-) -> str:
+def keep_classifier(classifier: Classifier, path: Path, key: str, pictures: Iterable[str]) -> str:
     """Keep what others need of a classifier whose features of some pictures are known, by `key`."""
     known = {content_key("\n".join(pictures)): key}
     about = {"own_name": classifier.name, "title": classifier.title, "known": known}
@@ -90,15 +88,13 @@ def read_classifier(name: str, file: str) -> LazyClassifier:
     if "known" not in about:
         raise SingError(
             f"{name}: {path.absolute()} is missing, damaged, or not what keep_classifier writes. "
-            f"Run the report again from the process that has the classifier."
-        )
+            f"Run the report again from the process that has the classifier.")
 
     def build() -> Classifier:
         raise SingError(
             f"The network of {about['title']} stayed with the process that it was made in, and "
             f"its pictures, settings or features changed since. Run the report again from there, "
-            f"or give the classifier as a file (file.py:factory, timm/<architecture>:<file>)."
-        )
+            f"or give the classifier as a file (file.py:factory, timm/<architecture>:<file>).")
 
     return LazyClassifier(name, head, content_key(about["known"]), build, **about)
 
@@ -112,8 +108,7 @@ def with_head(
     if weight.ndim != 2 or weight.shape[1] != m or not len(weight):
         raise SingError(
             f"{name}: a head of the shape {tuple(weight.shape)} does not read the {m} features of "
-            f"{base.name}; expected (classes, {m})."
-        )
+            f"{base.name}; expected (classes, {m}).")
 
     def build() -> Classifier:
         if len(base.layers) != 1:

@@ -117,8 +117,7 @@ def load_classifier(name: str) -> Classifier:
     if not isinstance(name, str):
         raise SingError(
             f"A classifier's name is a text; got {type(name).__name__}. A module of your own is "
-            f"wrapped by wrap_classifier."
-        )
+            f"wrapped by wrap_classifier.")
     source, ident, weights = name_parts(name)
     path = Path(weights or name).expanduser()
     if source == "torchscript" or path.suffix in _NO_TORCH:
@@ -127,8 +126,7 @@ def load_classifier(name: str) -> Classifier:
             f"features are read inside a network of Python modules of torch. What works: its "
             f"weights in the architecture of a library, timm/<architecture>:weights.pt (of "
             f"TorchScript they are torch.jit.load(file).state_dict()), or code that builds it as a "
-            f"torch.nn.Module, mine.py:build (of ONNX onnx2torch.convert makes one)."
-        )
+            f"torch.nn.Module, mine.py:build (of ONNX onnx2torch.convert makes one).")
     if source == "kept":
         return read_classifier(name, weights)
     if source == "factory" and (
@@ -174,15 +172,13 @@ def _unknown(name: str) -> str:
         f"Unknown classifier {name!r}{'; did you mean ' if near else ''}{' or '.join(near)}. Known "
         f"short names: {', '.join(known)}; or use timm/<name>, torchvision/<name>:<weights>, "
         f"transformers/<id>, timm/<architecture>:<file>, or <file>.py:<factory> for code of your "
-        f"own; in Python wrap_classifier."
-    )
+        f"own; in Python wrap_classifier.")
 
 
 def _is_file(ident: str, weights: str) -> bool:
     return (
         bool(weights) and ident != "hf-hub"
-        and not weights.startswith("package:") and not _MEMBER.fullmatch(weights)
-    )
+        and not weights.startswith("package:") and not _MEMBER.fullmatch(weights))
 
 
 def _weights_file(ident: str, weights: str) -> Path | None:
@@ -251,8 +247,7 @@ def _transform(model: nn.Module, said: dict[str, object]) -> tuple[Callable, str
     by = f"the file says ({', '.join(said)})" if said else "is usual for its architecture"
     return create_transform(**config, is_training=False), (
         f"Pictures are prepared as {by}: {' x '.join(map(str, config['input_size'][1:]))} pixels, "
-        f"mean {config['mean']}, deviation {config['std']}."
-    )
+        f"mean {config['mean']}, deviation {config['std']}.")
 
 
 def _check_pretrained(name: str, ident: str, architecture: str) -> None:
@@ -267,8 +262,7 @@ def _check_pretrained(name: str, ident: str, architecture: str) -> None:
         raise SingError(_nearest(
             f"{name} is a backbone without a head: no last layer, no null space of one. Take a "
             f"variant with a classifier (transformers/{model_names()['dinov2']['id']} is one)",
-            ident, [one for one in family if timm.get_pretrained_cfg(one).num_classes == 1000],
-        ))
+            ident, [one for one in family if timm.get_pretrained_cfg(one).num_classes == 1000]))
 
 
 def _nearest(what: str, name: str, known: Iterable[str]) -> str:
@@ -320,8 +314,7 @@ def _from_torchvision(name: str, ident: str, weights: str) -> Classifier:
     if weights not in options.__members__:
         raise SingError(
             f"{name}: torchvision has no such weights of {ident}; there are "
-            f"{', '.join(options.__members__)}; write torchvision/{ident}:{options.DEFAULT.name}."
-        )
+            f"{', '.join(options.__members__)}; write torchvision/{ident}:{options.DEFAULT.name}.")
     chosen = options[weights]
     model = from_hub(f"the weights of torchvision/{ident}:{weights}", partial(make, weights=chosen),
                      url=chosen.url, advice=NO_HUB)
@@ -345,8 +338,7 @@ def _from_transformers(name: str, ident: str, weights: str) -> Classifier:
             f"{name}: {folder} has no preprocessor_config.json, so that it is not known how "
             f"pictures are prepared. Save that of the model it was trained from beside it: "
             f"transformers.AutoImageProcessor.from_pretrained('<model id>')"
-            f".save_pretrained({str(folder)!r})"
-        )
+            f".save_pretrained({str(folder)!r})")
     model, found, processor = _local(load, name) if folder.is_dir() else from_hub(
         f"the weights of transformers/{ident}", load, advice=NO_HUB)
     fresh = sorted(found["missing_keys"]) + sorted(map(str, found["mismatched_keys"]))
@@ -354,8 +346,7 @@ def _from_transformers(name: str, ident: str, weights: str) -> Classifier:
         raise SingError(
             f"{name}: its checkpoint lacks {', '.join(fresh[:4])}, which transformers fills with "
             f"random numbers. A backbone without a head has no null space of one; choose an image "
-            f"classifier, such as transformers/{model_names()['dinov2']['id']}."
-        )
+            f"classifier, such as transformers/{model_names()['dinov2']['id']}.")
     labels = [model.config.id2label[index] for index in sorted(model.config.id2label)]
     own = None if all(label.startswith("LABEL_") for label in labels) else labels
     return _finished(model.float(), name, _Processor(processor), own)

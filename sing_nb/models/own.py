@@ -54,8 +54,7 @@ def as_classifier(
         found.class_names = list(imagenet_names()) if c == 1000 else [str(i) for i in range(c)]
         found.notes.append(f"{_NO_NAMES}: its {c:,} classes are " + (
             "taken for ImageNet's." if c == 1000 else
-            "numbered from 0. Name them with class_names (--class-names FILE)."
-        ))
+            "numbered from 0. Name them with class_names (--class-names FILE)."))
     if transform:
         found.transform = transform
     elif found.transform is None:

@@ -13,8 +13,7 @@ __all__ = ["class_aliases", "complete_prompt", "imagenet_names", "prompt"]
 
 _PICTURE = re.compile(
     r"(an?\s+|the\s+)?(\w+\s+)?(image|photo|photograph|picture|painting|drawing|sketch)s?\s+of\b",
-    re.IGNORECASE,
-)
+    re.IGNORECASE)
 
 
 def prompt(label: str) -> str:

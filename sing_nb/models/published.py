@@ -72,8 +72,7 @@ def import_translator(folder: str | Path, classifier: Classifier | None = None) 
         if card["in_dim"] != m or wanted not in (None, theirs):
             raise SingError(
                 f"The translator in {folder} is for {theirs} and reads {card['in_dim']} features; "
-                f"{classifier.name} has {m}, and the one published for it is {wanted or 'none'}."
-            )
+                f"{classifier.name} has {m}, and the one published for it is {wanted or 'none'}.")
     content = _checkpoint(folder, str(card["checkpoint_file"]))
     weight, bias = _tensors(content, folder, card["in_dim"])
     return Translator(weight.float(), bias.float(), {
@@ -82,8 +81,7 @@ def import_translator(folder: str | Path, classifier: Classifier | None = None) 
         "published_name": f"{theirs}/{card['translator_name']}",
         "architecture": card["architecture"], "backend": BACKEND,
         "targets": "CLIP ViT-L/14 image embeddings of Karlo, not normalised",
-        "sha256": hashlib.sha256(content).hexdigest(),
-    })
+        "sha256": hashlib.sha256(content).hexdigest()})
 
 
 def _translator_of(name: str) -> str | None:
@@ -108,8 +106,7 @@ def _metadata(path: Path) -> dict:
     if wrong:
         raise SingError(
             f"{path} lacks {', '.join(wrong)} or has something else there than expected: {EXPECTED}"
-            f" and any {', '.join(READ)}. Another CLIP needs another translator."
-        )
+            f" and any {', '.join(READ)}. Another CLIP needs another translator.")
     return card
 
 
@@ -122,8 +119,7 @@ def _checkpoint(folder: Path, name: str) -> bytes:
     if content.startswith(b"version https://git-lfs"):
         raise SingError(
             f"{folder} has no {name} or a pointer to it; fetch it anew, or run `git lfs pull` "
-            f"where it is from."
-        )
+            f"where it is from.")
     return content
 
 
@@ -143,6 +139,5 @@ def _tensors(content: bytes, folder: Path, m: int) -> tuple[torch.Tensor, torch.
     ):
         raise SingError(
             f"The checkpoint in {folder} holds {got}; its metadata.yaml promises a weight "
-            f"{(WIDTH, m)} and a bias {(WIDTH,)} of finite numbers. Fetch it anew."
-        )
+            f"{(WIDTH, m)} and a bias {(WIDTH,)} of finite numbers. Fetch it anew.")
     return state["weight"], state["bias"]

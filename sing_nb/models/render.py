@@ -45,8 +45,7 @@ class UnClip:
         self.pipeline, self.norm, self.seed = pipeline, norm, seed
         self.settings = {
             "decoder_num_inference_steps": decoder_steps,
-            "super_res_num_inference_steps": super_res_steps, "decoder_guidance_scale": guidance,
-        }
+            "super_res_num_inference_steps": super_res_steps, "decoder_guidance_scale": guidance}
         self.dimensions = pipeline.text_proj.config.clip_embeddings_dim
         # One bar a picture and stage would drown ours.
         pipeline.set_progress_bar_config(disable=True)
@@ -81,8 +80,7 @@ class UnClip:
             raise SingError(
                 f"unCLIP draws embeddings (n, {self.dimensions}), finite and not zero, of its own "
                 f"joint space (Karlo's is open_clip/ViT-L-14-quickgelu:openai); got "
-                f"{tuple(z.shape)} with lengths {length.flatten()[:4].tolist()} …"
-            )
+                f"{tuple(z.shape)} with lengths {length.flatten()[:4].tolist()} …")
         bar = None if progress and len(z) else True
         return tqdm(z, desc="drawing with unCLIP", unit="picture", disable=bar)
 
@@ -112,8 +110,7 @@ def embedding_length(
     chosen = paths[:: -(-len(paths) // limit) or 1]
     lengths = [
         space.encode_images(space.transform(read_picture(path))[None], normalise=False).norm()
-        for path in chosen
-    ]
+        for path in chosen]
     return float(torch.stack(lengths).median())
 
 
@@ -151,8 +148,7 @@ def load_renderer(name: str, *, device: str = "auto", **settings: object) -> UnC
     if kind != "unclip" or not source:
         raise SingError(
             f"Unknown rendering {name!r}; expected 'unclip/<repository or folder>', for example "
-            f"'unclip/{KARLO}'."
-        )
+            f"'unclip/{KARLO}'.")
     return UnClip(_load_karlo(source, run_device(device)), **settings)
 
 
@@ -201,5 +197,4 @@ def _pipeline(source: str, local: bool) -> DiffusionPipeline:
     hints = typing.get_type_hints(kind.__init__)
     return kind(**{
         part: hints[part].from_pretrained(source, subfolder=part, local_files_only=local)
-        for part in hints if part != "return"
-    })
+        for part in hints if part != "return"})

@@ -21,9 +21,7 @@ from ..method.files import read_tensors, write_tensors
 from ..progress import say
 from .fetch import say_once, write_atomic
 
-__all__ = [
-    "content_key", "keep", "keep_table", "kept", "kept_table", "opened", "read_or_none",
-]
+__all__ = ["content_key", "keep", "keep_table", "kept", "kept_table", "opened", "read_or_none"]
 
 Thing = TypeVar("Thing")
 

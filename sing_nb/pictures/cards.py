@@ -33,8 +33,7 @@ def save(
     if kind is None or path.suffix != ending:
         raise SingError(
             f"A Translator or HeadSpaces is saved as .safetensors, a table (DataFrame) as "
-            f".parquet; got a {type(thing).__name__} and {path.name!r}."
-        )
+            f".parquet; got a {type(thing).__name__} and {path.name!r}.")
     own = thing.attrs.get("card", {}) if kind == "table" else thing.card
     card = {**(card or {}), **own, "holds": kind}
     try:

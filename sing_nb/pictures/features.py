@@ -29,8 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FeatureSet", "Running", "compute_embeddings", "compute_features", "feature_key", "part_rows",
-    "run_device",
-]
+    "run_device"]
 
 Run = Callable[[torch.Tensor], Sequence[torch.Tensor]]  # pictures to one tensor per field
 SHARD = 512  # pictures of a file, and so what a killed run loses at most
@@ -61,8 +60,7 @@ def run_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device(
             "cuda" if torch.cuda.is_available()
-            else "mps" if torch.backends.mps.is_available() else "cpu"
-        )
+            else "mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
@@ -138,8 +136,7 @@ def compute_features(
     c, m = classifier.head.weight.shape
     found = _in_shards(
         classifier, table, pictures, _precise(home, running.precision), prepare,
-        {"features": m, "logits": c}, running, part, progress,
-    )
+        {"features": m, "logits": c}, running, part, progress)
     return FeatureSet(**found)
 
 
@@ -157,8 +154,7 @@ def compute_embeddings(
     home = Path(folder) / f"{slug(space.name)}-{key or feature_key(space, table)}"
     found = _in_shards(
         space, table, pictures, _precise(home, space.precision), prepare,
-        {"embeddings": space.dimensions}, running or Running(), part, progress,
-    )
+        {"embeddings": space.dimensions}, running or Running(), part, progress)
     return found["embeddings"]
 
 
@@ -183,8 +179,7 @@ def _in_shards(
         if network.transform is None:
             raise SingError(
                 f"{network.name} has no transform; give wrap_classifier the function that turns a "
-                f"PIL picture into the tensor the model reads."
-            )
+                f"PIL picture into the tensor the model reads.")
         store_pictures(table.iloc[wanted], pictures, progress=progress)
         records, device = table.to_dict("records"), run_device(running.device)
 
@@ -192,8 +187,7 @@ def _in_shards(
             # A folder's pictures may change while a run takes hours; their names would stay.
             return torch.stack([
                 network.transform(read_picture(picture_file(row, pictures), sha=picture_sha(row)))
-                for row in records[rows.start : rows.stop]
-            ])
+                for row in records[rows.start : rows.stop]])
 
         run, shared = prepare(device, batch(missing[0][:THREAD_BATCH]))
         size = min(running.batch, THREAD_BATCH) if device.type == "cpu" else running.batch
@@ -201,8 +195,7 @@ def _in_shards(
         results = _in_threads(groups, batch, run, shared, running.workers)
         bar = progress_bar(
             progress, total=len(wanted), initial=len(wanted) - sum(map(len, missing)),
-            unit="picture", desc=f"features of {network.title}",
-        )
+            unit="picture", desc=f"features of {network.title}")
         with bar, closing(results):  # closed, even where an error keeps this frame alive
             for rows in missing:
                 parts = []
@@ -216,8 +209,7 @@ def _in_shards(
                     raise SingError(
                         f"{network.name} gives NaN or infinite {name} in {running.precision} for a "
                         f"picture in rows {rows[0]} to {rows[-1]}; look at the model's weights and "
-                        f"at those pictures."
-                    )
+                        f"at those pictures.")
                 keep(files[rows], shards[rows], f"{home.name}/{files[rows].name}")
                 # Only now: who stops the work at the end of a shard has that shard.
                 bar.update(len(parts[-1][0]))

@@ -28,8 +28,7 @@ from ..progress import Progress, progress_bar, say
 
 __all__ = [
     "SOURCES", "Source", "cache_dir", "data_dir", "debian_mirrors", "fetch", "make_folder",
-    "named_folder", "read_manifest", "say_once", "slug", "write_atomic",
-]
+    "named_folder", "read_manifest", "say_once", "slug", "write_atomic"]
 
 
 @dataclass(frozen=True)
@@ -44,13 +43,10 @@ class Source:
 SOURCES = {
     "stamps": Source(
         "t/tuxpaint-stamps/tuxpaint-stamps-default_2022.06.04-1_all.deb",
-        "usr/share/tuxpaint/stamps", "stamps.csv",
-    ),
+        "usr/share/tuxpaint/stamps", "stamps.csv"),
     "clipart": Source(
         "o/openclipart/openclipart-png_0.18+dfsg-19_all.deb", "usr/share/openclipart/png",
-        "clipart.csv",
-    ),
-}
+        "clipart.csv")}
 COMPONENTS = ("main", "universe")  # of Debian, and of Ubuntu, whose builds hold the same files
 APT = Path("/etc/apt")
 
@@ -110,8 +106,7 @@ def _refused(path: Path, error: OSError) -> SingError:
     return SingError(
         f"{path} was not written ({error.strerror or error}); what lay there before is as it was. "
         f"Make room or give another folder: SING_BUILD is where results go, SING_CACHE where "
-        f"downloads do."
-    )
+        f"downloads do.")
 
 
 say_once = cache(say)
@@ -189,9 +184,7 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest() if is_real else ""
 
 
-def _fetch_anew(
-    source: Source, rows: list[dict[str, str]], home: Path, progress: Progress
-) -> None:
+def _fetch_anew(source: Source, rows: list[dict[str, str]], home: Path, progress: Progress) -> None:
     """Download and unpack beside the final place, check, then swap: a kill leaves nothing half."""
     archive = _download(source, progress)
     with tempfile.TemporaryDirectory(dir=home.parent, prefix=f".{home.name}.") as folder:
@@ -209,8 +202,7 @@ def _fetch_anew(
             raise SingError(
                 f"{len(wrong)} of {len(rows)} pictures in {archive.name} are not the ones that "
                 f"data/{source.manifest} names, for example {wrong[0]}. Name another mirror of "
-                f"Debian in SING_DEBIAN_MIRROR, or run a profile with pictures of your own."
-            )
+                f"Debian in SING_DEBIAN_MIRROR, or run a profile with pictures of your own.")
         shutil.rmtree(home, ignore_errors=True)
         os.replace(fresh, home)
 
@@ -248,8 +240,7 @@ def _download(source: Source, progress: Progress) -> Path:
         + ("; ".join(failed) or "apt is not configured here, so no mirror of Debian is known")
         + f"). Check the network and run again: what came so far is kept. Or name a mirror of "
         f"Debian, the address above its folder pool, in the variable SING_DEBIAN_MIRROR; or copy "
-        f"the folder {cache_dir()} from a machine that has it; or use pictures of your own."
-    )
+        f"the folder {cache_dir()} from a machine that has it; or use pictures of your own.")
 
 
 def _receive(address: str, partial: Path, progress: Progress) -> None:

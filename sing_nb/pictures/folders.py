@@ -51,8 +51,7 @@ def source_pictures(spec: str, **options) -> pd.DataFrame:
     if kind == "imagenet" and len(odd):
         raise SingError(
             f"{len(odd)} folders in {place} are no classes of ImageNet-1k, for example {odd[0]!r}; "
-            f"take the source folder:{place} or name the classes in a mapping file."
-        )
+            f"take the source folder:{place} or name the classes in a mapping file.")
     return table
 
 
@@ -158,8 +157,7 @@ def _split_folder(root: Path, split: str | None) -> Path:
     if split not in (None, *parts):
         raise SingError(
             f"{root} has no folder {split} with class folders (found: {', '.join(parts) or 'none'}"
-            f"); torchvision.datasets.ImageNet sorts ImageNet's validation pictures into them."
-        )
+            f"); torchvision.datasets.ImageNet sorts ImageNet's validation pictures into them.")
     beside = [path.name for path in folders if path not in parts.values()]
     if beside:
         say(printable(f"{root} is read as parts ({', '.join(parts)}); left out beside them: "
@@ -178,8 +176,7 @@ def hub_pictures(
     rows = from_hub(what, lambda: datasets.load_dataset(place, split=split or "train"))
     image, label = (
         next((column for column, found in rows.features.items() if isinstance(found, kind)), None)
-        for kind in (datasets.Image, datasets.ClassLabel)
-    )
+        for kind in (datasets.Image, datasets.ClassLabel))
     if image is None or label is None:
         raise SingError(f"{what} needs a column of pictures and one of class labels; its columns: "
                         f"{', '.join(rows.features)}.")
@@ -265,8 +262,7 @@ def _refuse_few(named: Mapping[str, ClassName], what: str, why: list[str]) -> No
     if count < 2:
         raise SingError(
             f"{what} gives {count} classes with pictures ({', '.join(named) or 'none'}), and a "
-            f"study compares classes: at least two are needed. {LAYOUTS} {' '.join(why[:3])}"
-        )
+            f"study compares classes: at least two are needed. {LAYOUTS} {' '.join(why[:3])}")
 
 
 def _row(one: ClassName, path: str, sha: str) -> dict:
@@ -276,8 +272,7 @@ def _row(one: ClassName, path: str, sha: str) -> dict:
         "picture": picture, "source": "folder", "path": path, "subject": one.subject or picture,
         "label": one.label, "class_index": one.index, "view": 0, "background": "",
         **dict.fromkeys(("hue", "saturation", "lightness", "scale", "x", "y"), np.nan),
-        "flip": False,
-    }
+        "flip": False}
 
 
 def _imagenette() -> Path:

@@ -31,8 +31,7 @@ from .fetch import SOURCES, fetch, make_folder, read_manifest, write_atomic
 __all__ = [
     "BACKGROUNDS", "PHOTO_SOURCES", "SCORED", "SIDE", "clipart", "decoded", "open_picture",
     "photos", "picture_file", "picture_sha", "picture_table", "read_picture", "render_view",
-    "stamp_labels", "stamps", "store_pictures", "thumbnail",
-]
+    "stamp_labels", "stamps", "store_pictures", "thumbnail"]
 
 # Of damaged EXIF, on which no pixel depends, Pillow warns without a name of the file.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
@@ -55,9 +54,7 @@ RENDERING = 1  # part of every picture's name: raise it when `render_view` draws
 # --- reading ------------------------------------------------------------------------------------
 
 
-def open_picture(
-    path: str | os.PathLike | io.BytesIO, *, name: str | None = None
-) -> Image.Image:
+def open_picture(path: str | os.PathLike | io.BytesIO, *, name: str | None = None) -> Image.Image:
     """Open a picture, or its content, after a look at its header: nothing is decoded yet."""
     in_memory = isinstance(path, io.BytesIO)
     name = printable(name or ("the picture" if in_memory else path))
@@ -79,8 +76,7 @@ def open_picture(
         picture.close()
         raise SingError(
             f"{name} has {width} x {height} pixels; expected at most {MAX_PIXELS:,}, and at most "
-            f"{MAX_RATIO} times as long as wide. Crop it or make it smaller."
-        )
+            f"{MAX_RATIO} times as long as wide. Crop it or make it smaller.")
     return picture
 
 
@@ -122,8 +118,7 @@ def read_picture(
     if not hashlib.sha256(content).hexdigest().startswith(sha):
         raise SingError(
             f"{name} has changed since the pictures were listed; run again, and leave the folder "
-            f"alone until the run is over."
-        )
+            f"alone until the run is over.")
     return decoded(open_picture(io.BytesIO(content), name=name), name)
 
 
@@ -187,8 +182,7 @@ def photos() -> pd.DataFrame:
         rows.append({
             "picture": f"photo-{number}", "source": "photo", "path": str(path),
             "subject": f"photo-{number}", "label": names[int(index)], "class_index": int(index),
-            "view": 0, "background": "", "flip": False,
-        })
+            "view": 0, "background": "", "flip": False})
     return pd.DataFrame(rows)
 
 
@@ -215,8 +209,7 @@ def _views(name: str, views: int, seed: int, limit: int | None) -> pd.DataFrame:
                 "picture": f"{Path(record['path']).stem}-{view}-{digest}", "source": source,
                 "path": str(root / record["path"]), "subject": record["subject"],
                 "label": record["label"], "class_index": int(record["imagenet"] or -1),
-                "view": view, **factors,
-            })
+                "view": view, **factors})
     return pd.DataFrame(rows)
 
 
@@ -234,8 +227,7 @@ def _factors(seed: int, path: str, view: int) -> dict[str, float | str | bool]:
         "scale": scale,
         "x": 0.5 + rng.uniform(-free, free),
         "y": 0.5 + rng.uniform(-free, free),
-        "flip": bool((view // 3) % 2),
-    }
+        "flip": bool((view // 3) % 2)}
     return {k: round(v, 4) if isinstance(v, float) else v for k, v in factors.items()}
 
 

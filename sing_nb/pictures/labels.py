@@ -76,16 +76,14 @@ def _distinct(names: Sequence[str]) -> list[str]:
     counts = [Counter(form.casefold() for form in level) for level in zip(*forms)]
     return [
         next((form for form, count in zip(each, counts) if count[form.casefold()] == 1), each[-1])
-        for each in forms
-    ]
+        for each in forms]
 
 
 def _in_imagenet_order(names: Sequence[str]) -> bool:
     """Whether a thousand names are ImageNet-1k's in the order of the logits."""
     right = sum(
         any(index in class_aliases().get(part.strip().lower(), ()) for part in name.split(","))
-        for index, name in enumerate(names)
-    )
+        for index, name in enumerate(names))
     return len(names) == 1000 and right > 900  # lists differ in a few; another order in nearly all
 
 
@@ -113,8 +111,7 @@ def name_classes(
         if not re.search(r"[^\W\d_]", label):
             raise SingError(
                 f"The class {name!r} of {what} has no name in words, and a label must complete 'an "
-                f"image of a ...'. Name it in a mapping file, as \"{name}\": {{label: tench}}."
-            )
+                f"image of a ...'. Name it in a mapping file, as \"{name}\": {{label: tench}}.")
         first = spelled.setdefault(label.casefold(), name)
         if first != name:
             merged.append(f"{name} and {first}")
@@ -136,8 +133,7 @@ def match_labels(labels: Iterable[str], class_names: Sequence[str]) -> dict[str,
         if len(where) > 1:
             raise SingError(
                 f"Logits {', '.join(map(str, where))} are all called {label!r}, and pictures are "
-                f"labelled so: which one is right cannot be told. Give each a name of its own."
-            )
+                f"labelled so: which one is right cannot be told. Give each a name of its own.")
         if where:
             found[label] = where[0]
     counts = Counter(found.values())
@@ -155,8 +151,7 @@ def unmatched(labels: Iterable[str], class_names: Sequence[str], model: str) -> 
     return (
         f"{len(odd)} of {len(labels)} labels of the pictures are no class of {model}, and their "
         f"pictures count as neither right nor wrong: {', '.join(odd[:10])}. Its classes without "
-        f"pictures: {', '.join(free[:10]) or 'none'}."
-    )
+        f"pictures: {', '.join(free[:10]) or 'none'}.")
 
 
 def read_mapping(source: str | Path | Mapping[str, object] | None) -> dict[str, dict]:
@@ -186,7 +181,6 @@ def read_mapping(source: str | Path | Mapping[str, object] | None) -> dict[str, 
                 f"The mapping {'' if source is rows else source}, at {reprlib.repr(folder)}: "
                 f"expected a folder inside the pictures' folder, once, and a label or {{label: "
                 f"text, class_index: -1 to 999, subject: text, skip: true}}, any of these; got "
-                f"{reprlib.repr(said)}."
-            )
+                f"{reprlib.repr(said)}.")
         found[str(path)] = dict(entry)
     return found

@@ -92,8 +92,7 @@ def _answers(study: Study, model: str, prompts: list[str], progress: Progress) -
         study.features(model)[rows].double().numpy(), values, table["subject"],
         study.spaces(model).principal_basis.numpy(), table["stratum"],
         controls=min(readout.CONTROLS, study.config.control_draws), progress=progress,
-        draws=study.config.bootstrap_draws, seed=study.config.seed,
-    )
+        draws=study.config.bootstrap_draws, seed=study.config.seed)
     return found.assign(far=_far(study, z, values))
 
 

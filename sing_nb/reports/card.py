@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 # What numbers and pictures may depend on.
 PACKAGES = (
     "sing-nb", "torch", "torchvision", "timm", "open_clip_torch", "transformers", "numpy", "scipy",
-    "scikit-learn", "pandas", "pyarrow", "safetensors", "pillow",
-)
+    "scikit-learn", "pandas", "pyarrow", "safetensors", "pillow")
 LISTED = 100  # skipped pictures that a card names
 
 
@@ -42,8 +41,7 @@ def study_card(study: Study, model: str, *, command: str = "") -> dict:
             "null_dim": spaces.null_dim,
             "head": content_key(*(part for part in clf.head if part is not None)),
             "weights": content_key(
-                *(part for named in clf.module.state_dict().items() for part in named)),
-        },
+                *(part for named in clf.module.state_dict().items() for part in named))},
         "data": {
             "source": config.pictures, "split": config.picture_split,
             "pictures": int(study.is_scored.sum()), "subjects": len(study.subjects),
@@ -52,16 +50,14 @@ def study_card(study: Study, model: str, *, command: str = "") -> dict:
             "skipped": len(skipped),
             "skipped_first": [{key: str(one[key]) for key in one} for one in skipped[:LISTED]],
             "notes": list(map(str, table.attrs.get("notes", []))),
-            "pictures_hash": content_key(*table["picture"]),
-        },
+            "pictures_hash": content_key(*table["picture"])},
         "joint_space": config.joint_space, "tower": config.tower,
         "translator": "published" if config.published_translators else config.translator,
         "lambda": lambdas[-1], "lambdas": lambdas[:-1], "error": error, "seed": config.seed,
         "settings": {key: settings[key] for key in settings if key not in ("expected", "about")},
         "versions": {"python": platform.python_version()} | {
             name: _version(name) for name in PACKAGES},
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"), "command": command,
-    }
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"), "command": command}
 
 
 def _finite(value: float | None) -> float | None:

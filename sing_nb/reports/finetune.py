@@ -56,8 +56,7 @@ def coarse_groups(study: Study) -> pd.Series:
             return groups.where(groups.isin(kept), "").rename("group")
     raise SingError(
         f"A head on groups needs at least two groups with two subjects each; "
-        f"{study.config.pictures} has {len(kept)}. Give more pictures, or classes of their own."
-    )
+        f"{study.config.pictures} has {len(kept)}. Give more pictures, or classes of their own.")
 
 
 def _large(groups: pd.Series, subjects: pd.Series, least: int) -> list[str]:
@@ -73,8 +72,7 @@ def group_sizes(study: Study) -> pd.DataFrame:
     table = table[table["group"] != ""]
     sizes = table.groupby("group").agg(
         subjects=("subject", "nunique"), pictures=("picture", "size"))
-    return sizes.sort_values(
-        ["subjects", "pictures"], ascending=False, kind="stable").reset_index()
+    return sizes.sort_values(["subjects", "pictures"], ascending=False, kind="stable").reset_index()
 
 
 def fit_head(study: Study, model: str) -> FittedHead:
@@ -94,8 +92,7 @@ def fit_head(study: Study, model: str) -> FittedHead:
     weight, bias, names = _fit(x, y, strength)
     accuracy = study.interval(right, subjects) | {
         "chance": float(pd.Series(y).value_counts(normalize=True).iloc[0]), "strength": strength,
-        "pictures": len(y), "subjects": len(set(subjects)),
-    }
+        "pictures": len(y), "subjects": len(set(subjects))}
     return FittedHead(
         torch.tensor(weight, dtype=torch.float32), torch.tensor(bias, dtype=torch.float32),
         [str(name) for name in names], accuracy)

@@ -96,8 +96,7 @@ class Readouts:
             count = min(FOLDS, self.subjects // 2)
             self.folds = deal(self.subjects, count, seed, groups)[self.members]
             predicted, constant = readout(features, self.values, self.folds)
-            self.full, self.total = (
-                (self.values - part) ** 2 for part in (predicted, constant))
+            self.full, self.total = ((self.values - part) ** 2 for part in (predicted, constant))
 
     def errors(self, basis: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """Squared errors (n, columns, 3): whole feature, what `basis` reads, the mean."""

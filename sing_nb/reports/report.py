@@ -44,8 +44,7 @@ CHAPTER = data_dir().parent / "book" / "11_your_classifier.ipynb"
 SECTIONS = (
     "What it ignores", "Known factors", "Concepts in words", "Your questions",
     "The head and its scores", "Kinds of picture", "The most affected pictures",
-    "Beside another head", "How to read this",
-)
+    "Beside another head", "How to read this")
 KIND = "sing_nb report"  # what card.json says of a folder that a report may replace
 LISTED = 20  # skipped pictures that the page names
 STRAY = {".DS_Store", "Thumbs.db", "desktop.ini"}  # what file managers leave anywhere
@@ -126,8 +125,7 @@ def report(
         tell("the classifier and the list of pictures")
         study, name = own_study(
             model, images, class_names=class_names, transform=transform, beside=beside,
-            profile=profile, settings=settings, progress=progress,
-        )
+            profile=profile, settings=settings, progress=progress)
         other = (study.config.models[1:] or [""])[0]
         _compute(study, study.config.models, tell)
         tell("tables")
@@ -141,8 +139,7 @@ def report(
         card |= {
             "kind": KIND, "model": given_name(name), "folder": str(Path.cwd()), "asked": ask,
             "beside": given_name(other) if other else None,
-            "notes": list(study.classifier(name).notes),
-        }
+            "notes": list(study.classifier(name).notes)}
         card["settings"] = card["settings"] | {"models": [*map(given_name, study.config.models)]}
         staging = target.with_name(f".{target.name}.new-{os.getpid()}")
         staging.mkdir(parents=True)
@@ -201,8 +198,7 @@ def _write(
     notebook = run_chapter(
         _sections(sections, work / "chapter.ipynb"), work, study.config.name,
         _overrides(study.config), {"model": name, "beside": other, "questions": ask},
-        name="report", progress=bars,
-    )
+        name="report", progress=bars)
     shutil.copyfile(notebook, folder / "report.ipynb")
     shutil.rmtree(work, ignore_errors=True)
     for figure, spec in charts(folder / "report.ipynb").items():
@@ -289,13 +285,11 @@ def _closing(study: Study, name: str, skipped: pd.DataFrame, card: dict) -> str:
         f"{card['seed']}, with {', '.join(named)}; all versions and settings are in `card.json`.",
         "- **Beside this page.** `tables/` (CSV and Parquet), `figures/` (SVG), `report.ipynb` "
         "(the code of this page), `translator.safetensors` and `spaces.safetensors` (read by "
-        "`sing_nb.load`), `card.json` (printed by `sing card`).",
-    ]
+        "`sing_nb.load`), `card.json` (printed by `sing card`)."]
     return "\n".join([
         "## How this report was made", "",
         f"This makes it again, in the folder {_code(card['folder'])}:", "",
-        "~~~~bash", card["command"].replace("~~~~", ""), "~~~~", "", *lines, "",
-    ])
+        "~~~~bash", card["command"].replace("~~~~", ""), "~~~~", "", *lines, ""])
 
 
 def _code(text: str) -> str:

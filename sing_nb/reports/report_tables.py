@@ -53,8 +53,7 @@ def tables(
         "floor": _floor(study, model),
         "information": _who(study, model, unique_of(study, model)),
         "skipped": pd.DataFrame(
-            study.pictures.attrs.get("skipped", []), columns=["path", "reason"]),
-    }
+            study.pictures.attrs.get("skipped", []), columns=["path", "reason"])}
 
 
 def _who(study: Study, model: str, table: pd.DataFrame) -> pd.DataFrame:
@@ -89,8 +88,7 @@ def _head(study: Study, model: str) -> dict[str, object]:
         "accuracy": right["value"], "accuracy_low": right["low"], "accuracy_high": right["high"],
         "chance": right.get("chance", 1 / classes),
         "named": len(known) or int(right.get("pictures", 0)), "pictures": len(table),
-        "subjects": subjects.nunique(),
-    }
+        "subjects": subjects.nunique()}
 
 
 def _classes(study: Study, model: str) -> pd.DataFrame:

@@ -23,8 +23,7 @@ NULL, CONTROL = KINDS
 FACTORS = {
     "pixels: ": "{}", "view: ": "{}", "group: all ": "pictures of {}", "group: ": "pictures of {}",
     **{f"background: {kind}": f"{kind} background" for kind in BACKGROUNDS},
-    "background: ": "{} of the background",
-}
+    "background: ": "{} of the background"}
 
 
 def plain(text: object) -> str:

@@ -37,8 +37,7 @@ def class_pictures(study: Study, most: int = 20, each: int = 12) -> pd.DataFrame
     chosen = _spread_classes(study, most)
     columns = [
         "label", "picture", "attribute_score", "image_score", "attribute_score_control",
-        "image_score_control", "translator_error",
-    ]
+        "image_score_control", "translator_error"]
     parts = []
     for model in study.config.everyone:
         scored = tables.scored(study, model, draw=0)[columns]
@@ -98,9 +97,7 @@ def _concept_excess(study: Study, concepts: list[str], most: int, draws: int) ->
             "excess_low": beyond["low"], "excess_high": beyond["high"], "p": p,
             "p_fdr": (
                 scipy.stats.false_discovery_control(p, method="by") if np.isfinite(p).all()
-                else np.nan
-            ),
-        }))
+                else np.nan)}))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -142,7 +139,6 @@ def string_graph(
         "attribute_score_control": control.mean(0), "control_low": control.min(0),
         "control_high": control.max(0),
         "beyond": np.mean(np.abs(control) < np.abs(score.estimate), axis=0),
-        "excess": beyond["value"], "excess_low": beyond["low"], "excess_high": beyond["high"],
-    })
+        "excess": beyond["value"], "excess_low": beyond["low"], "excess_high": beyond["high"]})
     table["strength"] = table["attribute_score"].abs().rank(ascending=False, method="first")
     return table.sort_values("before").reset_index(drop=True)

@@ -20,8 +20,7 @@ __all__ = ["LOSS_TITLES", "TITLES", "Split", "run", "runs", "split"]
 PATIENCE = 5  # epochs
 TITLES = {
     "ridge": "linear, ridge", "linear": "linear, AdamW", "mlp3": "3-layer MLP",
-    "mlp4": "4-layer MLP", "residual": "residual MLP",
-}
+    "mlp4": "4-layer MLP", "residual": "residual MLP"}
 LOSS_TITLES = {"mse": "MSE", "cosine": "cosine", "both": "MSE + cosine"}
 
 
@@ -44,8 +43,7 @@ def split(study: Study, fold: int) -> Split:
     if not rest.any():
         raise SingError(
             f"One fold tests a translator and one decides when its training stops; of {c.folds} "
-            f"none is left to fit on. Take at least 3: folds=3."
-        )
+            f"none is left to fit on. Take at least 3: folds=3.")
     return Split(*(np.flatnonzero(part) for part in (rest, validation, test)))
 
 

@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "candidates", "drawings_help", "fold_fitters", "published", "statistics", "summed",
-    "translators",
-]
+    "translators"]
 
 
 def translators(study: Study, model: str, kind: str) -> list[Translator]:
@@ -36,8 +35,7 @@ def translators(study: Study, model: str, kind: str) -> list[Translator]:
     files = [
         study.folder / "translators" / (
             f"{slug(model)}-{key}-{'all' if fold is None else fold}.safetensors")
-        for fold in folds
-    ]
+        for fold in folds]
 
     def wrong(found: Translator, fold: int | None) -> str:
         said = [found.card.get(name) for name in ("model", "held_out_fold", "key")]
@@ -45,8 +43,7 @@ def translators(study: Study, model: str, kind: str) -> list[Translator]:
 
     found = [
         read_or_none(path, partial(_loaded, Translator), partial(wrong, fold=fold))
-        for path, fold in zip(files, folds, strict=True)
-    ]
+        for path, fold in zip(files, folds, strict=True)]
     if any(one is None for one in found):
         for path, one in zip(files, _fit(study, model, kind), strict=True):
             dataclasses.replace(one, card=one.card | {"key": key}).save(path)
@@ -81,8 +78,7 @@ def _fit(study: Study, model: str, kind: str) -> list[Translator]:
             "model": model, "joint_space": c.joint_space, "tower": c.tower, "profile": c.name,
             "seed": c.seed, "kind": kind, "held_out_fold": held_out,
             "pictures": count - (0 if held_out is None else folds[held_out].n),
-            "subjects": int(pictures.loc[pictures["fold"] != held_out, "subject"].nunique()),
-        }
+            "subjects": int(pictures.loc[pictures["fold"] != held_out, "subject"].nunique())}
         if held_out is not None:
             residual, energy = folds[held_out].squared_errors(one.weight, one.bias)
             card["held_out_r2"] = 1 - residual / energy
@@ -122,8 +118,7 @@ def summed(study: Study, model: str) -> tuple[RidgeFitter, list[RidgeFitter]]:
         return fold_fitters(study, model, study.features(model), study.embeddings)
     merged, *others = (
         statistics(study, model, (index, study.config.shards))
-        for index in range(study.config.shards)
-    )
+        for index in range(study.config.shards))
     for part in others:
         for fold, fitter in part.items():
             merged[fold].merge(fitter)
@@ -149,19 +144,15 @@ def _always_and_folds(
 
 def drawings_help(study: Study, model: str) -> bool:
     """Whether held-out R2 of a folder's pictures is higher where drawings are fitted on, too."""
-    found = _by_fold(
-        study, study.features(model), study.embeddings, range(len(study.pictures)))
+    found = _by_fold(study, study.features(model), study.embeddings, range(len(study.pictures)))
     always, folds = found[-1], [found[fold] for fold in range(study.config.folds)]
     with_them, without = (
         grouped_cv(start, folds, study.lambdas(model)).mean(0).max()
-        for start in (always, RidgeFitter(always.m, always.d))
-    )
+        for start in (always, RidgeFitter(always.m, always.d)))
     return bool(with_them > without)
 
 
-def _by_fold(
-    study: Study, x: torch.Tensor, z: torch.Tensor, rows: range
-) -> dict[int, RidgeFitter]:
+def _by_fold(study: Study, x: torch.Tensor, z: torch.Tensor, rows: range) -> dict[int, RidgeFitter]:
     table, found = study.pictures.iloc[rows.start : rows.stop], {}
     for fold in range(-1, study.config.folds):  # -1: the drawings
         own = torch.tensor(((table["fold"] == fold) & (table["source"] != "photo")).to_numpy())
@@ -176,8 +167,7 @@ def statistics(study: Study, model: str, part: tuple[int, int]) -> dict[int, Rid
     files = {
         fold: study.folder / "statistics" / (
             f"{slug(model)}-{key}-{index + 1}-of-{count}-{fold}.safetensors")
-        for fold in range(-1, study.config.folds)
-    }
+        for fold in range(-1, study.config.folds)}
     found = {fold: read_or_none(path, partial(_loaded, RidgeFitter))
              for fold, path in files.items()}
     if any(fitter is None for fitter in found.values()):
@@ -198,7 +188,6 @@ def published(study: Study, model: str) -> Translator:
         raise SingError(
             f"The published translators write {found.weight.shape[0]} dimensions, those of CLIP "
             f"ViT-L/14; {space.title} is another space, of {space.dimensions}. Take the joint "
-            f"space {PUBLISHED_SPACE} alone (other_spaces: [])."
-        )
+            f"space {PUBLISHED_SPACE} alone (other_spaces: []).")
     found.card.update({"lambda": np.nan, "pictures": 0, "held_out_r2": np.nan})
     return found

@@ -37,8 +37,7 @@ def kept_spaces(weight: torch.Tensor, *, of_probabilities: bool = False) -> Head
     keep(
         path, {"values": spaces.singular_values, "vectors": spaces.vectors},
         {"rank": spaces.rank, "tolerance": spaces.tolerance, "classes": spaces.classes},
-        optional=True,
-    )
+        optional=True)
     return spaces
 
 
@@ -51,8 +50,7 @@ def spaces_with_null(clf: Classifier) -> HeadSpaces:
             f"with {len(clf.head.weight)} classes (rank {spaces.rank}), so that there is nothing "
             f"to remove. Take it off the models. `spaces.near_null(energy=0.01)` of a HeadSpaces "
             f"gives the directions that carry 1 % of the head's energy, which are weak and not "
-            f"null."
-        )
+            f"null.")
     return spaces
 
 
@@ -66,21 +64,18 @@ def check_features(title: str, f: torch.Tensor, scored: np.ndarray) -> None:
         raise SingError(
             f"{title} gives features that are {what} for each of {len(f)} pictures, so "
             f"that they tell nothing of them. Is it a dead network (ReLUs that never fire), "
-            f"are its weights those that were trained, does its transform keep the picture?"
-        )
+            f"are its weights those that were trained, does its transform keep the picture?")
     lengths = f.double().norm(dim=1)
     longest = float(lengths.max()) if len(lengths) else 1.0
     if not 1 / LONGEST < longest < LONGEST:
         raise SingError(
             f"{title} gives features of a length up to {longest:.1e}, whose squares float32 "
             f"cannot hold. Divide them by some number inside the model and multiply the head "
-            f"by it: the logits stay as they are."
-        )
+            f"by it: the logits stay as they are.")
     if dead := int((lengths == 0).sum()):
         say(
             f"{title}: {dead} of {len(f)} pictures have a feature that is zero. They are "
-            f"kept: nothing of them is null, and an equivalent is the picture itself."
-        )
+            f"kept: nothing of them is null, and an equivalent is the picture itself.")
 
 
 def truth(study: Study, model: str) -> np.ndarray:

@@ -45,9 +45,7 @@ def _pair_table(study: Study) -> pd.DataFrame:
                     **_beside("control", tables.model_difference(
                         space, first, second, kind="random control")),
                     **_beside("excess", tables.difference_excess(space, first, second)),
-                    "neutral": joint not in (first, second),
-                }
-            )
+                    "neutral": joint not in (first, second)})
     return pd.DataFrame(records)
 
 

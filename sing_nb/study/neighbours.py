@@ -30,19 +30,14 @@ def words(study: Study, z: torch.Tensor, k: int = 5) -> pd.DataFrame:
             "row": np.repeat(np.arange(len(z)), k),
             "rank": np.tile(np.arange(1, k + 1), len(z)),
             "word": [study.vocabulary[i] for i in best.indices.flatten().tolist()],
-            "angle": best.values.flatten().numpy(),
-        }
-    )
+            "angle": best.values.flatten().numpy()})
 
 
-def nearest(
-    study: Study, z: torch.Tensor, k: int = 4, exclude: str | None = None
-) -> pd.DataFrame:
+def nearest(study: Study, z: torch.Tensor, k: int = 4, exclude: str | None = None) -> pd.DataFrame:
     """Pictures nearest to each embedding in the joint space, one per subject."""
     table = study.pictures
     rows = np.flatnonzero(
-        ((table["source"] != "clipart") & (table["subject"] != exclude)).to_numpy()
-    )
+        ((table["source"] != "clipart") & (table["subject"] != exclude)).to_numpy())
     # The order is that of cosines, a matrix product; only what is shown needs its angle.
     known = normalize(study.embeddings[rows].double(), dim=1)
     cosines = (normalize(z.double(), dim=1) @ known.T).numpy()
@@ -59,9 +54,7 @@ def nearest(
                 {
                     "row": number, "rank": rank, "angle": far,
                     "picture": table["picture"].iloc[chosen],
-                    "label": table["label"].iloc[chosen],
-                }
-            )
+                    "label": table["label"].iloc[chosen]})
     return pd.DataFrame(records)
 
 
@@ -76,9 +69,7 @@ def painter(study: Study) -> UnClip:
     return load_renderer(c.renderer, norm=norm, seed=c.seed, device=c.device)
 
 
-def looks(
-    study: Study, z: torch.Tensor, k: int = 4, exclude: str | None = None
-) -> pd.DataFrame:
+def looks(study: Study, z: torch.Tensor, k: int = 4, exclude: str | None = None) -> pd.DataFrame:
     """Nearest photos of embeddings, and their painted pictures where the profile has a decoder."""
     near = nearest(study, z, k, exclude)
     near["place"] = near.pop("rank").astype(str)
@@ -89,9 +80,7 @@ def looks(
     painted = pd.DataFrame(
         {
             "row": range(len(z)), "place": PAINTED, "label": "", "angle": np.nan,
-            "picture": [str(path.relative_to(study.folder)) for path in paths],
-        }
-    )
+            "picture": [str(path.relative_to(study.folder)) for path in paths]})
     return pd.concat([painted, near], ignore_index=True)
 
 
@@ -103,8 +92,7 @@ def around(
     for number, (row, name) in enumerate(zip(study.rows(pictures), study.names(pictures))):
         own = study.pictures.iloc[row]
         itself = pd.DataFrame(
-            [{"picture": own["picture"], "label": own["label"], "angle": np.nan, "place": "photo"}]
-        )
+            [{"picture": own["picture"], "label": own["label"], "angle": np.nan, "place": "photo"}])
         for state, z in embeddings.items():
             near = looks(study, z[[number]], k, exclude=own["subject"])
             both = pd.concat([itself, near.drop(columns="row")])

@@ -49,9 +49,7 @@ def word_changes(
                         "picture": picture, "name": name, "word": study.vocabulary[word],
                         "kind": "null part removed" if draw < 0 else "random part removed",
                         "draw": draw, "before": float(before[number, word]),
-                        "attribute_score": float(scores[draw + 1, word]),
-                    }
-                )
+                        "attribute_score": float(scores[draw + 1, word])})
     columns = ["picture", "name", "word", "kind", "draw", "before", "attribute_score"]
     return pd.DataFrame(records, columns=columns)
 

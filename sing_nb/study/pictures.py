@@ -53,8 +53,7 @@ class Pictures:
         if len(subjects) < 2 * c.folds:
             raise SingError(
                 f"{len(subjects)} subjects are too few for {c.folds} folds; take at least "
-                f"{2 * c.folds} subjects or fewer folds."
-            )
+                f"{2 * c.folds} subjects or fewer folds.")
         # Where every photo is its own subject, a fold gets its share of each class.
         strata = None if c.pictures == "stamps" else subjects["label"]
         dealt = deal(len(subjects), c.folds, c.seed, strata)
@@ -69,12 +68,10 @@ class Pictures:
         if c.pictures == "stamps":
             return picture_table(
                 views=c.views, clipart_views=c.clipart_views, seed=c.seed,
-                stamp_subjects=c.stamp_subjects, clipart_files=c.clipart_files,
-            )
+                stamp_subjects=c.stamp_subjects, clipart_files=c.clipart_files)
         found = source_pictures(
             c.pictures, total=c.total_pictures, seed=c.seed, split=c.picture_split,
-            mapping=c.picture_mapping, progress=self.progress,
-        )
+            mapping=c.picture_mapping, progress=self.progress)
         parts = [found, photos()]
         if c.also_fit == "default" or (c.also_fit == "auto" and len(found) < FEW):
             parts.insert(1, clipart(c.clipart_views, c.seed, c.clipart_files))
@@ -90,8 +87,7 @@ class Pictures:
             raise SingError(
                 f"{self.config.pictures} holds {subjects} pictures (views of one subject count "
                 f"once), too few to fit on some and ask about others. Give at least 4; a few "
-                f"hundred make intervals that say something."
-            )
+                f"hundred make intervals that say something.")
         return min(self.config.folds, subjects // 2)
 
     @cached_property
@@ -120,12 +116,10 @@ class Pictures:
                 f"The pictures are photo cut-outs of {len(subjects)} subjects (Tux Paint stamps), "
                 f"pasted on generated backgrounds, so that background, place and size of every "
                 f"view are known. They are not ImageNet photos. {known} subjects are a true "
-                f"ImageNet class. Drawings (clip art) only serve to fit."
-            )
+                f"ImageNet class. Drawings (clip art) only serve to fit.")
         return (
             f"The pictures are {len(subjects):,} photographs of {len(self.labels):,} classes from "
-            f"{c.pictures}, a sample by seed {c.seed}: another would give other numbers."
-        )
+            f"{c.pictures}, a sample by seed {c.seed}: another would give other numbers.")
 
     @property
     def picture_folder(self) -> Path:
@@ -215,12 +209,10 @@ class Pictures:
         every |= dict(self.subjects[["class_index", "label"]].itertuples(index=False))
         names = {
             alias: every[index] for alias, indices in class_aliases().items()
-            for index in sorted(indices) if index in every
-        }
+            for index in sorted(indices) if index in every}
         known = {
             label.lower(): every.get(index, label) if index >= 0 else label
-            for label, index in stamps.items()
-        }
+            for label, index in stamps.items()}
         return names | known | {label.lower(): label for label in self.labels}
 
     def known(self, labels: Sequence[str], at_least: int = 2) -> list[str]:

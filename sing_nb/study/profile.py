@@ -17,8 +17,7 @@ from ..pictures.fetch import data_dir, named_folder
 
 __all__ = [
     "Architecture", "Loss", "Profile", "build_dir", "load_profile", "parse_yaml", "profile_names",
-    "unknown",
-]
+    "unknown"]
 
 Name = Annotated[str, Field(pattern=r"\S")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -116,8 +115,7 @@ class Profile(BaseModel):
         """The translator study's grid: every architecture with every loss."""
         return [
             (architecture, loss) for architecture in self.sweep_architectures
-            for loss in (["mse"] if architecture == "ridge" else self.sweep_losses)
-        ]
+            for loss in (["mse"] if architecture == "ridge" else self.sweep_losses)]
 
     @property
     def everyone(self) -> list[str]:
@@ -130,8 +128,7 @@ class Profile(BaseModel):
         if len(self.models) < 2:
             raise SingError(
                 f"The chapters on models and classes compare two classifiers; models has only "
-                f"{self.models[0]}. Name one more."
-            )
+                f"{self.models[0]}. Name one more.")
         return self.models[0], self.models[1]
 
     @property
@@ -165,8 +162,7 @@ class Profile(BaseModel):
             ("ridge" not in studied or len(studied) < 2,
              "sweep_architectures needs ridge, the baseline, and one more to compare with it."),
             (not {"mse", "cosine"} <= set(self.sweep_losses),
-             "sweep_losses needs mse and cosine, which are compared."),
-        ]
+             "sweep_losses needs mse and cosine, which are compared.")]
         for broken, message in rules:
             if broken:
                 raise SingError(message)

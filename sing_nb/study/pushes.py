@@ -28,13 +28,11 @@ from .study import Study
 
 __all__ = [
     "DIRECTIONS", "STEPS", "Answer", "Course", "Photo", "answer", "course", "explored", "known",
-    "trail", "uploaded",
-]
+    "trail", "uploaded"]
 
 DIRECTIONS = {
     "remove": "remove the null part", "prompt": "towards the prompt",
-    "random": "random null direction", "control": "random part of the same size",
-}
+    "random": "random null direction", "control": "random part of the same size"}
 """Where a photo can be pushed; only the last can move the logits."""
 
 STEPS = (-1.0, 3.0)
@@ -105,8 +103,7 @@ def known(study: Study, model: str, picture: str) -> Photo:
     return Photo(
         row["picture"], row["label"], row["subject"], thumbnail(study.picture_path(row["picture"])),
         study.features(model)[[number]], study.embeddings[[number]],
-        study.translators(model)[row["fold"]],
-    )
+        study.translators(model)[row["fold"]])
 
 
 def uploaded(study: Study, model: str, content: bytes, name: str = "the file") -> Photo:
@@ -161,8 +158,7 @@ def trail(
     pair = _pair(study, model, photo, kind, words)
     goals = _goal(study, model, photo, towards), _aim(kind, words)
     return pd.concat(
-        [_scores(study, model, photo, one, steps, *goals)[0] for one in pair], ignore_index=True
-    )
+        [_scores(study, model, photo, one, steps, *goals)[0] for one in pair], ignore_index=True)
 
 
 def answer(
@@ -182,8 +178,7 @@ def answer(
         if not np.isfinite(step):
             raise SingError(
                 f"No step turns this photo by {target:g}° ({pair[0].title}): the limit is "
-                f"{float(limit):.1f}°. Choose a smaller angle or another direction."
-            )
+                f"{float(limit):.1f}°. Choose a smaller angle or another direction.")
     tables, z = zip(*(_scores(study, model, photo, one, [step], *goals) for one in pair))
     start = photo.translator(photo.f)
     both = torch.cat([start, z[0]])
@@ -191,8 +186,7 @@ def answer(
         pd.concat(tables, ignore_index=True), goals[0], float(angle(start, photo.z)),
         float(limit),
         _before_after(neighbours.words(study, both, k), "word"),
-        _before_after(neighbours.nearest(study, both, photos, photo.subject), "picture"),
-    )
+        _before_after(neighbours.nearest(study, both, photos, photo.subject), "picture"))
 
 
 def _goal(study: Study, model: str, photo: Photo, towards: str) -> str:
@@ -237,8 +231,7 @@ def _scores(
             "before": names[int(sure.indices)],
             "after": [names[i] for i in sure_after.indices.tolist()],
             "probability_before": float(sure.values),
-            "probability_after": sure_after.values.numpy(),
-        }
+            "probability_after": sure_after.values.numpy()}
     ), z_moved
 
 
@@ -247,8 +240,7 @@ def _before_after(table: pd.DataFrame, name: str) -> pd.DataFrame:
     state = table["row"].map({0: "before", 1: "after"})
     old = set(table.loc[state == "before", name])
     return table.drop(columns="row").assign(
-        state=state, gained=(state == "after") & ~table[name].isin(old)
-    )
+        state=state, gained=(state == "after") & ~table[name].isin(old))
 
 
 # --- for a page without a kernel ----------------------------------------------------------------
@@ -272,6 +264,5 @@ def explored(
             tables.append(table.assign(
                 picture=photo.name, name=name, towards=goal, translator_error=error,
                 words=said["word"], word_angles=said["angle"], photos=near["picture"],
-                labels=near["label"], photo_angles=near["angle"],
-            ))
+                labels=near["label"], photo_angles=near["angle"]))
     return pd.concat(tables, ignore_index=True)

@@ -54,5 +54,4 @@ def group_probabilities(study: Study, model: str, at_least: int = 8) -> pd.DataF
     table = pd.concat(tables).rename_axis("row").reset_index()
     pictures = study.pictures.loc[table["row"]]
     return table.assign(
-        subject=pictures["subject"].to_numpy(), group=group.loc[table["row"]].to_numpy()
-    )
+        subject=pictures["subject"].to_numpy(), group=group.loc[table["row"]].to_numpy())

@@ -39,8 +39,7 @@ def stored(
         _, *asked = given.arguments.items()
         asked = [
             (name, list(value) if isinstance(value, tuple) else value)
-            for name, value in asked if name not in apart
-        ]
+            for name, value in asked if name not in apart]
         model = dict(asked).get("model")
         used = [model] if model else getattr(study.config, models)
         asked += [(key, getattr(study.config, key)) for key in keys]
@@ -62,8 +61,7 @@ def code_key(file: str | None) -> str:
         if isinstance(body, list):
             node.body = [
                 line for line in body
-                if not (isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant))
-            ]
+                if not (isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant))]
     return content_key(ast.dump(tree))
 
 

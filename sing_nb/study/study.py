@@ -102,8 +102,7 @@ class Study(Pictures):
             if [tuple(part.shape) for part in features] != [(n, m), (n, c)]:
                 raise SingError(
                     f"{name}: expected features ({n}, {m}) and logits ({n}, {c}) of all pictures; "
-                    f"got {tuple(features.features.shape)} and {tuple(features.logits.shape)}."
-                )
+                    f"got {tuple(features.features.shape)} and {tuple(features.logits.shape)}.")
             check_features(classifier.title, features.features, self.is_scored)
             self._features[name] = features
             self._keys[name] = content_key(
@@ -155,8 +154,7 @@ class Study(Pictures):
             return FeatureSet(*(x[rows.start : rows.stop] for x in self._features[model]))
         return networks.compute_features(
             self.classifier(model), self.pictures, self.picture_folder, self.folder / "features",
-            running=self._running, key=self.feature_key(model), part=part, progress=self.progress,
-        )
+            running=self._running, key=self.feature_key(model), part=part, progress=self.progress)
 
     @property
     def _running(self) -> Running:
@@ -212,8 +210,7 @@ class Study(Pictures):
             return self.space.encode_logits(self.feature_part(self.config.tower, part).logits)
         return networks.compute_embeddings(
             self.space, self.pictures, self.picture_folder, self.folder / "features",
-            running=self._running, key=self.embedding_key, part=part, progress=self.progress,
-        )
+            running=self._running, key=self.embedding_key, part=part, progress=self.progress)
 
     @cached_property
     def embedding_key(self) -> str:
@@ -373,9 +370,7 @@ class Study(Pictures):
         """What results are kept under: the profile, the code of the method, and other parts."""
         return content_key(arithmetic(), self.config, *parts)[:12]
 
-    def stored(
-        self, name: str, compute: Callable[[], pd.DataFrame], *models: str
-    ) -> pd.DataFrame:
+    def stored(self, name: str, compute: Callable[[], pd.DataFrame], *models: str) -> pd.DataFrame:
         """A table from memory, from disk, or computed and kept; the decorator is simpler."""
         name = slug(name)
         if name not in self._tables:

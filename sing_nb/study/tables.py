@@ -15,8 +15,7 @@ from .study import Study, stored
 
 __all__ = [
     "KINDS", "QUANTITIES", "accuracy", "by_draw", "classes", "controls", "difference_excess",
-    "images", "model", "model_difference", "models", "score_pairs", "scored",
-]
+    "images", "model", "model_difference", "models", "score_pairs", "scored"]
 
 KINDS = ("null space removed", "random control")
 QUANTITIES = ("image_score", "attribute_score", "ratio")
@@ -66,8 +65,7 @@ def controls(study: Study, model: str) -> pd.DataFrame:
             "picture": study.pictures["picture"].to_numpy()[rows], "draw": draw,
             "image_score": moved.image_score.numpy(),
             "attribute_score": moved.attribute_score.numpy(),
-            "logit_change": (clf.logits(other) - before).abs().amax(1).numpy(),
-        }))
+            "logit_change": (clf.logits(other) - before).abs().amax(1).numpy()}))
     return pd.concat(drawn, ignore_index=True)
 
 
@@ -94,9 +92,7 @@ def by_draw(study: Study, model: str, column: str, pictures: Sequence[str]) -> n
     return table.loc[list(pictures)].to_numpy()
 
 
-def score_pairs(
-    study: Study, model: str, pictures: Sequence[str]
-) -> tuple[np.ndarray, np.ndarray]:
+def score_pairs(study: Study, model: str, pictures: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """IS and AS of pictures (n, 2), and of each random removal (n, draws, 2), degrees."""
     score = images(study, model).set_index("picture").loc[list(pictures), PAIR].to_numpy()
     return score, np.stack([by_draw(study, model, name, pictures) for name in PAIR], axis=2)
@@ -123,15 +119,13 @@ def model(study: Study, model: str) -> pd.DataFrame:
     parts = [
         (direct, [(name, KINDS[0]) for name in QUANTITIES]),
         (beside, [(name, KINDS[1]) for name in QUANTITIES] + [(x, KINDS[0]) for x in EXCESS]),
-        (errors, [("translator_error", "held out"), ("translator_error", "constant")]),
-    ]
+        (errors, [("translator_error", "held out"), ("translator_error", "constant")])]
     role = "control: the tower itself" if model == study.config.tower else "compared"
     who = {"model": model, "title": study.title(model), "role": role}
     return pd.DataFrame([
         who | {end: float(values[at]) for end, values in found.items()}
         | {"quantity": quantity, "kind": kind}
-        for found, rows in parts for at, (quantity, kind) in enumerate(rows)
-    ])
+        for found, rows in parts for at, (quantity, kind) in enumerate(rows)])
 
 
 def _constant_error(study: Study, table: pd.DataFrame) -> np.ndarray:
@@ -205,8 +199,7 @@ def accuracy(study: Study) -> pd.DataFrame:
             "photos": int(photo.sum()), "share": right.mean() if len(right) else np.nan,
             "low": low, "high": high, "chance": 1 / len(clf.head.weight),
             "classes": len(clf.head.weight), "features": spaces.features, "rank": spaces.rank,
-            "null_dim": spaces.null_dim, "largest_logit_change": float(change),
-        })
+            "null_dim": spaces.null_dim, "largest_logit_change": float(change)})
     return pd.DataFrame(records)
 
 
@@ -227,8 +220,7 @@ def classes(study: Study, model: str) -> pd.DataFrame:
         record = {
             "label": label, "views": len(own), "stamps": own["path"].nunique(),
             "as_low": own["attribute_score"].quantile(0.25),
-            "as_high": own["attribute_score"].quantile(0.75),
-        }
+            "as_high": own["attribute_score"].quantile(0.75)}
         for at, name in enumerate(("as_median", "as_abs", "is_median")):
             record |= {name: direct["value"][at], f"{name}_control": beside["value"][at],
                        f"{name}_low": direct["low"][at], f"{name}_high": direct["high"][at]}

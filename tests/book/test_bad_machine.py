@@ -33,8 +33,7 @@ def flip(path):
 
 DAMAGE = {
     "cut short": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
-    "one bit": flip,
-}
+    "one bit": flip}
 each_damage = pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 
 
@@ -51,8 +50,7 @@ def study_of(photos):
     module = nn.Sequential(nn.Flatten(), nn.Linear(192, 12), nn.Linear(12, 3))
     study = Study(
         "report", progress=False, models=["tiny"], pictures=f"folder:{photos}", also_fit="none",
-        bootstrap_draws=20, folds=2,
-    )
+        bootstrap_draws=20, folds=2)
     study.add(wrap_classifier(module, to_tensor, ["zebra", "hammer", "lemon"], "tiny"))
     return study
 
@@ -76,8 +74,7 @@ def results_of(study):
     return {
         "features": study.features(model), "embeddings": study.embeddings,
         "translators": torch.cat([one.weight for one in study.translators(model)]),
-        "images": torch.tensor(tables.images(study, model)["image_score"].to_numpy()),
-    }
+        "images": torch.tensor(tables.images(study, model)["image_score"].to_numpy())}
 
 
 @pytest.fixture
@@ -92,8 +89,7 @@ def spoilt(made, tmp_path, monkeypatch):
 
 KINDS = {
     "features": "features/tiny-*/0000.safetensors", "embeddings": "features/embeddings-*",
-    "translators": "translators/tiny-*-1.safetensors", "images": "tables/images-tiny-*",
-}
+    "translators": "translators/tiny-*-1.safetensors", "images": "tables/images-tiny-*"}
 
 
 @each_damage
@@ -122,8 +118,7 @@ def run(code, *, prefix=(), env=None, **options):
     """A Python process of its own; what it printed."""
     done = subprocess.run(
         [*prefix, sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True,
-        timeout=120, check=False, cwd=ROOT, env=env, **options,
-    )
+        timeout=120, check=False, cwd=ROOT, env=env, **options)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 

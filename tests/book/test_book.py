@@ -138,8 +138,7 @@ def test_a_failed_chapter_names_its_cell_and_keeps_what_stood(smoke_book):
 
 @pytest.mark.parametrize(("setting", "message"), [
     ("PROFILE=smok", "did you mean 'smoke'"), ("SET=viws=3", "did you mean 'views'"),
-    ("SET=target_is=far", "target_is in the settings"),
-])
+    ("SET=target_is=far", "target_is in the settings")])
 def test_wrong_settings_stop_before_anything_runs(setting, message):
     done = run([*MAKE, setting])
     assert done.returncode != 0

@@ -26,13 +26,10 @@ def chapter(folder, name="01_tiny", parameters=PARAMETERS, body=BODY):
         cells=[
             new_markdown_cell("# Tiny"),
             new_code_cell(parameters, metadata={"tags": ["parameters"]}),
-            new_code_cell(body),
-        ],
+            new_code_cell(body)],
         metadata={
             "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
-            "language_info": {"name": "python"},
-        },
-    )
+            "language_info": {"name": "python"}})
     nbformat.write(notebook, folder / f"{name}.ipynb")
     return folder / f"{name}.ipynb"
 
@@ -52,8 +49,7 @@ def test_settings_go_to_the_profile_and_to_the_chapters_that_have_them(tmp_path)
         assert overrides == {"views": 6}
         assert parameters == {
             "01_tiny": {"count": 5, "words": ["a shark", "a jeep"], "angle": 20.0},
-            "02_other": {"count": 5},
-        }
+            "02_other": {"count": 5}}
         assert type(parameters["01_tiny"]["angle"]) is float
     _, overrides, parameters = resolve("smoke", [""], [one])
     assert (overrides, parameters) == ({}, {"01_tiny": {}})
@@ -67,8 +63,7 @@ def test_settings_go_to_the_profile_and_to_the_chapters_that_have_them(tmp_path)
     ("count=2.5", "count in the settings for 01_tiny must be int"),
     ("loud=1", "must be bool"),
     ("words='camel", "in quotes"),
-    ("views=many", "views"),
-])
+    ("views=many", "views")])
 def test_wrong_settings_are_refused(tmp_path, setting, message):
     with pytest.raises(SingError, match=message):
         resolve("smoke", [setting], [chapter(tmp_path)])
@@ -84,8 +79,7 @@ def test_chapters_follow_the_table_of_contents(tmp_path):
         chapter(tmp_path, name)
     (tmp_path / "_toc.yml").write_text(
         "format: jb-book\nroot: intro\nparts:\n- chapters:\n  - file: 02_b\n  - file: page\n"
-        "- chapters:\n  - file: 01_a.ipynb\n  - file: 03_not_there\n"
-    )
+        "- chapters:\n  - file: 01_a.ipynb\n  - file: 03_not_there\n")
     assert [path.name for path in chapter_files(tmp_path)] == ["02_b.ipynb", "01_a.ipynb"]
 
 
@@ -106,8 +100,7 @@ def test_a_chapter_runs_with_its_settings_quietly_and_replaces_the_old_result(
     (results / "01_tiny.ipynb").write_text("old")
     found = run_chapter(
         notebook, results, "smoke", {"views": 6}, {"angle": 20.0, "words": ["é ü"]},
-        progress=False,
-    )
+        progress=False)
     assert found == results / "01_tiny.ipynb"
     assert printed(found) == "got smoke {'views': 6} 20.0 3 ['é ü'] False\nFalse\n"
     assert not list((results / "failed").iterdir())

@@ -76,8 +76,7 @@ def test_whoever_calls_a_command_finds_its_options(path):
 @pytest.mark.parametrize("words", [
     ["fearures"], ["features", "--modle", "lite0"], ["features"], ["ask", "--model", "lite0"],
     ["features", "--model", "lite0", "--threads", "0"], ["fetch", "--json"], ["card", "a", "b"],
-    ["features", "--model", "lite0", "--part", "3/2"], [],
-])
+    ["features", "--model", "lite0", "--part", "3/2"], []])
 def test_wrong_usage_is_two(words, capsys):
     assert cli.main(words) == 2
     shown = capsys.readouterr()
@@ -92,8 +91,7 @@ def test_wrong_usage_is_two(words, capsys):
     (["chapter", "--profile", "smoke", "--chapter", "99_none"], "Unknown chapter '99_none'"),
     (["features", "--profile", "smoke", "--model", "lite9"], "lite9"),
     (["card", "nowhere.safetensors"], "sing card: nowhere.safetensors"),
-    (["ask", "--model", "lite0", "--profile", "smok", "snow"], "sing ask: Unknown profile 'smok'"),
-])
+    (["ask", "--model", "lite0", "--profile", "smok", "snow"], "sing ask: Unknown profile 'smok'")])
 def test_what_cannot_be_done_is_one_and_said_on_stderr(words, said, capsys):
     assert cli.main(words) == 1
     shown = capsys.readouterr()
@@ -111,8 +109,7 @@ def test_what_cannot_be_done_is_one_and_said_on_stderr(words, said, capsys):
     (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "Memory ran out"),
     (EOFError("Ran out of input"), "EOFError: Ran out of input"),  # to click, it is Control-C
     (SingError("No class '\x1b[2Jcat'."), "No class '\\x1b[2Jcat'."),  # a terminal's command
-    (KeyError("\x1b[2Jcat"), "\\x1b[2Jcat"),
-])
+    (KeyError("\x1b[2Jcat"), "\\x1b[2Jcat")])
 def test_a_failure_is_said_and_debug_shows_where(error, said, fails, capsys):
     fails(error)
     assert cli.main(["tried"]) == 1

@@ -32,8 +32,7 @@ def snakemake(build, *options, settings="", profile="smoke", env=None):
          "--config", f"profile={profile}", f"settings={settings}",
          "--nolock", "--quiet", "rules", *options],
         env=clean | {"SING_BUILD": str(build), "PYTHONPATH": str(ROOT)} | (env or {}), cwd=ROOT,
-        text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, timeout=300,
-    )
+        text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, timeout=300)
 
 
 @pytest.fixture
@@ -52,8 +51,7 @@ def test_seven_parts_give_the_translators_of_one(smoke, tmp_path, monkeypatch):
     whole = smoke.fitted("lite0")
     whole_shards = {
         model: {"features": smoke.features(model), "logits": smoke.logits(model)}
-        for model in ("lite0", "lite2")
-    }
+        for model in ("lite0", "lite2")}
     monkeypatch.setattr(features, "SHARD", 8)  # smoke is smaller than one real shard
     monkeypatch.setenv("SING_BUILD", str(tmp_path))
     study = sing_nb.Study("smoke", progress=False, shards=7)
@@ -65,8 +63,7 @@ def test_seven_parts_give_the_translators_of_one(smoke, tmp_path, monkeypatch):
             safetensors.torch.save_file(rows, home / f"{start // 8:04d}.safetensors")
 
     sizes = [
-        sum(one.n for one in study.statistics("lite0", (index, 7)).values()) for index in range(7)
-    ]
+        sum(one.n for one in study.statistics("lite0", (index, 7)).values()) for index in range(7)]
     assert sum(size > 0 for size in sizes) > 3  # the last ones hold photographs alone
     assert sum(sizes) == int((smoke.pictures["source"] != "photo").sum())
 
@@ -95,8 +92,7 @@ def planned_jobs(text):
                            "sweep": 5, "space": 2, "chapter": 12, "last": 2}),
     # 13 classifiers and two spaces in 7 parts each, and what gathers them.
     ("imagenet13", "", {"network": 15 * (7 + 1), "statistics": 13 * 7, "translator": 13,
-                        "sweep": 13, "space": 1, "chapter": 12, "last": 2}),
-])
+                        "sweep": 13, "space": 1, "chapter": 12, "last": 2})])
 def test_a_run_in_parts_has_the_jobs_that_are_counted_by_hand(tmp_path, profile, settings, jobs):
     done = snakemake(tmp_path, "-n", "--cores", "2", profile=profile, settings=settings)
     assert done.returncode == 0, done.stdout[-2000:]
@@ -139,8 +135,7 @@ def test_a_part_runs_as_jobs_of_a_real_slurm(smoke, build, tmp_path_factory):
             "--default-resources", "mem_mb=1000", "runtime=10", "slurm_partition=test",
             "slurm_account=none", "--retries", "0", "--latency-wait", "20", "--jobs", "2",
             "--", f"stages/{mark.name}", settings="shards=2 models=[lite0]",
-            env=added | {"OMP_NUM_THREADS": "1"},
-        )
+            env=added | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stdout[-3000:]
     assert "has been submitted with SLURM jobid" in done.stdout
     assert mark.is_file()

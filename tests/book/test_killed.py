@@ -32,8 +32,7 @@ def make_book(build: Path) -> psutil.Popen:
     log = (build / "make.log").open("a")
     return psutil.Popen(
         ["make", "-C", str(ROOT), "book", "PROFILE=smoke"], stdout=log, stderr=subprocess.STDOUT,
-        env=env | {"SING_BUILD": str(build), "SING_CACHE": str(build / "cache")},
-    )
+        env=env | {"SING_BUILD": str(build), "SING_CACHE": str(build / "cache")})
 
 
 def kill_at_once(process: psutil.Popen) -> None:
@@ -73,5 +72,4 @@ def test_a_second_run_killed_at_random_moments_shows_the_same_figures(smoke_book
     assert resumed.keys() == undisturbed.keys()
     # Features and tables that older code left in _build/smoke differ in their last digits.
     assert [name for name in resumed if resumed[name] != undisturbed[name]] == [], (
-        "are results of older code in _build? then: make clean"
-    )
+        "are results of older code in _build? then: make clean")

@@ -19,8 +19,7 @@ from sing_nb.study import tables
 # In CI a missing browser is a failure and no reason to skip.
 pytestmark = pytest.mark.skipif(
     not find_chromium() and not os.environ.get("CI"),
-    reason="no Chromium: apt-get install chromium, or set SING_CHROMIUM",
-)
+    reason="no Chromium: apt-get install chromium, or set SING_CHROMIUM")
 
 OWN_CHART = """\
 import altair as alt
@@ -56,8 +55,7 @@ def explorer(notebook):
 def scores(explorer):
     """Rows of the explorer's table of numbers, by their first cell."""
     rows = explorer.locator(".sing-numbers tr").evaluate_all(
-        "(rows) => rows.map((row) => [...row.cells].map((cell) => cell.textContent.trim()))"
-    )
+        "(rows) => rows.map((row) => [...row.cells].map((cell) => cell.textContent.trim()))")
     return {row[0]: row[1:] for row in rows if row}
 
 

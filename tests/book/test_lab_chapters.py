@@ -21,8 +21,7 @@ RAW = re.compile(r"\{[a-z][\w:-]*\}`|\{\{|^:::|\\begin\{|\$\$", re.MULTILINE)
 # In CI a missing browser is a failure and no reason to skip.
 pytestmark = pytest.mark.skipif(
     not find_chromium() and not os.environ.get("CI"),
-    reason="no Chromium: apt-get install chromium, or set SING_CHROMIUM",
-)
+    reason="no Chromium: apt-get install chromium, or set SING_CHROMIUM")
 
 
 @pytest.fixture(scope="module")

@@ -31,13 +31,11 @@ def slider_chart():
     """Bars that a slider cuts off, with the kind of text that breaks careless HTML."""
     frame = pd.DataFrame({"name": [f"class {i}" for i in range(8)], "angle": range(5, 45, 5)})
     cut = alt.param(
-        name="cut", value=40, bind=alt.binding_range(min=0, max=40, step=5, name="largest angle")
-    )
+        name="cut", value=40, bind=alt.binding_range(min=0, max=40, step=5, name="largest angle"))
     return (
         alt.Chart(frame, width="container", height=160, description=ALT)
         .mark_bar().encode(x="angle:Q", y="name:N", tooltip=["name", "angle"])
-        .add_params(cut).transform_filter("datum.angle <= cut")
-    )
+        .add_params(cut).transform_filter("datum.angle <= cut"))
 
 
 def wide_chart():
@@ -61,8 +59,7 @@ def shown(chart, name, caption, live=False):
     return new_code_cell("show()", execution_count=1, outputs=[
         new_output("display_data", data, metadata={VEGALITE: told}),
         new_output("display_data", {"text/markdown": f"*{caption}*"},
-                   metadata={"text/markdown": {"caption": True}}),
-    ])
+                   metadata={"text/markdown": {"caption": True}})])
 
 
 def said(mime, text):
@@ -84,17 +81,14 @@ def write_book(folder):
         "intro": [
             new_markdown_cell("# A tiny book\n\n$$ f = f_{\\parallel} + f_{\\perp} $$"),
             said("text/markdown", SAID),
-            shown(wide_chart(), "fig-best", "A chart, with $x$ in its *caption*."),
-        ],
+            shown(wide_chart(), "fig-best", "A chart, with $x$ in its *caption*.")],
         "01_charts": [
             new_markdown_cell("# Charts\n\nBack to the [introduction](intro.ipynb)."),
             new_code_cell("seed: int = 3", metadata={"tags": ["parameters"]}),
             new_code_cell("seed = 4", metadata={"tags": ["injected-parameters"]}),
             shown(slider_chart(), "fig-slider", "Bars, cut."),
             shown(wide_chart(), "fig-live", "Points, again.", live=True),
-            said("text/html", table.to_html()),
-        ],
-    }
+            said("text/html", table.to_html())]}
     for name, cells in pages.items():
         nbformat.write(new_notebook(cells=cells, metadata={
             "kernelspec": {"name": "python3", "display_name": "Python 3"},
@@ -202,8 +196,7 @@ def test_the_report_catches_what_is_wrong(site, tiny_book):
     address, browser = site
     bad = (
         '<div style="width:3000px">wide</div><script src="https://example.com/x.js"></script>'
-        "<script>undefinedName()</script></article>"
-    )
+        "<script>undefinedName()</script></article>")
     text = (tiny_book / "01_charts.html").read_text().replace("</article>", bad)
     text = text.replace('"mark":{"type":"bar"}', '"mark":{"type":"nothing"}', 1)
     (tiny_book / "bad.html").write_text(text.replace('aria-label="The', 'data-x="The'))

@@ -40,8 +40,7 @@ PAGES = [name.removesuffix(".md") for name in toc_files(yaml.safe_load(TOC.read_
 # In CI a missing browser is a failure and no reason to skip.
 pytestmark = pytest.mark.skipif(
     not find_chromium() and not os.environ.get("CI"),
-    reason="no Chromium: apt-get install chromium, or set SING_CHROMIUM",
-)
+    reason="no Chromium: apt-get install chromium, or set SING_CHROMIUM")
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +69,7 @@ def test_page_is_whole(site, name, size, theme):
         shoot(page, shots / f"{name}-{kind}-{theme}.png")
         assert report.problems() == []
         assert {url.split("?")[0] for url in report.bundles} <= {
-            f"{address}/_static/vega-bundle.js"
-        }
+            f"{address}/_static/vega-bundle.js"}
         assert faint_texts(page) == []
         thin = page.locator("figcaption .caption-text").evaluate_all(
             "(all) => all.filter((e) => getComputedStyle(e).fontWeight < 400).length")

@@ -45,8 +45,7 @@ FIGURE = """<figure>{chart}<figcaption><p><span class="caption-number">Fig. 1 </
 
 pytestmark = pytest.mark.skipif(
     not find_chromium() and not os.environ.get("CI"),
-    reason="no Chromium: apt-get install chromium, or set SING_CHROMIUM",
-)
+    reason="no Chromium: apt-get install chromium, or set SING_CHROMIUM")
 
 _at = np.random.default_rng(0).uniform(0, 10, (60, 2)).round(2)
 DOTS = pd.DataFrame({"x": _at[:, 0], "y": _at[:, 1], "kind": list("ab") * 30})
@@ -127,8 +126,7 @@ def test_charts_that_answer_are_good(open_page, theme):
     (brushed(read=False), reader.try_selections, "brush brush: what is chosen changes no mark"),
     (picked(read=False), reader.try_selections, "click pick.*changes no mark"),
     (slid(read=False), reader.turn_inputs, "range .*draws what 2 draws"),
-    (slid(read=False), reader.press_inputs, "keys move it and no mark"),
-])
+    (slid(read=False), reader.press_inputs, "keys move it and no mark")])
 def test_what_does_not_answer_is_found(open_page, chart, act, said):
     with open_page(chart) as page:
         found = act(page, 0)

@@ -126,14 +126,12 @@ def test_a_stamps_subject_has_one_label_and_at_most_one_class_of_that_name():
 
 def test_nothing_is_tracked_that_must_not_be():
     done = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
     tracked = [ROOT / name for name in done.stdout.split("\0") if (ROOT / name).is_file()]
     assert len(tracked) > 20
     assert [path.name for path in tracked if path.stat().st_size > 2**20] == []
     # SVG is text and may show a figure; everything here is bytes from elsewhere.
     forbidden = {
         ".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".deb", ".pth", ".pt",
-        ".ckpt", ".bin", ".onnx", ".safetensors", ".npy", ".npz", ".pkl", ".pickle", ".parquet",
-    }
+        ".ckpt", ".bin", ".onnx", ".safetensors", ".npy", ".npz", ".pkl", ".pickle", ".parquet"}
     assert [path.name for path in tracked if path.suffix.lower() in forbidden] == []

@@ -96,9 +96,7 @@ def by_a_data_set(write, home):
     hub_pictures(str(home), progress=False)
 
 
-@pytest.mark.parametrize("read", [
-    by_open_clip, by_the_authors_translators, by_a_data_set,
-])
+@pytest.mark.parametrize("read", [by_open_clip, by_the_authors_translators, by_a_data_set])
 def test_code_in_a_file_or_folder_is_never_run(attack, tmp_path, read):
     (tmp_path / "home").mkdir()
     with pytest.raises(SingError):
@@ -196,7 +194,6 @@ def test_an_audit_without_network_says_so_and_fails_nothing(tmp_path):
     done = subprocess.run(
         [sys.executable, str(ROOT / ".ci" / "audit"), str(tmp_path / "new" / "audit.json"), "60"],
         env={**os.environ, **away, "NO_PROXY": "", "no_proxy": ""}, capture_output=True, text=True,
-        check=True,
-    )
+        check=True)
     assert "cannot be reached" in done.stdout
     assert json.loads((tmp_path / "new" / "audit.json").read_text())["checked"] is False

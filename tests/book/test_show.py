@@ -28,13 +28,11 @@ def bars(**options):
     frame = pd.DataFrame({"name": list("abc"), "angle": [1.5, 20.0, 37.25]})
     fill = alt.Gradient(
         gradient="linear", x1=0, x2=1, y1=0, y2=1,
-        stops=[alt.GradientStop(color="white", offset=0), alt.GradientStop(color="red", offset=1)],
-    )
+        stops=[alt.GradientStop(color="white", offset=0), alt.GradientStop(color="red", offset=1)])
     return (
         alt.Chart(frame, height=100, **options)
         .mark_bar(clip=True, color=fill)
-        .encode(x="name:N", y="angle:Q")
-    )
+        .encode(x="name:N", y="angle:Q"))
 
 
 def show(chart, name="bars", caption=CAPTION, alt=ALT, **options):
@@ -111,8 +109,7 @@ def test_a_live_figure_is_a_widget_for_a_kernel_and_a_chart_for_the_page(shown):
 def test_a_readers_own_chart_asks_no_host_and_draws_every_row():
     # Altair's own way loads its libraries from a host, and refuses more than 5000 rows.
     frame = pd.DataFrame({"x": range(6000)})
-    bundle = alt.Chart(frame).mark_point().encode(x="x:Q").properties(
-        description=ALT)
+    bundle = alt.Chart(frame).mark_point().encode(x="x:Q").properties(description=ALT)
     with alt.data_transformers.enable("default", max_rows=None):
         bundle = bundle._repr_mimebundle_()
     assert "text/html" not in bundle
@@ -122,8 +119,7 @@ def test_a_readers_own_chart_asks_no_host_and_draws_every_row():
 @pytest.mark.parametrize(("name", "said", "words"), [
     ("../bars", {}, "a-z, 0-9 and hyphens; got "),
     ("bars", {"alt": "A chart"}, "alt text of bars says too little: 'A chart'"),
-    ("bars", {"caption": ""}, "caption of bars says too little"),
-])
+    ("bars", {"caption": ""}, "caption of bars says too little")])
 def test_names_and_texts_that_will_not_do_are_refused(page, name, said, words):
     with pytest.raises(sing.SingError, match=re.escape(words)):
         show(bars(), name, **said)
@@ -144,8 +140,7 @@ def gathered(folder):
 
 @pytest.mark.parametrize(("holds", "words", "mark"), [
     (True, "holds here", "✓"), (np.bool_(False), "does not hold here", "≠"),
-    (None, "cannot be told here", "?"),
-])
+    (None, "cannot be told here", "?")])
 def test_a_finding_has_its_verdict_in_words(page, tmp_path, holds, words, mark):
     text = judge(holds=holds).data
     assert text.startswith(f"> **{mark} Figure 3: {words}.** It is 0.6 (0.3 to 0.9).")
@@ -175,8 +170,7 @@ def test_findings_are_gathered_in_the_books_order_and_an_item_is_judged_once(
 
 @pytest.mark.parametrize(("text", "words"), [
     (None, "Nothing was found yet for the profile 'tiny'"),
-    ('[{"item": "fig', "sing chapter --chapter 01_tiny"),
-])
+    ('[{"item": "fig', "sing chapter --chapter 01_tiny")])
 def test_what_is_missing_or_damaged_is_said_with_what_to_do(page, tmp_path, text, words):
     if text:
         (page / "found.json").write_text(text)
@@ -197,8 +191,7 @@ def test_a_box_is_a_table_of_four_rows():
     ((9.2, 8.7, 9.9), {}, "9.2° (8.7 to 9.9)"),
     ((-0.25, -1.0, 0.5), {"digits": 2}, "−0.25° (−1.00 to 0.50)"),
     ((0.5, float("nan"), float("nan")), {"unit": ""}, "0.5 (no interval)"),
-    ((float("nan"), 0.0, 1.0), {}, "not measured"),
-])
+    ((float("nan"), 0.0, 1.0), {}, "not measured")])
 def test_an_estimate_is_written_with_its_interval(row, options, text):
     assert sing.span(dict(zip(("value", "low", "high"), row)), **options) == text
 

@@ -18,8 +18,7 @@ from sing_nb.study import tables
 TABLE = pd.DataFrame({
     "title": ["A", "A", "B", "B"] * 2, "kind": [*charts.KINDS] * 4,
     "measure": ["IS"] * 4 + ["AS"] * 4, "value": np.arange(8.0), "low": np.arange(8.0) - 0.5,
-    "high": np.arange(8.0) + 0.75,
-})
+    "high": np.arange(8.0) + 0.75})
 
 
 def dots(table=TABLE, **options):

@@ -134,8 +134,7 @@ def test_an_own_picture_is_explored(smoke, explorer):
 
 @pytest.mark.parametrize(("control", "value", "words"), [
     ("prompt", "!!!", "type one, such as “jellyfish”"), ("target", 120, "the limit is"),
-    ("upload", file(b"no picture", "holiday.png"), "holiday.png is not a picture"),
-])
+    ("upload", file(b"no picture", "holiday.png"), "holiday.png is not a picture")])
 def test_bad_input_is_said_and_the_last_answer_stays(explorer, control, value, words):
     explorer.prompt.value = "teapot"
     explorer.mode.value = "target" if control == "target" else "step"
@@ -162,8 +161,7 @@ def test_what_people_type_is_no_markup(explorer):
 @pytest.mark.parametrize(("options", "words"), [
     ({"model": "lite9"}, "Unknown classifier of this study 'lite9'; did you mean 'lite"),
     ({"photos": ["badgerr"]}, "Unknown picture 'badgerr'"),
-    ({"direction": "prompt", "prompt": " "}, "A prompt needs a word"),
-])
+    ({"direction": "prompt", "prompt": " "}, "A prompt needs a word")])
 def test_wrong_settings_are_said_in_the_box(smoke, options, words):
     explorer = widgets.NullSpaceExplorer(smoke, **options)
     assert words in said(explorer).replace("&#x27;", "'")

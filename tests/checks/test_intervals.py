@@ -5,13 +5,7 @@ import pytest
 import scipy.stats
 from conftest import ends
 
-from sing_nb.checks.intervals import (
-    cluster_bootstrap,
-    deal,
-    excess,
-    excess_test,
-    rank_correlation,
-)
+from sing_nb.checks.intervals import cluster_bootstrap, deal, excess, excess_test, rank_correlation
 from sing_nb.errors import SingError
 
 
@@ -37,8 +31,7 @@ STATISTICS = {
     "mean": (lambda v: v[:, :, 0].mean(1), 2.0),
     "median": (lambda v: np.median(v[:, :, 0], axis=1), 2.0),
     "paired difference": (lambda v: (v[:, :, 1] - v[:, :, 0]).mean(1), 1.0),
-    "ratio of medians": (lambda v: np.divide(*np.median(v, axis=1).T[::-1]), 1.5),
-}
+    "ratio of medians": (lambda v: np.divide(*np.median(v, axis=1).T[::-1]), 1.5)}
 
 
 @pytest.mark.parametrize("clusters", [20, 84])
@@ -217,8 +210,7 @@ def test_rank_correlation_is_scipys():
     found = rank_correlation(a, b)
     expected = scipy.stats.spearmanr(a, b)
     assert (found["rho"], found["p"], found["n"]) == (
-        pytest.approx(expected.statistic), pytest.approx(expected.pvalue), 40,
-    )
+        pytest.approx(expected.statistic), pytest.approx(expected.pvalue), 40)
     assert found["low"] < found["rho"] < found["high"]
 
 

@@ -27,8 +27,7 @@ def views(blocks=40, seed=0):
         "background": np.array(["plain", "gradient", "noise"])[view % 3],
         "hue": rng.uniform(0, 360, n), "saturation": rng.uniform(0.05, 0.45, n),
         "lightness": rng.uniform(0.15, 0.9, n), "scale": rng.uniform(0.55, 0.88, n),
-        "x": rng.uniform(0.4, 0.6, n), "y": rng.uniform(0.4, 0.6, n), "flip": (view // 3) % 2 == 1,
-    })
+        "x": rng.uniform(0.4, 0.6, n), "y": rng.uniform(0.4, 0.6, n), "flip": (view // 3) % 2 == 1})
     return table, np.repeat(np.arange(blocks), 12)
 
 

@@ -18,8 +18,7 @@ from sing_nb.study.tables import KINDS
 
 #: Six targets and four judges, the example of Shrout and Fleiss (1979), table 2.
 JUDGES = np.array([
-    [9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7],
-])
+    [9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]])
 
 
 def degrees(a, b):

@@ -7,12 +7,7 @@ import pytest
 import torch
 from conftest import ends
 
-from sing_nb.checks.truncation import (
-    REMOVED,
-    paper_sizes,
-    removal_curves,
-    truncated_heads,
-)
+from sing_nb.checks.truncation import REMOVED, paper_sizes, removal_curves, truncated_heads
 from sing_nb.errors import SingError
 from sing_nb.method.nullspace import HeadSpaces
 from sing_nb.models.load import model_names
@@ -89,8 +84,7 @@ def test_scores_are_medians_over_views(table, case):
     moved, towards = hand.removed()
     expected = {
         "image_score": np.median(moved), "attribute_score": np.median(towards),
-        "ratio": np.median(moved) / np.median(towards),
-    }
+        "ratio": np.median(moved) / np.median(towards)}
     for name, value in expected.items():
         found = quantity(table, rank, "null space removed", name)
         assert found["value"] == pytest.approx(value, rel=2e-3)
@@ -102,8 +96,7 @@ def test_the_control_is_as_large_and_scored_draw_by_draw(table, case, smoke):
     medians = np.array([[np.median(moved), np.median(towards)] for moved, towards in drawn])
     expected = {
         "image_score": medians[:, 0].mean(), "attribute_score": medians[:, 1].mean(),
-        "ratio": (medians[:, 0] / medians[:, 1]).mean(),
-    }
+        "ratio": (medians[:, 0] / medians[:, 1]).mean()}
     for name, value in expected.items():
         found = quantity(table, rank, "random control", name)
         assert found["value"] == pytest.approx(value, rel=2e-3)
@@ -121,8 +114,7 @@ def test_intervals_come_from_whole_subjects(table, plain, smoke):
     found = quantity(table, 400, "null space removed", "ratio")
     low, high = np.quantile(ratios, ends(len(names)))
     assert (found["low"], found["high"]) == (
-        pytest.approx(low, rel=1e-2), pytest.approx(high, rel=1e-2)
-    )
+        pytest.approx(low, rel=1e-2), pytest.approx(high, rel=1e-2))
     assert (table["low"] <= table["value"]).all()
     assert (table["value"] <= table["high"]).all()
 
@@ -131,23 +123,17 @@ def test_a_head_without_null_space_is_scored_only_when_cut(fresh, smoke, monkeyp
     # 12 classes read 6 features: nothing is invisible before two directions are cut.
     rng = np.random.default_rng(0)
     weight = torch.tensor(rng.standard_normal((12, 6)), dtype=torch.float32)
-    features = torch.tensor(
-        rng.standard_normal((len(smoke.pictures), 6)), dtype=torch.float32
-    )
+    features = torch.tensor(rng.standard_normal((len(smoke.pictures), 6)), dtype=torch.float32)
     affine = torch.tensor(rng.standard_normal((6, 384)), dtype=torch.float32)
-    classifier = SimpleNamespace(
-        head=SimpleNamespace(weight=weight), logits=lambda f: f @ weight.T
-    )
+    classifier = SimpleNamespace(head=SimpleNamespace(weight=weight), logits=lambda f: f @ weight.T)
     counted = tables.scored(smoke, "lite0")
     monkeypatch.setattr("sing_nb.checks.truncation.scored", lambda study, model: counted)
     table = truncated_heads(
         fresh(
             classifier=lambda model: classifier, features=lambda model: features,
             spaces=lambda model: HeadSpaces.from_weight(weight),
-            translate=lambda model, f, rows: f @ affine,
-        ),
-        ranks=(6, 4),
-    )
+            translate=lambda model, f, rows: f @ affine),
+        ranks=(6, 4))
     assert table["rank"].unique().tolist() == [4]
     assert table["null_dim"].unique().tolist() == [2]
 

@@ -219,7 +219,6 @@ def test_a_small_step_towards_a_text_comes_closer_to_it(data, weight):
     for at, text in enumerate(texts):
         one = steer(f, translate, text, spaces, step=length)
         assert (one.attribute_score >= -1e-9).all()
-        torch.testing.assert_close(
-            every.image_score[:, at], one.image_score, rtol=1e-4, atol=1e-7)
+        torch.testing.assert_close(every.image_score[:, at], one.image_score, rtol=1e-4, atol=1e-7)
         direction = null_direction(f, translate, text, spaces)
         assert ((direction.norm(dim=1) - 1).abs() < 1e-9).all()

@@ -7,13 +7,7 @@ import pytest
 import torch
 
 from sing_nb.errors import SingError
-from sing_nb.method.metrics import (
-    angle,
-    attribute_score,
-    match_length,
-    pairwise_angle,
-    scores,
-)
+from sing_nb.method.metrics import angle, attribute_score, match_length, pairwise_angle, scores
 
 
 def by_arccos(a, b):
@@ -53,8 +47,7 @@ def test_vectors_that_do_not_go_together_are_refused(other):
 SPOILED = {
     "a list": lambda x: x.tolist(), "a NumPy array": lambda x: x.numpy(),
     "complex": lambda x: x.to(torch.complex64), "truth values": lambda x: x > 0,
-    "sparse": lambda x: x.to_sparse(), "without numbers": lambda x: x.to("meta"),
-}
+    "sparse": lambda x: x.to_sparse(), "without numbers": lambda x: x.to("meta")}
 
 
 @pytest.mark.parametrize("spoil", SPOILED.values(), ids=SPOILED)

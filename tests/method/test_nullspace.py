@@ -126,8 +126,7 @@ def test_tolerance_can_be_chosen():
     (torch.full((2, 3), torch.nan), "NaN or infinite"), (torch.ones(2, 3) / 0, "NaN or infinite"),
     (torch.zeros(2, 3), "weight is zero"), (torch.ones(2, 3, 1, 1), "flatten"),
     (torch.ones(0, 3), "at least one"), (torch.ones(2, 3).to("meta"), "weights of a head"),
-    ([[1.0, 2.0]], "weights of a head"),
-])
+    ([[1.0, 2.0]], "weights of a head")])
 def test_heads_that_are_none_are_refused(weight, said):
     for make in (HeadSpaces.from_weight, HeadSpaces.for_probabilities):
         with pytest.raises(SingError, match=said):
@@ -208,8 +207,7 @@ def of_rank(c, m, rank, shift):
 @pytest.mark.parametrize(("weight", "more"), [
     (of_rank(5, 9, 5, True), 1), (of_rank(7, 9, 4, True), 1), (of_rank(20, 6, 6, True), 1),
     (of_rank(5, 9, 5, False), 1),  # of full row rank: its columns span everything
-    (of_rank(7, 9, 4, False), 0), (of_rank(20, 6, 6, False), 0), (of_rank(20, 6, 3, False), 0),
-])
+    (of_rank(7, 9, 4, False), 0), (of_rank(20, 6, 6, False), 0), (of_rank(20, 6, 3, False), 0)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_probabilities_have_one_more_dimension_where_a_direction_shifts_all_logits(
     weight, more, dtype

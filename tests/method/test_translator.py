@@ -76,8 +76,7 @@ HARD = {
     "constant columns": (lambda x: np.hstack([x, np.full((len(x), 2), 7.0)]), 120),
     "collinear": (collinear, 120), "uneven columns": (lambda x: x * np.logspace(-3, 3, 32), 120),
     "fewer rows than columns": (lambda x: x, 26),
-    "few doubled rows": (lambda x: np.vstack([x, x])[:15], 15),
-}
+    "few doubled rows": (lambda x: np.vstack([x, x])[:15], 15)}
 
 
 @pytest.mark.parametrize("name", HARD)

@@ -107,16 +107,14 @@ def test_weights_that_are_nothing():
 
 @pytest.mark.parametrize(("names", "said"), [
     (["a", "b"], "2 class names for 3 logits"), ("abc", "list of texts"),
-    (["a", "", "c"], "none of them empty"),
-])
+    (["a", "", "c"], "none of them empty")])
 def test_class_names_that_do_not_fit(names, said):
     with pytest.raises(SingError, match=said):
         wrap_classifier(Small(), class_names=names)
 
 
 @pytest.mark.parametrize(("options", "said"), [
-    ({"transform": 3}, "transform is int"), ({"name": " "}, "name is a text"),
-])
+    ({"transform": 3}, "transform is int"), ({"name": " "}, "name is a text")])
 def test_other_things_that_a_wrapped_model_needs(options, said):
     with pytest.raises(SingError, match=said):
         wrap_classifier(Small(), **options)

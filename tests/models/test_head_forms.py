@@ -26,9 +26,7 @@ def bit():
     # The head of BiT is a 1 x 1 convolution behind a pooling.
     from timm.models.resnetv2 import ResNetV2
 
-    return ResNetV2(
-        layers=(1, 1, 1, 1), channels=(128,) * 4, stem_chs=32, num_classes=CLASSES
-    )
+    return ResNetV2(layers=(1, 1, 1, 1), channels=(128,) * 4, stem_chs=32, num_classes=CLASSES)
 
 
 def narrow_vgg(make, first):
@@ -129,8 +127,7 @@ FORMS = {
     "torchvision-vit": (
         lambda: tv.VisionTransformer(32, 8, 1, 2, 16, 32, num_classes=CLASSES), 32, 16),
     "torchvision-vgg": (torchvision_vgg, 32, 4096),
-    "torchvision-densenet": (
-        lambda: tv.DenseNet(8, (2, 2), 16, num_classes=CLASSES), 64, 32),
+    "torchvision-densenet": (lambda: tv.DenseNet(8, (2, 2), 16, num_classes=CLASSES), 64, 32),
     "torchvision-mobilenetv3": (lambda: tv.mobilenet_v3_small(num_classes=CLASSES), 32, 1024),
     "torchvision-swin": (
         lambda: tv.SwinTransformer([4, 4], 16, [1, 1], [2, 2], [7, 7], num_classes=CLASSES),
@@ -335,9 +332,7 @@ def test_heads_without_one_feature_a_picture_are_refused(make, reason):
 def test_each_size_of_map_is_checked():
     # On one position the maximum is the mean; on four it is not.
     torch.manual_seed(0)
-    clf = wrap_classifier(nn.Sequential(
-        nn.Conv2d(3, 5, 1), nn.AdaptiveMaxPool2d(1), nn.Flatten()
-    ))
+    clf = wrap_classifier(nn.Sequential(nn.Conv2d(3, 5, 1), nn.AdaptiveMaxPool2d(1), nn.Flatten()))
     clf.run(torch.randn(2, 3, 1, 1))
     clf.run(torch.randn(0, 3, 2, 2))  # an empty batch shows nothing
     with pytest.raises(SingError, match="mean over positions"):

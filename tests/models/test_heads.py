@@ -95,9 +95,7 @@ def test_two_heads_that_do_not_go_together_are_refused():
         ("torchvision/resnet50", "write torchvision/resnet50:IMAGENET1K_V2"),
         (None, "name is a text"),
         # Detectors are models of torchvision, too.
-        ("torchvision/fasterrcnn_resnet50_fpn:DEFAULT", "no model"),
-    ],
-)
+        ("torchvision/fasterrcnn_resnet50_fpn:DEFAULT", "no model")])
 def test_wrong_names_are_told_before_any_download(name, told, no_hub):
     with pytest.raises(SingError, match=told):
         load_classifier(name)
@@ -108,9 +106,7 @@ def test_wrong_names_are_told_before_any_download(name, told, no_hub):
     [
         ("timm/vit_small_patch16_224.dino", "vit_small_patch16_224.augreg_in1k"),
         ("timm/vit_base_patch14_dinov2.lvd142m", "transformers/facebook/dinov2-large-imagenet1k"),
-        ("timm/convnextv2_atto.fcmae", "convnextv2_atto.fcmae_ft_in1k"),
-    ],
-)
+        ("timm/convnextv2_atto.fcmae", "convnextv2_atto.fcmae_ft_in1k")])
 def test_backbones_without_a_head_name_variants_that_have_one(name, variant, no_hub):
     with pytest.raises(SingError, match="backbone without a head") as caught:
         load_classifier(name)
@@ -135,8 +131,7 @@ def unreachable(monkeypatch):
 
 @pytest.mark.parametrize(
     "name", ["timm/test_vit.r160_in1k", "torchvision/squeezenet1_1:IMAGENET1K_V1",
-             "transformers/nobody/no-such-model", "resnet50"],
-)
+             "transformers/nobody/no-such-model", "resnet50"])
 def test_without_a_hub_the_message_says_what_works(name, unreachable, tmp_path, monkeypatch):
     import huggingface_hub
 
@@ -166,8 +161,7 @@ def saved(model, path):
         ("timm", "deit_tiny_distilled_patch16_224", "mine.safetensors", 3, 2 * 192),
         ("torchvision", "mobilenet_v3_small", "mine.pth", 7, 1024),
         ("torchvision", "regnet_x_400mf", "mine.safetensors", 4, 400),  # not on torch's meta device
-    ],
-)
+    ])
 def test_a_checkpoint_of_ones_own(library, architecture, file, c, m, tmp_path, no_hub):
     make = timm.create_model if library == "timm" else torchvision.models.get_model
     model = seeded(lambda: make(architecture, num_classes=c)).eval()
@@ -210,8 +204,7 @@ def dinov2(tmp_path):
     """A small image classifier of transformers in a folder, without its preprocessor."""
     config = transformers.Dinov2Config(
         hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14,
-        id2label=dict(enumerate("abcde")),
-    )
+        id2label=dict(enumerate("abcde")))
     model = seeded(lambda: transformers.Dinov2ForImageClassification(config)).eval()
     model.save_pretrained(tmp_path / "dino")
     return model, tmp_path / "dino"
@@ -264,13 +257,11 @@ class Code:
 @pytest.mark.parametrize("name", [
     "timm/test_vit:{}/weights.pth", "timm/test_vit:{}/weights.safetensors",
     "torchvision/resnet18:{}/weights.ckpt", "kept:{}/weights.safetensors", "timm/local-dir:{}",
-    "transformers/{}",
-])
+    "transformers/{}"])
 @pytest.mark.parametrize("how", ["torch", "pickle"])
 def test_code_in_weights_is_never_run(name, how, tmp_path):
     folder, mark = tmp_path / "net", tmp_path / "the code ran"
-    config = transformers.ResNetConfig(
-        embedding_size=8, hidden_sizes=[8], depths=[1], num_labels=3)
+    config = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1], num_labels=3)
     # For transformers both ways: a pickle of weights, and a module of the folder named as class.
     config.auto_map = {"AutoModelForImageClassification": "own.Own", "AutoConfig": "own.Config"}
     config.save_pretrained(folder)
@@ -303,8 +294,7 @@ def architecture(row):
         # The published configuration of DINOv2-L, which lies on the hub.
         assert row["id"] == "facebook/dinov2-large-imagenet1k-1-layer"
         return transformers.Dinov2ForImageClassification(transformers.Dinov2Config(
-            hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, num_labels=1000,
-        ))
+            hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, num_labels=1000))
 
 
 @pytest.mark.parametrize("name", model_names())

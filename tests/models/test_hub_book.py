@@ -34,8 +34,7 @@ def book(mini_paper, mini_build):
     done = subprocess.run(
         ["make", "-C", str(ROOT), "book", "PROFILE=paper", f"SET={settings}"],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
-        env=env | {"SING_BUILD": str(mini_build)},
-    )
+        env=env | {"SING_BUILD": str(mini_build)})
     if done.returncode:
         tail = "\n".join(done.stdout.splitlines()[-40:])
         pytest.fail(f"make book PROFILE=paper failed (exit {done.returncode}):\n{tail}")

@@ -121,8 +121,7 @@ def test_published_translators_take_the_place_of_fitted_ones(mini, tmp_path):
     (folder / "metadata.yaml").write_text(
         "model_name: tiny\ntranslator_name: linear\narchitecture: linear\n"
         "embedding_backend: kakao_karlo_v1_alpha_image_variations\nin_dim: 1024\nout_dim: 768\n"
-        "hidden_dim: 1024\ncheckpoint_file: best.pt\n"
-    )
+        "hidden_dim: 1024\ncheckpoint_file: best.pt\n")
     there = {"published_translators": str(folder), "models": [model]}
     study = changed(mini, joint_space=wide, other_spaces=[], **there)
     table = tables.images(study, model).head(3)

@@ -39,8 +39,7 @@ def encoder(texts):
 def tower():
     torch.manual_seed(0)
     return wrap_classifier(
-        nn.Sequential(nn.Flatten(), nn.Linear(12, len(NAMES))), class_names=NAMES, name="tiny"
-    )
+        nn.Sequential(nn.Flatten(), nn.Linear(12, len(NAMES))), class_names=NAMES, name="tiny")
 
 
 # --- ConSE --------------------------------------------------------------------------------------
@@ -199,9 +198,7 @@ def test_a_weights_file_is_loaded_by_its_path(clip, folder, pixels, tmp_path):
         ("open_clip/ViTL-14:openai", "did you mean 'ViT-L-14'"),
         ("open_clip/EVA02-L-14:merged2b", "did you mean 'merged2b_s4b_b131k'"),
         ("open_clip/local-dir:{folder}", "could not be read.*open_clip_config.json"),
-        ("open_clip/ViT-B-32:{notes}", "could not be read.*state dict"),
-    ],
-)
+        ("open_clip/ViT-B-32:{notes}", "could not be read.*state dict")])
 def test_what_cannot_be_right_is_refused_before_a_network_is_asked(
     name, message, tmp_path, monkeypatch
 ):

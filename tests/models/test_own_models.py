@@ -56,8 +56,7 @@ def pictures(n=3, side=64, seed=1):
 def tiny(classes=5):
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-        nn.Dropout(0.5), nn.Linear(8, classes),
-    )
+        nn.Dropout(0.5), nn.Linear(8, classes))
 
 
 # --- code by its name ---------------------------------------------------------------------------
@@ -99,8 +98,7 @@ def test_random_weights_are_the_same_in_every_process_and_draw_nothing_from_this
     code = (
         "import sing_nb, sys; c = sing_nb.load_classifier('mine:classifier');"
         "from sing_nb.pictures.features import feature_key; import pandas as pd;"
-        "print(feature_key(c, pd.DataFrame({'picture': ['a']})))"
-    )
+        "print(feature_key(c, pd.DataFrame({'picture': ['a']})))")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == feature_key(clf, pd.DataFrame({"picture": ["a"]}))
 
@@ -110,10 +108,8 @@ RETURNS = {
     "triple": "return net(), shrink, list('abcde')",
     "mapping": "return {'module': net(), 'transform': shrink, 'class_names': list('abcde')}",
     "classifier": (
-        "return sing_nb.wrap_classifier(net(), transform=shrink, class_names=list('abcde'))"
-    ),
-    "attributes": "m = net(); m.transform, m.class_names = shrink, list('abcde'); return m",
-}
+        "return sing_nb.wrap_classifier(net(), transform=shrink, class_names=list('abcde'))"),
+    "attributes": "m = net(); m.transform, m.class_names = shrink, list('abcde'); return m"}
 
 
 @pytest.mark.parametrize("how", RETURNS)
@@ -124,8 +120,7 @@ def test_what_a_factory_may_return(how, tmp_path):
         "def shrink(picture):\n"
         "    small = numpy.asarray(picture.resize((2, 2)), dtype='float32')\n"
         "    return torch.tensor(small).permute(2, 0, 1)\n"
-        f"def make():\n    {RETURNS[how]}\n"
-    )
+        f"def make():\n    {RETURNS[how]}\n")
     clf = load_classifier(f"{tmp_path}/code.py:make")
     assert clf.class_names == list("abcde" if how != "tuple" else "01234")
     x = clf.transform(Image.new("RGB", (9, 9), (10, 20, 30)))
@@ -208,8 +203,7 @@ BAD = {
         "2 class names for 3 logits"),
     "from torch import nn\ndef make():\n    return nn.Linear(2, 3)": (
         r"fails on a batch of 2 pictures \(3, 224, 224\)"),  # before any picture is drawn
-    "def build():\n    pass": "has no attribute 'make'",
-}
+    "def build():\n    pass": "has no attribute 'make'"}
 
 
 @pytest.mark.parametrize("code", BAD)
@@ -227,8 +221,7 @@ def test_an_auxiliary_layer_is_named_as_soon_as_code_is_loaded_and_its_way_works
         "        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten())\n"
         "        self.head, self.aux = nn.Linear(12, 5), nn.Linear(12, 7)\n"
         "    def forward(self, x):\n        return self.head(self.pool(x))\n"
-        "def make():\n    return {}\n"
-    )
+        "def make():\n    return {}\n")
     (tmp_path / "net.py").write_text(lines.format("Net()"))
     with pytest.raises(SingError, match=r"sing\.wrap_classifier\(module, head='head'\)"):
         load_classifier("net.py:make")
@@ -251,9 +244,7 @@ def test_an_auxiliary_layer_is_named_as_soon_as_code_is_loaded_and_its_way_works
         ("timm/resnet18:model.h5", r"\.h5 file.*What works"),
         ("torchscript:a.pt", r"torchscript file.*load\(file\)\.state_dict\(\)"),
         ("../secret\n:x", "Unknown classifier"),
-        ("", "Unknown classifier ''"),
-    ],
-)
+        ("", "Unknown classifier ''")])
 def test_names_that_mean_nothing_name_what_is_near(name, told, tmp_path):
     (tmp_path / "mine.py").write_text(TEN_LINES)
     (tmp_path / "weights.ckpt").write_bytes(b"x")
@@ -272,9 +263,7 @@ def test_names_that_mean_nothing_name_what_is_near(name, told, tmp_path):
         ("timm/resnet18:/w/a.pth", None), ("timm/local-dir:mine", "timm/local-dir:{}/mine"),
         ("transformers/folder", "transformers/{}/folder"), ("kept:k/x", "kept:{}/k/x"),
         ("a.py:make", "{}/a.py:make"), ("there:make", "{}/there.py:make"),
-        ("gone:make", None), ("/x/a.py:make", None),
-    ],
-)
+        ("gone:make", None), ("/x/a.py:make", None)])
 def test_names_for_a_process_in_another_folder(name, expected, tmp_path):
     home = tmp_path / "home"
     (home / "folder").mkdir(parents=True)
@@ -355,8 +344,7 @@ CHECKPOINTS = {  # what is written; what the notes say was taken and what was le
         ("state_dict/ema_model.* were taken", "left out: state_dict/model.*")),
     "timm": (
         lambda s: {"state_dict": shifted(s), "state_dict_ema": s, "arch": "test_resnet"},
-        ("state_dict_ema/* were taken", "left out: state_dict/*")),
-}
+        ("state_dict_ema/* were taken", "left out: state_dict/*"))}
 
 
 @pytest.mark.parametrize("library", ["timm", "torchvision"])
@@ -365,8 +353,7 @@ def test_checkpoints_of_training_loops(kind, library, tmp_path):
     write, said = CHECKPOINTS[kind]
     name, make = {
         "timm": ("test_resnet", timm.create_model),
-        "torchvision": ("shufflenet_v2_x0_5",
-                        torchvision.models.get_model),
+        "torchvision": ("shufflenet_v2_x0_5", torchvision.models.get_model),
     }[library]
     model = seeded(lambda: make(name, num_classes=7))
     torch.save(write(model.state_dict()), tmp_path / "own.ckpt")
@@ -426,8 +413,7 @@ def spoil(kind, path):
     ("no head", r"holds no head: fc\.weight is missing"), ("another", "holds no head"),
     ("shapes", "of another shape"), ("missing", r"missing \(layer3"),
     ("larger", r"1 unknown to it \(layer3\.7\.conv\.weight\)"),
-    ("quantised", "not of a floating type.*before they are quantised"), ("NaN", "holds NaN"),
-])
+    ("quantised", "not of a floating type.*before they are quantised"), ("NaN", "holds NaN")])
 def test_bad_checkpoints(kind, told, tmp_path):
     if kind != "gone":
         spoil(kind, tmp_path / "own.pth")
@@ -465,8 +451,7 @@ class Pooled(nn.Module):
 
 def new_head(m, classes=3, seed=5):
     generator = torch.Generator().manual_seed(seed)
-    return (torch.randn(classes, m, generator=generator),
-            torch.randn(classes, generator=generator))
+    return (torch.randn(classes, m, generator=generator), torch.randn(classes, generator=generator))
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -19,8 +19,7 @@ M, D = 20, 768
 METADATA = {
     "model_name": "densenet", "translator_name": "linear", "architecture": "linear",
     "embedding_backend": "kakao_karlo_v1_alpha_image_variations", "in_dim": M, "out_dim": D,
-    "hidden_dim": M, "checkpoint_file": "best.pt",
-}
+    "hidden_dim": M, "checkpoint_file": "best.pt"}
 
 
 def write(folder, state=None, **metadata):
@@ -70,9 +69,7 @@ def test_the_right_one_is_found_in_the_authors_folder(tmp_path):
     [
         ("densenet121", 21, "reads 20 features; densenet121 has 21"),
         ("convnext-base", M, "published for it is convnext"),  # of one width, but other features
-        ("swin-base", M, "published for it is none"),
-    ],
-)
+        ("swin-base", M, "published for it is none")])
 def test_a_translator_of_another_classifier_is_refused(name, m, told, tmp_path):
     with pytest.raises(SingError, match=told):
         import_translator(write(tmp_path), classifier(name, m))
@@ -93,9 +90,7 @@ def test_names_that_nobody_knows_and_keys_of_compiled_models_are_read(tmp_path):
         ({"embedding_backend": "open_clip"}, "Another CLIP needs another translator"),
         ({"in_dim": 21}, r"promises .*21"),
         ({"checkpoint_file": "../best.pt"}, "leaves its folder"),
-        ({"checkpoint_file": "other.pt"}, "has no other.pt"),
-    ],
-)
+        ({"checkpoint_file": "other.pt"}, "has no other.pt")])
 def test_metadata_that_does_not_fit_is_refused(metadata, told, tmp_path):
     with pytest.raises(SingError, match=told):
         import_translator(write(tmp_path, **metadata))
@@ -115,10 +110,8 @@ class Code:
         ([1, 2], "could not be read as weights"),
         ({"weight": torch.ones(D, M)}, "promises"),
         (weights(M + 1), "promises"),
-        (weights() | {"bias": torch.full((D,), torch.nan)}, "finite numbers"),
-    ],
-    ids=["code", "list", "no-bias", "width", "nan"],
-)
+        (weights() | {"bias": torch.full((D,), torch.nan)}, "finite numbers")],
+    ids=["code", "list", "no-bias", "width", "nan"])
 def test_checkpoints_that_are_not_its_weights_are_refused(state, told, tmp_path):
     with pytest.raises(SingError, match=told):
         import_translator(write(tmp_path, state))

@@ -85,8 +85,7 @@ def test_pictures_are_kept_by_what_they_depend_on(unclip, pipeline, z, tmp_path)
 
 
 @pytest.mark.parametrize(
-    "bad", [torch.ones(2, 24), torch.zeros(1, WIDTH), torch.full((1, WIDTH), torch.nan)]
-)
+    "bad", [torch.ones(2, 24), torch.zeros(1, WIDTH), torch.full((1, WIDTH), torch.nan)])
 def test_what_cannot_be_drawn_is_refused(unclip, pipeline, bad):
     with pytest.raises(SingError, match=r"\(n, 32\), finite and not zero"):
         unclip(bad)
@@ -119,9 +118,7 @@ def test_weights_that_cannot_be_had_are_told_in_one_message(monkeypatch, tmp_pat
     ("name", "message"),
     [
         ("dalle", "Unknown rendering 'dalle'; expected 'unclip/"),
-        ("unclip/{tmp}/missing", "no folder with a saved UnCLIPImageVariationPipeline"),
-    ],
-)
+        ("unclip/{tmp}/missing", "no folder with a saved UnCLIPImageVariationPipeline")])
 def test_wrong_names_and_folders_are_refused(name, message, tmp_path):
     with pytest.raises(SingError, match=message):
         load_renderer(name.format(tmp=tmp_path), device="cpu")

@@ -114,14 +114,12 @@ GOOD = {
     "phone's MPO": ("a.jpg", saved(corners(), "MPO", **MORE), FOUR),
     "damaged EXIF": (
         "a.jpg", saved(corners(), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xffnothing"), FOUR),
-    "EXIF of an unknown turn": ("a.jpg", saved(corners(), "JPEG", exif=exif(77)), FOUR),
-}
+    "EXIF of an unknown turn": ("a.jpg", saved(corners(), "JPEG", exif=exif(77)), FOUR)}
 # By what the orientation means (EXIF 2.32, 4.6.4 A): where the stored row 0 and column 0 are seen.
 TURNS = {
     1: lambda x: x, 2: lambda x: x[:, ::-1], 3: lambda x: x[::-1, ::-1], 4: lambda x: x[::-1],
     5: lambda x: x.transpose(1, 0, 2), 6: lambda x: np.rot90(x, -1),
-    7: lambda x: x.transpose(1, 0, 2)[::-1, ::-1], 8: lambda x: np.rot90(x),
-}
+    7: lambda x: x.transpose(1, 0, 2)[::-1, ::-1], 8: lambda x: np.rot90(x)}
 JPEG, PNG = saved(noise(7, (64, 48)), "JPEG"), saved(noise(7, (64, 48)))
 MIDDLE = PNG.index(b"IDAT") + 20
 BROKEN = {
@@ -139,8 +137,7 @@ BROKEN = {
         "not a picture"),
     "floating point": (
         "a.tif", saved(Image.fromarray(np.ones((9, 9), np.float32)), "TIFF"), "white is unknown"),
-    "HEIC": ("a.heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "expected one of .*JPEG"),
-}
+    "HEIC": ("a.heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "expected one of .*JPEG")}
 
 
 def folders(root, names=("cat", "dog"), count=3):

@@ -15,14 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.configuration import set_hypothesis_home_dir
 
 from sing_nb.errors import SingError
-from sing_nb.pictures.cache import (
-    content_key,
-    keep,
-    keep_table,
-    kept,
-    kept_table,
-    read_or_none,
-)
+from sing_nb.pictures.cache import content_key, keep, keep_table, kept, kept_table, read_or_none
 from sing_nb.pictures.fetch import slug, write_atomic
 
 TABLE = pd.DataFrame({
@@ -36,8 +29,7 @@ TEXTS = st.text(st.characters(exclude_categories=[]), max_size=12)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False) | TEXTS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
-    max_leaves=8,
-)
+    max_leaves=8)
 
 
 def flip(path, at=-1):
@@ -50,8 +42,7 @@ def flip(path, at=-1):
 DAMAGE = {
     "cut short": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
     "emptied": lambda path: path.write_bytes(b""),
-    "a text": lambda path: path.write_text("<html>404 Not Found</html>" * 40),
-}
+    "a text": lambda path: path.write_text("<html>404 Not Found</html>" * 40)}
 each_damage = pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 
 
@@ -159,8 +150,7 @@ def test_keys_tell_contents_apart(tmp_path):
     one = torch.zeros(2, 3)
     parts = [
         (one,), (one.T,), (one.double(),), (one + 1e-45,), (one, one), ("abc",), ("ab", "c"),
-        (tmp_path / "file",), (str(tmp_path / "file"),), (),
-    ]
+        (tmp_path / "file",), (str(tmp_path / "file"),), ()]
     assert len({content_key(*each) for each in parts}) == len(parts)
     assert content_key(one.clone(), 1) == content_key(one, 1)
 

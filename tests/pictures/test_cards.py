@@ -115,8 +115,7 @@ FOREIGN = {
     "nothing": lambda path: path.touch(),
     "huge header": lambda path: path.write_bytes((2**60).to_bytes(8, "little") + b'{"a": 1}'),
     "folder": lambda path: path.mkdir(),
-    "missing": lambda path: None,
-}
+    "missing": lambda path: None}
 
 
 @pytest.mark.parametrize("write", FOREIGN.values(), ids=FOREIGN)
@@ -150,8 +149,7 @@ def test_code_in_a_pickle_is_never_run(tmp_path, write, name):
 @pytest.mark.parametrize(("thing", "name", "more", "message"), [
     ([1, 2], "a.safetensors", {}, "got a list"),
     (translator(), "t.pt", {}, "saved as .safetensors"),
-    (translator(), "t.safetensors", {"a": np.float32(1)}, "as JSON does"),
-])
+    (translator(), "t.safetensors", {"a": np.float32(1)}, "as JSON does")])
 def test_what_cannot_be_saved_is_said_and_nothing_written(tmp_path, thing, name, more, message):
     with pytest.raises(SingError, match=message):
         cards.save(tmp_path / name, thing, more)
@@ -174,8 +172,7 @@ def test_a_reports_folder_page_and_card_have_one_card(tmp_path):
 
 @pytest.mark.parametrize("odd", [
     {}, {"model": None}, {"data": [1], "error": {"value": float("nan")}, "versions": 3},
-    {"x" * 200: "y" * 300}, {"note": "\ud800 naïve 日本"},
-])
+    {"x" * 200: "y" * 300}, {"note": "\ud800 naïve 日本"}])
 def test_any_card_can_be_shown_without_touching_the_terminal(odd):
     card = {**odd, "mod\x1bel": "a\x1b[2Jb\r\u202e\u2028x", "error": {"value": 79.5}}
     lines = cards.text(card).split("\n")

@@ -29,8 +29,7 @@ def layers(seed=0):
     torch.manual_seed(seed)
     return nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-        nn.Linear(8, 5),
-    )
+        nn.Linear(8, 5))
 
 
 def classifier(seed=0, side=16):
@@ -68,8 +67,7 @@ def plain_loop(table, model):
 def compute(model, table, folder, *, part=None, **running):
     return compute_features(
         model, table, folder / "pictures", folder / "kept", running=Running(**running), part=part,
-        progress=False,
-    )
+        progress=False)
 
 
 def shards(folder):
@@ -159,8 +157,7 @@ def test_the_key_follows_weights_statistics_transform_and_pictures(table, tmp_pa
     others = [
         feature_key(moved, table), feature_key(classifier(seed=1), table),
         feature_key(classifier(side=20), table), feature_key(classifier(), table.head(2)),
-        feature_key(classifier(), table.iloc[::-1]),
-    ]
+        feature_key(classifier(), table.iloc[::-1])]
     assert len({key, *others}) == 6
 
 

@@ -227,8 +227,7 @@ def test_a_changed_manifest_is_checked_anew(world):
 
 @pytest.mark.parametrize("text", [
     "path,sha256\na.png,00\na/../../secret.png,00\n", "path,sha256\n/etc/passwd,00\n",
-    "path,label\na.png,a\n", "",
-])
+    "path,label\na.png,a\n", ""])
 def test_a_manifest_that_leads_out_or_lacks_columns_is_refused(text, world):
     (world / "data" / "tiny.csv").write_text(text)
     with pytest.raises(SingError, match=r"tiny\.csv"):

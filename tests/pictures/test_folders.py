@@ -140,8 +140,7 @@ def test_a_mapping_names_skips_and_reaches_odd_folders(tmp_path):
                "birds/cub": {"class_index": 22}, "junk": {"skip": True}}
     table = load(pictures, mapping=mapping)
     found = table.drop_duplicates("label")[["label", "class_index"]].to_numpy().tolist()
-    assert found == [
-        ["tench", 0], ["old shoe", -1], ["birds", -1], [imagenet_names()[22], 22]]
+    assert found == [["tench", 0], ["old shoe", -1], ["birds", -1], [imagenet_names()[22], 22]]
     assert table.loc[table["label"] == "old shoe", "subject"].unique() == ["the shoe"]
     assert table["label"].value_counts().tolist() == [3, 3, 3, 3]
     with pytest.raises(SingError, match=r"'birds/cup', and .*no such folder"):
@@ -226,8 +225,7 @@ def test_contents_are_looked_at_once_until_a_file_changes(own, monkeypatch):
     ("none", {}, r"none does not exist"), ("", {"split": "vale"}, "Unknown split 'vale'"),
     ("", {"total": 0}, "total must be"), ("train/n01440764", {}, "gives 0 classes"),
     ("only", {}, r"gives 1 classes with pictures \(cat\).*at least two"),
-    ("bad", {}, r"gives 0 classes .*1\.jpg is"),
-])
+    ("bad", {}, r"gives 0 classes .*1\.jpg is")])
 def test_what_cannot_be_used_is_explained(own, folder, options, message):
     class_folders(own / "only", ["cat"])
     for name in ("cat", "dog"):
@@ -256,8 +254,7 @@ def test_sources_are_named_by_one_word(imagenet, tmp_path, monkeypatch):
 @pytest.mark.parametrize(("spec", "message"), [
     ("imagnet:/x", "Unknown picture source 'imagnet:/x'"), ("/data/x", "known: imagenet:<folder>"),
     ("imagenet", "Unknown"), ("imagenette:", "Unknown"),
-    ("folder:$SING_NOT_SET/x", "SING_NOT_SET is not set"), ("folder:/not/there", "does not exist"),
-])
+    ("folder:$SING_NOT_SET/x", "SING_NOT_SET is not set"), ("folder:/not/there", "does not exist")])
 def test_wrong_sources_are_explained(spec, message):
     with pytest.raises(SingError, match=message) as raised:
         source_pictures(spec)
@@ -307,8 +304,7 @@ def parquet(datasets, folder, names, labels, damage=()):
         contents.append(b"" if number in damage else path.read_bytes())
         path.unlink()
     features = datasets.Features(
-        {"image": datasets.Image(), "label": datasets.ClassLabel(names=names)}
-    )
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
     rows = {"image": [{"bytes": data, "path": None} for data in contents], "label": labels}
     datasets.Dataset.from_dict(rows, features=features).to_parquet(folder / "train.parquet")
     return contents

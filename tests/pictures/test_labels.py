@@ -17,8 +17,7 @@ def test_synsets_get_the_curated_name_and_their_place():
     # Places as in the published list of the 1000 synsets; the last two are of the larger ImageNet.
     assert named("n01440764", "n02979186", "n15075141", "n00007846", "n02084071") == {
         "n01440764": ("tench", 0), "n02979186": ("cassette player", 482),
-        "n15075141": ("toilet paper", 999), "n00007846": ("person", -1), "n02084071": ("dog", -1),
-    }
+        "n15075141": ("toilet paper", 999), "n00007846": ("person", -1), "n02084071": ("dog", -1)}
 
 
 def test_no_two_of_imagenets_classes_have_one_label():
@@ -34,8 +33,7 @@ def test_words_are_labels_and_their_class_is_the_one_they_mean():
     assert named("Golf_ball", "garbage-truck", "crane", "my_cat", "T-shirt", "001.tench") == {
         "Golf_ball": ("Golf ball", 574), "garbage-truck": ("garbage truck", 569),
         "crane": ("crane", -1),  # the bird or the machine
-        "my_cat": ("my cat", -1), "T-shirt": ("T shirt", 610), "001.tench": ("tench", 0),
-    }
+        "my_cat": ("my cat", -1), "T-shirt": ("T shirt", 610), "001.tench": ("tench", 0)}
     assert named("tench, Tinca tinca", "deep/hen") == {
         "tench, Tinca tinca": ("tench", 0), "deep/hen": ("hen", 8)}
 
@@ -47,8 +45,7 @@ def test_words_are_labels_and_their_class_is_the_one_they_mean():
     (["2_door_car", "4_door_car"], ["2 door car", "4 door car"]),
     (["001.tench", "134.crane", "517.crane"], ["tench", "134.crane", "517.crane"]),
     (["crane, bird", "crane, machine"], ["crane, bird", "crane, machine"]),
-    (["7_cat", "cat"], ["7 cat", "cat"]),
-])
+    (["7_cat", "cat"], ["7 cat", "cat"])])
 def test_what_tells_names_apart_is_kept(names, labels):
     assert [label for label, _ in named(*names).values()] == labels
 
@@ -69,14 +66,12 @@ def test_a_mapping_has_the_first_word():
     entries = {
         "n01440764": "fish", "tench": "golf ball", "golf_ball": {"class_index": -1},
         "mine": {"label": "thing", "class_index": 3}, "0": {"class_index": 574, "label": "ball"},
-        "1": {"class_index": 22}, "junk": {"skip": True},
-    }
+        "1": {"class_index": 22}, "junk": {"skip": True}}
     found, notes = name_classes(entries, "the test", read_mapping(entries))
     assert {name: one[:2] for name, one in found.items()} == {
         "n01440764": ("fish", 0),  # the synset says which class it is
         "tench": ("golf ball", 574), "golf_ball": ("golf ball", -1), "mine": ("thing", 3),
-        "0": ("ball", 574), "1": (imagenet_names()[22], 22),
-    }
+        "0": ("ball", 574), "1": (imagenet_names()[22], 22)}
     assert "golf_ball and tench" in notes[0]
 
 
@@ -102,8 +97,7 @@ def test_thousand_names_in_order_are_told_from_others():
     (["tench", "church"], ["tench, Tinca tinca", "church, church building"], [0, 1]),
     (["10 rupees"], ["10_rupees", "dollar"], [0]),
     (["10 rupees", "20 rupees"], ["10_rupees", "dollar"], [None, None]),  # or both would be one
-    (["cafe\u0301"], ["café"], [0]),
-])
+    (["cafe\u0301"], ["café"], [0])])
 def test_labels_and_logits_are_matched_one_to_one(labels, classes, found):
     expected = {label: place for label, place in zip(labels, found) if place is not None}
     assert match_labels(labels, classes) == expected
@@ -132,8 +126,7 @@ def test_a_mapping_is_read_from_yaml(tmp_path):
         "a: owl\nb/c/: {label: tench, class_index: 0, subject: one}\n'01': {skip: true}")
     assert read_mapping(path) == {
         "a": {"label": "owl"}, "b/c": {"label": "tench", "class_index": 0, "subject": "one"},
-        "01": {"skip": True},
-    }
+        "01": {"skip": True}}
 
 
 @pytest.mark.parametrize("text", [

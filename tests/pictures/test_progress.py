@@ -43,8 +43,7 @@ class Terminal(io.StringIO):
 
 @pytest.mark.parametrize(("progress", "total", "screen", "drawn"), [
     (True, 3, Terminal, True), (True, 3, io.StringIO, False), (False, 3, Terminal, False),
-    (True, 0, Terminal, False),
-])
+    (True, 0, Terminal, False)])
 def test_a_bar_is_drawn_on_a_terminal(progress, total, screen, drawn):
     shown = screen()
     with progress_bar(progress, total=total, desc="drawing", unit="picture", file=shown):

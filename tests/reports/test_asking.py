@@ -106,8 +106,7 @@ def test_the_rule():
         (20, 0.1, 0.10, 0.40, UNSURE), (20, 0.1, 0.11, 0.29, UNSURE),
         (19, 0.9, 0.80, 0.90, UNSURE), (99, 0.09, 0.80, 0.90, UNSURE),
         (99, 0.9, -0.9, -0.1, KEEPS), (99, 0.9, np.nan, np.nan, UNSURE),
-        (99, np.nan, 0.8, 0.9, UNSURE),
-    ]
+        (99, np.nan, 0.8, 0.9, UNSURE)]
     table = pd.DataFrame(rows, columns=["subjects", "full_low", "hidden_low", "hidden_high", "is"])
     assert decided(table).tolist() == table["is"].tolist()
 
@@ -179,8 +178,7 @@ def test_of_many_pictures_whole_subjects_are_left_out(fresh, smoke):
 
 @pytest.mark.parametrize(("prompts", "message"), [
     ([], "Nothing is asked"), (["snow", " ... "], "needs a word"), ([3], "got 3"),
-    (["snow " * 200], "at most 500 characters"), (["\ud800snow"], "no text"),
-])
+    (["snow " * 200], "at most 500 characters"), (["\ud800snow"], "no text")])
 def test_what_is_no_question_is_refused(smoke, prompts, message):
     with pytest.raises(SingError, match=message):
         ask(smoke, "lite0", prompts)

@@ -43,11 +43,8 @@ def build():
 """
 SMALL = {
     "clipart_files": 24, "bootstrap_draws": 60, "control_draws": 2, "folds": 3, "redeals": 2,
-    "information_draws": 1, "kernel_size": 20,
-}
-FILES = {
-    "index.html", "card.json", "report.ipynb", "translator.safetensors", "spaces.safetensors",
-}
+    "information_draws": 1, "kernel_size": 20}
+FILES = {"index.html", "card.json", "report.ipynb", "translator.safetensors", "spaces.safetensors"}
 
 
 def draw(folder, each=6):
@@ -89,15 +86,13 @@ def made(home, build):
         patch.setenv("OMP_NUM_THREADS", "1")
         return sing_nb.report(
             "mine.py:build", "photos", "found", ask=["snow", "a hand"], settings=SMALL,
-            progress=False,
-        )
+            progress=False)
 
 
 def sums(folder):
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in folder.rglob("*") if path.is_file()
-    }
+        for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -190,8 +185,7 @@ def test_csv_and_parquet_hold_the_same(made):
         parquet = sing_nb.load(made.folder / "tables" / f"{name}.parquet")
         assert parquet.attrs["card"]["command"] == made.card["command"]
         assert list(parquet.columns) == list(table.columns)
-        csv = pd.read_csv(
-            made.folder / "tables" / f"{name}.csv", dtype=str, keep_default_na=False)
+        csv = pd.read_csv(made.folder / "tables" / f"{name}.csv", dtype=str, keep_default_na=False)
         assert list(csv.columns) == list(table.columns)
         assert len(csv) == len(parquet) == len(table)
         for column in table:
@@ -239,12 +233,10 @@ def test_the_recorded_command_makes_it_again_and_a_kill_leaves_the_old_one(
     command = [sys.executable, "-m", "sing_nb.cli", *words[1:]]
     env = os.environ | {
         "SING_BUILD": str(tmp_path / "build"), "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(Path(room.__file__).parents[2]),
-    }
+        "PYTHONPATH": str(Path(room.__file__).parents[2])}
     running = subprocess.Popen(
         command, cwd=home, env=env, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+        start_new_session=True)
     try:
         while not (left := list(home.glob(".found.new-*"))) and running.poll() is None:
             time.sleep(0.05)
@@ -309,8 +301,7 @@ def test_a_folder_of_something_else_is_left_as_it_is(here):
     ({"settings": {"pictures": "stamps"}, "images": "photos"}, "not both"),
     ({"transform": "resize"}, "transform is str"),
     ({"model": 3}, "a torch.nn.Module or a Classifier; got int"),
-    ({"model": nn.ReLU()}, "no linear"),
-])
+    ({"model": nn.ReLU()}, "no linear")])
 def test_bad_arguments_are_told_before_anything_is_computed(here, options, message):
     draw(here / "photos", 2)
     (here / "names.txt").write_text("a\nb\nc\n")
@@ -334,8 +325,7 @@ def test_a_module_of_this_process_gets_a_name_that_others_can_load(here):
     (here / "names.txt").write_text("\ufeff" + "\n".join(names) + "\n\n", encoding="utf-8")
     study, name = own_study(
         tiny(), "photos", class_names="names.txt", transform=transform, progress=False,
-        beside="lite0", settings={"clipart_files": 2, "tower": "lite1"},
-    )
+        beside="lite0", settings={"clipart_files": 2, "tower": "lite1"})
     assert study.config.models == [name, "lite0"]
     loaded = sing_nb.load_classifier(name)
     assert loaded.class_names == study.class_names(name) == names

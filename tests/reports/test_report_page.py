@@ -22,8 +22,7 @@ def shown(data, kind="display_data", about=None):
     cell = new_code_cell("secret = 1")
     cell.outputs = [
         new_output("stream", name="stderr", text="a bar of progress"),
-        new_output(kind, data=data, metadata=about or {}),
-    ]
+        new_output(kind, data=data, metadata=about or {})]
     return cell
 
 
@@ -59,8 +58,7 @@ def notebook(tmp_path_factory):
         shown({"text/markdown": "## Scores\n\n**Two** of them."}),
         figure("And *again*.", "fig-again"),
         shown({"text/html": wide.to_html(), "text/plain": "wide"}, "execute_result"),
-        shown({"text/plain": "3 < 4"}, "execute_result"),
-    )
+        shown({"text/plain": "3 < 4"}, "execute_result"))
 
 
 @pytest.fixture(scope="module")
@@ -133,8 +131,7 @@ def test_scripts_in_names_do_not_run(browser, tmp_path):
     bad = (
         "<script>window.ran = 1</script> <img src='x' onerror='window.ran = 2'> "
         "<a href='javascript:window.ran = 3' id='bad'>a</a> "
-        "<img src='http://192.0.2.1/seen.png'><iframe src='data:text/html,x'></iframe>"
-    )
+        "<img src='http://192.0.2.1/seen.png'><iframe src='data:text/html,x'></iframe>")
     target = page(written(
         tmp_path, shown({"text/markdown": bad}), shown({"text/html": bad}), figure()),
         tmp_path / "index.html", bad)

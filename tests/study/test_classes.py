@@ -36,8 +36,7 @@ def test_every_class_has_its_curated_name_and_wordnets_names():
         ("dromedary", "dromedary"), ("ZEBRA", "zebra"), ("fire engine", "fire truck"),
         ("crane", "crowned crane"),  # no stamp shows the machine
         ("giraffe", "giraffe"),  # a label without an ImageNet class
-    ],
-)
+    ])
 def test_a_class_is_found_by_any_usual_name(smoke, name, label):
     assert smoke.label(name) == label
 
@@ -78,10 +77,8 @@ def angles_by_hand(smoke, plain, asked):
     control = [
         angles(np.stack([
             one - random_part(one, np.linalg.norm(part), smoke.config.seed + draw)
-            for one, part in zip(f, null)
-        ]))
-        for draw in range(smoke.config.control_draws)
-    ]
+            for one, part in zip(f, null)]))
+        for draw in range(smoke.config.control_draws)]
     return angles(f), angles(f - null), np.stack(control)
 
 
@@ -102,12 +99,10 @@ def test_a_string_graph_knows_its_control_and_its_strongest(smoke, asked, angles
         assert row["beyond"] == (np.abs(own) < abs(row["attribute_score"])).mean()
     size = table["attribute_score"].abs()
     assert table["strength"].sort_values().index.tolist() == (
-        size.sort_values(ascending=False).index.tolist()
-    )
+        size.sort_values(ascending=False).index.tolist())
     by_alias = classes.string_graph(smoke, "lite0", "Loxodonta africana", ["snow"])
     pd.testing.assert_frame_equal(
-        by_alias, classes.string_graph(smoke, "lite0", "African elephant", ["snow"])
-    )
+        by_alias, classes.string_graph(smoke, "lite0", "African elephant", ["snow"]))
 
 
 # --- figures ------------------------------------------------------------------------------------
@@ -116,8 +111,7 @@ def test_a_string_graph_knows_its_control_and_its_strongest(smoke, asked, angles
 def rows_with(chart, *columns):
     (found,) = [
         pd.DataFrame(rows) for rows in chart.to_dict()["datasets"].values()
-        if rows and set(columns) <= set(rows[0])
-    ]
+        if rows and set(columns) <= set(rows[0])]
     return found
 
 
@@ -167,8 +161,7 @@ def test_the_excess_of_a_concept_is_over_subjects_and_more_subspaces(smoke):
         rows = np.flatnonzero((smoke.pictures["label"] == label).to_numpy() & smoke.is_scored)
         other = [
             angle(smoke.translate("lite0", f, rows)[:, None], smoke.text(concepts)[None]).numpy()
-            for f in smoke.random_removals("lite0", smoke.features("lite0")[rows], 8)
-        ]
+            for f in smoke.random_removals("lite0", smoke.features("lite0")[rows], 8)]
         moved.append((before - after).mean(0))
         gaps.append((np.mean(other, axis=0) - after).mean(0))
     # In smoke every class is one stamp.

@@ -54,8 +54,7 @@ def test_word_changes_are_those_of_plain_numpy(smoke, plain, pictures, chosen_by
     null = plain.null(f)
     parts = [null] + [
         random_part(f, np.linalg.norm(null), smoke.config.seed + draw)
-        for draw in range(smoke.config.control_draws)
-    ]
+        for draw in range(smoke.config.control_draws)]
     texts = smoke.space.encode_text([prompt_of(word) for word in smoke.vocabulary])
     texts = texts.double().numpy()
     before = degrees(plain.translate([f], [number])[0], texts)

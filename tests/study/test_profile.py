@@ -19,8 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BASE = "models: [lite0]\ntower: lite2\n"
 BOMB = "models: &a0 [x]\n" + "".join(
     f"{key}: &a{i + 1} [{', '.join([f'*a{i}'] * 9)}]\n"
-    for i, key in enumerate(["lambdas", "sweep_losses", "other_spaces", "expected", "about"])
-)
+    for i, key in enumerate(["lambdas", "sweep_losses", "other_spaces", "expected", "about"]))
 FILES = {
     "unknown key": (BASE + "foldss: 3\n", "did you mean 'folds'"),
     "words": (BASE + "folds: five\n", "folds in .*odd.yaml: .* integer; got 'five'"),
@@ -35,8 +34,7 @@ FILES = {
     "Python": (BASE + "about: !!python/object/apply:os.getcwd []\n", "is not YAML"),
     "empty": ("", "lacks models"),
     "a list": ("- a\n", "lines of the form `key: value`"),
-    "a number as key": (BASE + "3: 4\n", "Unknown profile key"),
-}
+    "a number as key": (BASE + "3: 4\n", "Unknown profile key")}
 SETTINGS = [
     ({"vews": 3}, "did you mean 'views'"), ({"name": "other"}, "Unknown profile key"),
     ({"views": "3"}, r"views in the overrides: .* integer; got '3' \(str\)"),
@@ -54,8 +52,7 @@ SETTINGS = [
     ({"other_spaces": ["open_clip/a:b"]}, "turns as towers"),
     ({"sweep_folds": 3}, "at most 2 of them; got 3"),
     ({"sweep_losses": ["mse"]}, "needs mse and cosine"),
-    ({"sweep_architectures": ["linear"]}, "needs ridge"),
-]
+    ({"sweep_architectures": ["linear"]}, "needs ridge")]
 
 
 @pytest.fixture
@@ -132,8 +129,7 @@ VALUES = st.recursive(
     | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3)
     | st.dictionaries(st.text(max_size=3), inner, max_size=2),
-    max_leaves=5,
-)
+    max_leaves=5)
 KEYS = sorted(set(Profile.model_fields) - {"name"})
 
 

@@ -78,8 +78,7 @@ def test_only_the_control_moves_logits(smoke, plain, photo, kind):
 def test_the_steepest_way_to_a_prompt_leads_towards_it(smoke, photo):
     gain = {
         kind: pushes.answer(smoke, MODEL, photo, kind, "jellyfish", step=0.05).scores.loc[0]
-        for kind in ("prompt", "random", "remove")
-    }
+        for kind in ("prompt", "random", "remove")}
     rest = max(abs(gain[kind]["prompt_score"]) for kind in ("random", "remove"))
     assert gain["prompt"]["prompt_score"] > rest > 0
     again = pushes.answer(smoke, MODEL, photo, "random", "", "jellyfish", step=0.05)
@@ -145,8 +144,7 @@ def saved(picture, kind="PNG", **options):
 @pytest.mark.parametrize("source", [0, 1])
 def test_the_file_of_a_known_picture_gives_its_numbers(smoke, pictures, source):
     known = pushes.known(smoke, MODEL, pictures[source])
-    own = pushes.uploaded(
-        smoke, MODEL, smoke.picture_path(known.name).read_bytes(), "mine.jpg")
+    own = pushes.uploaded(smoke, MODEL, smoke.picture_path(known.name).read_bytes(), "mine.jpg")
     assert (own.name, own.label, own.subject) == ("mine.jpg", "", None)
     assert (own.f - known.f).norm() < 1e-4 * known.f.norm()
     assert float(metrics.angle(own.z, known.z)) < 0.02
@@ -190,8 +188,7 @@ def test_what_is_computed_beforehand_are_the_answers(smoke, pictures):
     assert len(table) == 2 * 4 * 3
     for _, row in table[table["step"] == 1.5].iterrows():
         one = pushes.known(smoke, MODEL, row["picture"])
-        found = pushes.answer(
-            smoke, MODEL, one, row["kind"], "teapot", step=1.5, k=3, photos=2)
+        found = pushes.answer(smoke, MODEL, one, row["kind"], "teapot", step=1.5, k=3, photos=2)
         for name in ("image_score", "attribute_score", "prompt_score"):
             assert row[name] == pytest.approx(found.scores[name][0], abs=1e-4)
         after = found.words.query("state == 'after'"), found.photos.query("state == 'after'")

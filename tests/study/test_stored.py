@@ -59,8 +59,7 @@ def test_only_code_that_does_something_counts(tmp_path):
     texts = {
         "plain": "def f(x):\n    return x + 1\n",
         "explained": '"""A file."""\ndef f(x):\n    """More."""\n    # why\n    return (x + 1)\n',
-        "other": "def f(x):\n    return x + 2\n",
-    }
+        "other": "def f(x):\n    return x + 2\n"}
     for name, text in texts.items():
         (tmp_path / f"{name}.py").write_text(text)
     plain, explained, other = (code_key(str(tmp_path / f"{name}.py")) for name in texts)

@@ -73,8 +73,7 @@ def test_translators_are_fitted_without_their_fold_and_without_photographs(smoke
 
 def test_the_final_lambda_is_the_best_of_the_path(smoke):
     lams = smoke.lambdas("lite0")
-    path = grouped_cv(*smoke.fold_fitters(
-        "lite0", smoke.features("lite0"), smoke.embeddings), lams)
+    path = grouped_cv(*smoke.fold_fitters("lite0", smoke.features("lite0"), smoke.embeddings), lams)
     assert smoke.translator("lite0").card["lambda"] == lams[int(path.mean(0).argmax())]
 
 
@@ -93,8 +92,7 @@ def test_scores_of_one_picture_are_those_of_plain_numpy(smoke, plain, images, so
     expected = {
         "image_score": degrees(z, moved),
         "attribute_score": degrees(z, text) - degrees(moved, text),
-        "label_angle": degrees(z, text), "translator_error": degrees(z, own),
-    }
+        "label_angle": degrees(z, text), "translator_error": degrees(z, own)}
     for name, value in expected.items():
         assert row[name] == pytest.approx(value, abs=0.01), name
     assert row["null_share"] == pytest.approx((null @ null) / (f @ f), abs=1e-5)

@@ -32,8 +32,7 @@ EXEMPT = {
     "trials.trials": "single trials with known answers, which trial_table summarises",
     "plants.plant_runs": "single planted runs, which score_table summarises",
     "pushes.trail": "one photo, along its own null part and along its control",
-    "pushes.explored": "single photos, along every direction",
-}
+    "pushes.explored": "single photos, along every direction"}
 FIGURES_EXEMPT = {
     "spectrum": "singular values of the weights: nothing is sampled",
     "method": "one photo at a time, an example of the steps",
@@ -42,8 +41,7 @@ FIGURES_EXEMPT = {
     "lambda-path": "the folds themselves are shown; R2 = 0 is a constant's",
     "linked-models": "one dot a picture, each beside its own control",
     "slide": "one picture along its own null part, beside a random part",
-    "paired-differences": "differences from ridge, which is the control",
-}
+    "paired-differences": "differences from ridge, which is the control"}
 
 
 def tables():
@@ -82,8 +80,7 @@ def given(smoke):
         "second": lambda: "lite1", "found": lambda: comparison.runs(smoke),
         "prompts": lambda: ["an image of a dog"], "prompt": lambda: "an image of a dog",
         "angles": lambda: [0.0, 5.0], "target_is": lambda: 5.0, "words": lambda: "a dog",
-        "pushed": lambda: steering.pushes(smoke, "lite0", pictures, ["an image of a dog"], [5.0]),
-    }
+        "pushed": lambda: steering.pushes(smoke, "lite0", pictures, ["an image of a dog"], [5.0])}
     made = {}
 
     def give(name):
@@ -101,8 +98,7 @@ def arguments(name, function, given):
     values, give = given
     wanted = [
         p.name for p in inspect.signature(function).parameters.values()
-        if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
-    ]
+        if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
     unknown = [one for one in wanted if one not in values]
     assert not unknown, f"{name} asks for {unknown}: say in `given` what to give, or give a default"
     return [give(one) for one in wanted]
@@ -119,8 +115,7 @@ def lacks(table):
     texts = [
         str(value) for column in table.columns
         if not pd.api.types.is_numeric_dtype(table[column])
-        for value in pd.unique(table[column].dropna().astype(str))
-    ]
+        for value in pd.unique(table[column].dropna().astype(str))]
     control = any(CONTROL.search(text) for text in [*map(str, names), *texts])
     return ["an interval"] * (not interval) + ["a control"] * (not control)
 

@@ -98,8 +98,7 @@ def test_intervals_are_paired_over_subjects(pairs, smoke):
         rows = np.concatenate([np.flatnonzero(subjects == names[i]) for i in drawn])
         ratios = [
             t["image_score"].iloc[rows].median() / t["attribute_score"].iloc[rows].abs().median()
-            for t in (one, two)
-        ]
+            for t in (one, two)]
         found.append(ratios[1] - ratios[0])
     row = pairs[(pairs["joint"] == "lite0") & pairs["neutral"]].iloc[0]
     assert (row["low"], row["high"]) == pytest.approx(tuple(np.quantile(found, ends(len(names)))))
