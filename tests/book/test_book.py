@@ -134,13 +134,3 @@ def test_a_failed_chapter_names_its_cell_and_keeps_what_stood(smoke_book):
     # Its mark is gone: the next run does not take what stood for what was asked.
     assert not (smoke_book.parent / "stages" / "chapter-08_steering.json").exists()
     assert run(MAKE).returncode == 0
-
-
-@pytest.mark.parametrize(("setting", "message"), [
-    ("PROFILE=smok", "did you mean 'smoke'"), ("SET=viws=3", "did you mean 'views'"),
-    ("SET=target_is=far", "target_is in the settings")])
-def test_wrong_settings_stop_before_anything_runs(setting, message):
-    done = run([*MAKE, setting])
-    assert done.returncode != 0
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr

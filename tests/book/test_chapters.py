@@ -6,7 +6,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from sing_nb.book.chapters import chapter_files, resolve, run_chapter
+from sing_nb.book.chapters import resolve, run_chapter
 from sing_nb.errors import SingError
 from sing_nb.study.study import Study
 
@@ -55,32 +55,9 @@ def test_settings_go_to_the_profile_and_to_the_chapters_that_have_them(tmp_path)
     assert (overrides, parameters) == ({}, {"01_tiny": {}})
 
 
-@pytest.mark.parametrize(("setting", "message"), [
-    ("coutn=3", "Unknown setting 'coutn'; did you mean 'count'"),
-    ("vews=3", "did you mean 'views'"),
-    ("profile=offline", "Unknown setting 'profile'"),  # it has an option of its own
-    ("count", "reads key=value; got 'count'"),
-    ("count=2.5", "count in the settings for 01_tiny must be int"),
-    ("loud=1", "must be bool"),
-    ("words='camel", "in quotes"),
-    ("views=many", "views")])
-def test_wrong_settings_are_refused(tmp_path, setting, message):
-    with pytest.raises(SingError, match=message):
-        resolve("smoke", [setting], [chapter(tmp_path)])
-
-
 def test_a_parameter_without_annotation_is_refused(tmp_path):
     with pytest.raises(SingError, match=r"01_tiny\.ipynb: the parameter count needs"):
         resolve("smoke", ["count=4"], [chapter(tmp_path, parameters="count = 3")])
-
-
-def test_chapters_follow_the_table_of_contents(tmp_path):
-    for name in ("02_b", "01_a", "09_not_listed"):
-        chapter(tmp_path, name)
-    (tmp_path / "_toc.yml").write_text(
-        "format: jb-book\nroot: intro\nparts:\n- chapters:\n  - file: 02_b\n  - file: page\n"
-        "- chapters:\n  - file: 01_a.ipynb\n  - file: 03_not_there\n")
-    assert [path.name for path in chapter_files(tmp_path)] == ["02_b.ipynb", "01_a.ipynb"]
 
 
 WATCHED = BODY + """

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import signal
 import subprocess
 import sys
@@ -17,26 +16,11 @@ import pandas as pd
 import pytest
 
 import sing_nb.cli as cli
-from sing_nb.errors import SingError
-from sing_nb.study.profile import load_profile
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 COMMANDS = cli.sing.commands
 PROGRAM = [sys.executable, "-m", "sing_nb.cli"]
-
-
-@pytest.fixture
-def fails():
-    """Adds a command that raises an error."""
-    def add(error):
-        @cli._command()
-        def tried():
-            """Fail."""
-            raise error
-
-    yield add
-    COMMANDS.pop("tried", None)
 
 
 # --- help and usage -----------------------------------------------------------------------------
@@ -48,29 +32,6 @@ def test_help_lists_the_commands_and_the_exit_codes(capsys):
     listed = re.findall(r"^  ([a-z-]+)  ", text.split("Commands:")[1], re.MULTILINE)
     assert listed == sorted(COMMANDS)
     assert re.findall(r"^    (\d+) ", text, re.MULTILINE) == ["0", "1", "2", "130"]
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_examples_in_the_help_parse_and_name_a_profile(name):
-    command = COMMANDS[name]
-    assert command.help
-    for line in re.findall(r"^ *sing (.*)$", command.help, re.MULTILINE):
-        first, *words = shlex.split(line)
-        assert first == name
-        assert load_profile(command.make_context(name, words).params["profile"])
-
-
-@pytest.mark.parametrize("path", ["book/Snakefile", "Makefile", "README.md", ".ci/run"])
-def test_whoever_calls_a_command_finds_its_options(path):
-    text = (ROOT / path).read_text(encoding="utf-8")
-    for name, rest in re.findall(r"(?:\bsing|\{SING\}) ([a-z-]+)\b([^\n|`#]*)", text):
-        if name in COMMANDS:
-            known = {text for option in COMMANDS[name].params for text in option.opts}
-            assert set(re.findall(r"(?<=\s)--[a-z-]+", rest)) <= known | {"--help"}, name
-    if path == "book/Snakefile":
-        kinds = {"features", "embeddings"}  # {wildcards.kind}
-        called = {name for name in COMMANDS if f"{{SING}} {name}" in text} | kinds
-        assert called == {*COMMANDS} - {"report", "ask", "card", "check"}
 
 
 @pytest.mark.parametrize("words", [
@@ -103,38 +64,6 @@ def test_what_cannot_be_done_is_one_and_said_on_stderr(words, said, capsys):
 # --- failures -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("error", "said"), [
-    (RuntimeError("mat1 and mat2\n  differ"), "RuntimeError: mat1 and mat2 differ\nsing did not"),
-    (MemoryError(), "Memory ran out"),
-    (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "Memory ran out"),
-    (EOFError("Ran out of input"), "EOFError: Ran out of input"),  # to click, it is Control-C
-    (SingError("No class '\x1b[2Jcat'."), "No class '\\x1b[2Jcat'."),  # a terminal's command
-    (KeyError("\x1b[2Jcat"), "\\x1b[2Jcat")])
-def test_a_failure_is_said_and_debug_shows_where(error, said, fails, capsys):
-    fails(error)
-    assert cli.main(["tried"]) == 1
-    text = capsys.readouterr().err
-    assert text.lstrip().startswith("sing tried: ")
-    assert said in text
-    assert "Traceback" not in text
-    assert "\x1b" not in text
-    assert cli.main(["tried", "--debug"]) == 1
-    text = capsys.readouterr().err
-    assert text.lstrip().startswith("Traceback")
-    assert "test_cli.py" in text
-
-
-def test_a_reader_that_leaves_and_a_full_disk():
-    shell = f"{shlex.join(PROGRAM)} --help | true"
-    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, env=HERE)
-    assert "Traceback" not in done.stderr
-    with open("/dev/full", "w") as full:
-        done = subprocess.run([*PROGRAM, "check", "--profile", "smoke"], stdout=full,
-                              stderr=subprocess.PIPE, text=True, env=HERE)
-    assert done.returncode != 0
-    assert "No space left" in done.stderr
-
-
 def test_control_c_is_one_line_and_the_same_command_goes_on(tmp_path):
     words = [*PROGRAM, "fetch", "--profile", "smoke", "--set", "clipart_files=800"]
     env = {**HERE, "SING_BUILD": str(tmp_path)}
@@ -161,20 +90,6 @@ def test_control_c_is_one_line_and_the_same_command_goes_on(tmp_path):
 
 
 # --- what goes where ----------------------------------------------------------------------------
-
-
-def test_quiet_reaches_studies_and_ends_with_the_command(monkeypatch):
-    seen = []
-
-    @cli._command()
-    def tried():
-        seen.append(os.environ.get("SING_QUIET"))
-
-    monkeypatch.delenv("SING_QUIET", raising=False)
-    for words in (["tried"], ["tried", "--quiet"], ["tried"]):
-        assert cli.main(words) == 0
-    COMMANDS.pop("tried")
-    assert seen == [None, "1", None]
 
 
 def test_nothing_heavy_is_loaded_before_a_command_needs_it():
@@ -204,14 +119,3 @@ def test_an_answer_of_a_real_study_on_both_streams(smoke, capsys):
     table, told = capsys.readouterr().out.split("\n\n", 1)
     assert [line.split("  ")[0] for line in table.splitlines()[2:]] == ["snow", "a hand"]
     assert "EfficientNet-Lite0" in told
-
-
-def test_what_is_no_number_is_a_question_mark_for_people_and_null_for_programs(capsys):
-    answers = pd.DataFrame({
-        "prompt": ["a [bold]hand[/bold] \x1b[2J"], "verdict": ["cannot be told"],
-        "hidden": [np.nan], "hidden_low": [np.nan], "hidden_high": [np.nan],
-        "hidden_control": [0.2]})
-    cli._print_answers(answers)
-    row = capsys.readouterr().out.splitlines()[2]
-    assert re.split(r" {2,}", row.strip()) == [
-        "a [bold]hand[/bold] \\x1b[2J", "cannot be told", "?", "? to ?", "20 %"]

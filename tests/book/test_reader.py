@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
 from pathlib import Path
 
@@ -63,14 +62,6 @@ def brushed(read=True):
     return dots(300).add_params(brush) | (bars.transform_filter(brush) if read else bars)
 
 
-def picked(read=True, bind=alt.Undefined):
-    """Dots of which a click, in the plot or the legend, brings out a kind."""
-    pick = alt.selection_point(name="pick", fields=["kind"], bind=bind)
-    chart = dots().add_params(pick)
-    dim = alt.condition(pick, alt.value(0.9), alt.value(0.2))
-    return chart.encode(opacity=dim) if read else chart
-
-
 def slid(read=True):
     """Dots above a height that a slider sets."""
     cut = alt.param(name="cut", value=2, bind=alt.binding_range(
@@ -107,40 +98,6 @@ def open_page(tmp_path_factory):
                 assert report.page_errors == report.console_errors == []
 
         yield opened
-
-
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_charts_that_answer_are_good(open_page, theme):
-    charts = [brushed(), picked(), picked(bind="legend"), slid(), chosen(),
-              chosen(alt.binding_select)]
-    with open_page(*charts, theme=theme) as page:
-        found = reader.tab_through(page) + reader.unnamed_inputs(page) + reader.faint_texts(page)
-        for chart in range(len(charts)):
-            for act in (reader.turn_inputs, reader.press_inputs, reader.try_selections,
-                        reader.try_tooltips):
-                found += act(page, chart)
-        assert found == []
-
-
-@pytest.mark.parametrize(("chart", "act", "said"), [
-    (brushed(read=False), reader.try_selections, "brush brush: what is chosen changes no mark"),
-    (picked(read=False), reader.try_selections, "click pick.*changes no mark"),
-    (slid(read=False), reader.turn_inputs, "range .*draws what 2 draws"),
-    (slid(read=False), reader.press_inputs, "keys move it and no mark")])
-def test_what_does_not_answer_is_found(open_page, chart, act, said):
-    with open_page(chart) as page:
-        found = act(page, 0)
-        assert any(re.search(said, text) for text in found), found
-
-
-def test_what_eyes_and_keys_cannot_find_is_found(open_page):
-    style = ".sing-inputs * { outline: none !important } figcaption { color: #777 !important }"
-    with open_page(slid(), chosen(), style=style) as page:
-        # By WCAG's formula #777 has a relative luminance of 0.1845: 4.48 to 1 on white.
-        assert any("4.5:1" in text for text in reader.faint_texts(page))
-        assert "the focus ring of 'kind' has a contrast of 0.0:1" in reader.tab_through(page)
-        page.evaluate("document.querySelector('[role=radiogroup]').removeAttribute('aria-label')")
-        assert reader.unnamed_inputs(page) == ["an input without a name: - radiogroup:"]
 
 
 def test_choices_and_focus_survive_a_new_theme_and_a_new_width(open_page):

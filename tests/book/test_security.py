@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import re
 import subprocess
 import sys
@@ -58,15 +57,6 @@ def attack(tmp_path):
 
     yield write
     assert not mark.exists()
-
-
-def test_the_attack_is_one(tmp_path):
-    # Read in the way that nobody here does, it runs: or these tests would show nothing.
-    torch.save(Code(tmp_path / "ran"), tmp_path / "file")
-    torch.load(tmp_path / "file", weights_only=False)
-    assert (tmp_path / "ran").is_dir()
-    pickle.loads(pickle.dumps(Code(tmp_path / "ran too")))
-    assert (tmp_path / "ran too").is_dir()
 
 
 def by_open_clip(write, home):
@@ -165,12 +155,6 @@ def test_a_picture_is_given_to_no_other_program(tmp_path, monkeypatch):
     assert mark.exists()
 
 
-def test_names_of_profiles_do_not_leave_their_folder():
-    for name in ("../profiles/smoke", "/etc/passwd", "smoke/../smoke", "..", ""):
-        with pytest.raises(SingError, match="Unknown profile"):
-            profile.load_profile(name)
-
-
 def test_jupyterlab_listens_on_this_machine_only_with_its_token():
     make = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert re.search(r"jupyter lab --ServerApp\.ip=127\.0\.0\.1", make)
@@ -197,3 +181,9 @@ def test_an_audit_without_network_says_so_and_fails_nothing(tmp_path):
         check=True)
     assert "cannot be reached" in done.stdout
     assert json.loads((tmp_path / "new" / "audit.json").read_text())["checked"] is False
+
+
+def test_names_of_profiles_do_not_leave_their_folder():
+    for name in ("../profiles/smoke", "/etc/passwd", "smoke/../smoke", "..", ""):
+        with pytest.raises(SingError, match="Unknown profile"):
+            profile.load_profile(name)

@@ -73,16 +73,6 @@ def test_a_figure_is_kept_as_spec_data_and_svg_the_same_in_each_run(page):
     assert {name: (page / name).read_bytes() for name in first} == first
 
 
-def test_nothing_is_kept_where_a_person_runs_a_chapter(page, shown, monkeypatch, tmp_path):
-    monkeypatch.delenv("SING_PAGE")
-    monkeypatch.chdir(tmp_path)
-    show(bars())
-    for _ in range(2):  # a cell may be run again
-        assert judge().data.startswith("> **✓ Figure 3")
-    assert len(shown) == 2
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
-
-
 def test_a_figure_brings_its_caption_for_pages_and_for_notebooks(shown):
     show(bars())
     (bundle, told), (below, mark) = shown
@@ -114,16 +104,6 @@ def test_a_readers_own_chart_asks_no_host_and_draws_every_row():
         bundle = bundle._repr_mimebundle_()
     assert "text/html" not in bundle
     assert bundle["image/png"].startswith("iVBOR")
-
-
-@pytest.mark.parametrize(("name", "said", "words"), [
-    ("../bars", {}, "a-z, 0-9 and hyphens; got "),
-    ("bars", {"alt": "A chart"}, "alt text of bars says too little: 'A chart'"),
-    ("bars", {"caption": ""}, "caption of bars says too little")])
-def test_names_and_texts_that_will_not_do_are_refused(page, name, said, words):
-    with pytest.raises(sing.SingError, match=re.escape(words)):
-        show(bars(), name, **said)
-    assert not list(page.iterdir())
 
 
 # --- findings -----------------------------------------------------------------------------------

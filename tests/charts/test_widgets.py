@@ -158,27 +158,6 @@ def test_what_people_type_is_no_markup(explorer):
     assert "&lt;script&gt;" in explorer.numbers.value
 
 
-@pytest.mark.parametrize(("options", "words"), [
-    ({"model": "lite9"}, "Unknown classifier of this study 'lite9'; did you mean 'lite"),
-    ({"photos": ["badgerr"]}, "Unknown picture 'badgerr'"),
-    ({"direction": "prompt", "prompt": " "}, "A prompt needs a word")])
-def test_wrong_settings_are_said_in_the_box(smoke, options, words):
-    explorer = widgets.NullSpaceExplorer(smoke, **options)
-    assert words in said(explorer).replace("&#x27;", "'")
-    assert explorer.model.value == MODEL
-    explorer.direction.value = "random"
-    assert number(cells(explorer.numbers)["Image Score"][0]) > 0
-
-
-def test_a_clip_like_study_is_explored(mini):
-    explorer = widgets.NullSpaceExplorer(mini, direction="prompt")
-    assert said(explorer) == ""
-    before = state(explorer)
-    explorer.upload.value = file(mini.picture_path(explorer.photo.value).read_bytes())
-    assert said(explorer) == ""
-    assert all(new != old for new, old in zip(state(explorer)[:2], before))
-
-
 def test_the_counterpart_holds_the_answers(smoke, counterpart):
     spec = counterpart.to_dict()
     assert "towards “an image of a jellyfish”" in str(spec["params"])

@@ -6,7 +6,6 @@ import torch
 from sklearn.linear_model import Ridge
 from sklearn.metrics.pairwise import rbf_kernel
 
-import sing_nb
 from sing_nb.checks import information
 from sing_nb.checks.information import kernel_map
 from sing_nb.errors import SingError
@@ -76,28 +75,3 @@ def test_null_removal_of_the_paper_is_that_of_the_study(smoke):
     expected = tables.images(smoke, "lite0").set_index("picture").loc[found.index]
     for score in ("image_score", "attribute_score"):
         np.testing.assert_allclose(found[score], expected[score], atol=2e-3)
-
-
-# --- the book with the repaired translator ------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def repaired(smoke):
-    study = sing_nb.Study("smoke", progress=False, translator="principal-first")
-    study._features, study._classifiers = smoke._features, smoke._classifiers
-    return study
-
-
-def test_a_study_can_be_made_with_the_repaired_translator(smoke, repaired):
-    fits = repaired.fitted("lite0")
-    assert [one.card["kind"] for one in fits] == ["principal-first"] * 3
-    assert {one.card["kind"] for one in smoke.fitted("lite0")} == {"ridge"}
-    assert smoke.key() != repaired.key()
-    table = information.picture_table(smoke, "lite0")
-    own = table[(table["space"] == "lite2") & (table["version"] == "principal-first")
-                & (table["draw"] < 0)].set_index("picture")
-    images = tables.images(repaired, "lite0").set_index("picture").loc[own.index]
-    np.testing.assert_allclose(images["image_score"], own["image_score"], atol=5e-3)
-    assert (images["logit_change"] < 1e-2).all()
-
-

@@ -13,7 +13,6 @@ from sing_nb.checks.nuisances import (
     shares,
     variance_shares,
 )
-from sing_nb.errors import SingError
 
 ALIKE, EACH = EFFECTS
 FACTORS = ["background", "hue", "saturation", "lightness", "scale", "x", "y", "flip"]
@@ -119,45 +118,12 @@ def test_what_is_planted_is_found_in_its_size():
         assert abs(found[name, EACH]) < 0.02
 
 
-def test_noise_explains_nothing_on_average():
-    found = []
-    for seed in range(60):
-        table, blocks = views(8, seed)
-        values = np.random.default_rng(1000 + seed).normal(size=(96, 3))
-        found.append(variance_shares(values, design(table), blocks, blocks))
-    for key in found[0].keys() - {("every", EACH)}:
-        sample = np.array([one[key] for one in found])
-        assert abs(sample.mean()) < 4 * sample.std() / np.sqrt(60) + 1e-3, key
-
-
-def test_what_cannot_be_asked_is_said():
-    table, blocks = views(4)
-    with pytest.raises(SingError, match="several pictures a block"):
-        variance_shares(np.ones((48, 2)), design(table), np.arange(48), blocks)
-    with pytest.raises(SingError, match="two clusters"):
-        variance_shares(np.ones((48, 2)), design(table), blocks, np.zeros(48))
-
-
 # --- of a study ---------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def table(fresh):
     return shares(fresh())
-
-
-def test_a_study_has_every_part_with_interval_and_control(table):
-    own = table[table["model"] == "lite0"]
-    assert set(zip(own["quantity"], own["kind"])) == {
-        ("features", "null space"), ("features", "principal space"), ("features", "random control"),
-        ("image_score", "null space"), ("image_score", "random control"),
-        ("image_score_excess", "null space")}
-    assert set(table.loc[table["model"] == "", "kind"]) == {"joint space"}
-    assert not table.duplicated(["model", "quantity", "kind", "factor", "effect"]).any()
-    assert np.isfinite(table[["value", "low", "high"]]).all(axis=None)
-    # Flip never varies in three views, and backgrounds take all that slopes could tell.
-    assert set(table["factor"]) == {
-        "subject", "all nuisances", "background", "colour", "scale", "place"}
 
 
 def test_the_null_part_of_a_study_is_taken_apart(table, smoke, plain):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from scipy.stats import kstest
@@ -42,13 +41,6 @@ def test_a_planted_head_cannot_see_the_direction_and_keeps_its_rank(count):
     assert (spaces.rank, spaces.null_dim) == (12, 8)
     other = torch.tensor(np.linalg.svd(directions)[0][:, count:])  # what is orthogonal is kept
     assert torch.allclose(head @ other, torch.tensor(WEIGHT) @ other)
-
-
-def test_a_plant_keeps_the_dtype_and_refuses_what_is_no_direction():
-    head = torch.tensor(WEIGHT).float()
-    assert plant_head(head, torch.ones(20, 1)).dtype == torch.float32
-    with pytest.raises(SingError, match="not all zero"):
-        plant_head(head, torch.zeros(20, 1))
 
 
 @pytest.mark.parametrize("inside", [False, True])
@@ -150,21 +142,6 @@ def runs(smoke):
     return plants.plant_runs(smoke)
 
 
-def test_no_subject_lies_on_both_sides(smoke):
-    table = plants.concept_values(smoke)
-    for parts in (2, 3):
-        side = plants.split_subjects(table, parts, seed=4)
-        assert pd.Series(side).groupby(table["subject"]).nunique().eq(1).all()
-        sizes = table["subject"].groupby(side).nunique()
-        assert sizes.max() - sizes.min() <= 1
-    assert (plants.split_subjects(table, 2, 0) == plants.split_subjects(table, 2, 0)).all()
-    run = Split(smoke, "lite0", 0)
-    other = run.asked().half
-    assert not set(run.first.subjects) & set(other.subjects)
-    for half in (run.first, other):
-        assert pd.Series(half.folds).groupby(half.subjects).nunique().eq(1).all()
-
-
 def test_concepts_are_the_known_factors_and_what_the_pixels_say(smoke):
     table = plants.concept_values(smoke)
     pictures = smoke.pictures.loc[table["row"]]
@@ -226,5 +203,3 @@ def test_an_area_is_the_share_of_pairs_in_the_right_order(smoke, runs):
     first = np.mean([part["hidden"].idxmax() == part.index[part["concept"] == name[2]][0]
                      and (part["hidden"] == part["hidden"].max()).sum() == 1 for name, part in one])
     assert table.loc[("planted", "hidden", "first"), "value"] == pytest.approx(first)
-
-

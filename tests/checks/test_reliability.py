@@ -13,7 +13,6 @@ from sing_nb.checks.reliability import (
     model_reliability,
     translator_spread,
 )
-from sing_nb.errors import SingError
 from sing_nb.study.tables import KINDS
 
 #: Six targets and four judges, the example of Shrout and Fleiss (1979), table 2.
@@ -49,13 +48,6 @@ def test_a_known_reliability_is_found():
     both = agreement_icc(np.stack([JUDGES, shifted]))  # several tables at once
     assert both[1] == pytest.approx(agreement_icc(shifted))
     assert both[1] < both[0]  # agreement, and not consistency
-
-
-def test_one_object_or_one_measurement_says_nothing(fresh, smoke):
-    with pytest.raises(SingError, match="at least 2 objects"):
-        agreement_icc(np.ones((1, 4)))
-    with pytest.raises(SingError, match="at least 2 deals"):
-        translator_spread(fresh(config=smoke.config.model_copy(update={"redeals": 1})), "lite0")
 
 
 # --- translators of other deals -------------------------------------------------------------------

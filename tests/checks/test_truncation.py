@@ -1,15 +1,10 @@
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
-import torch
 from conftest import ends
 
 from sing_nb.checks.truncation import REMOVED, paper_sizes, removal_curves, truncated_heads
-from sing_nb.errors import SingError
-from sing_nb.method.nullspace import HeadSpaces
 from sing_nb.models.load import model_names
 from sing_nb.study import tables
 
@@ -79,17 +74,6 @@ def test_accuracy_and_agreement_are_those_of_the_best_approximation(table, case)
     assert own["null_share"].unique() == pytest.approx([np.median(share)], rel=1e-5)
 
 
-def test_scores_are_medians_over_views(table, case):
-    rank, hand = case
-    moved, towards = hand.removed()
-    expected = {
-        "image_score": np.median(moved), "attribute_score": np.median(towards),
-        "ratio": np.median(moved) / np.median(towards)}
-    for name, value in expected.items():
-        found = quantity(table, rank, "null space removed", name)
-        assert found["value"] == pytest.approx(value, rel=2e-3)
-
-
 def test_the_control_is_as_large_and_scored_draw_by_draw(table, case, smoke):
     rank, hand = case
     drawn = [hand.control(smoke.config.seed + n) for n in range(smoke.config.control_draws)]
@@ -117,36 +101,6 @@ def test_intervals_come_from_whole_subjects(table, plain, smoke):
         pytest.approx(low, rel=1e-2), pytest.approx(high, rel=1e-2))
     assert (table["low"] <= table["value"]).all()
     assert (table["value"] <= table["high"]).all()
-
-
-def test_a_head_without_null_space_is_scored_only_when_cut(fresh, smoke, monkeypatch):
-    # 12 classes read 6 features: nothing is invisible before two directions are cut.
-    rng = np.random.default_rng(0)
-    weight = torch.tensor(rng.standard_normal((12, 6)), dtype=torch.float32)
-    features = torch.tensor(rng.standard_normal((len(smoke.pictures), 6)), dtype=torch.float32)
-    affine = torch.tensor(rng.standard_normal((6, 384)), dtype=torch.float32)
-    classifier = SimpleNamespace(head=SimpleNamespace(weight=weight), logits=lambda f: f @ weight.T)
-    counted = tables.scored(smoke, "lite0")
-    monkeypatch.setattr("sing_nb.checks.truncation.scored", lambda study, model: counted)
-    table = truncated_heads(
-        fresh(
-            classifier=lambda model: classifier, features=lambda model: features,
-            spaces=lambda model: HeadSpaces.from_weight(weight),
-            translate=lambda model, f, rows: f @ affine),
-        ranks=(6, 4))
-    assert table["rank"].unique().tolist() == [4]
-    assert table["null_dim"].unique().tolist() == [2]
-
-
-def test_accuracy_goes_by_what_is_right_for_the_classifier(fresh, smoke):
-    rows = smoke.rows(tables.scored(smoke, "lite0")["picture"])
-    winner = smoke.logits("lite0").argmax(1).numpy()
-    truth = np.full(len(winner), -1)
-    truth[rows] = winner[rows]
-    truth[rows[0]], truth[rows[1]] = -1, winner[rows[1]] + 1  # one unknown, one wrong
-    table = truncated_heads(fresh(truth=lambda model: truth), ranks=(400,))
-    full = table.loc[table["rank"] == 1000, "accuracy"]
-    assert full.unique() == pytest.approx([1 - 1 / (len(rows) - 1)])
 
 
 # --- curves over the number of directions removed -------------------------------------------------
@@ -231,30 +185,3 @@ def test_every_model_of_the_paper_has_its_size(alone):
     counted = alone[alone["by"] == "count"]
     assert (counted["removed"] == counted["null_dim"]).all()
     assert counted["removed"].max() < 1280  # no head of 1280 features loses 3096
-
-
-def test_only_the_size_differs(alone, curves):
-    """At 280 of 1280 directions the head that is cut is the head itself."""
-    names = ["image_score", "attribute_score", "logit_change", "ratio"]
-    for kind in REMOVED:
-        whole = at(curves, model="lite0", removed=280, kind=kind)
-        for by in ("count", "share"):
-            cut = at(alone, by=by, null_dim=280, kind=kind)
-            for end in ("value", "low", "high"):
-                assert cut.loc[names, end].to_numpy() == pytest.approx(
-                    whole.loc[names, end].to_numpy(), rel=1e-6, abs=1e-9)
-
-
-def test_gaps_are_to_the_smallest_size_and_places_by_value(alone):
-    for _, own in alone.groupby(["by", "kind", "quantity"]):
-        smallest = own["value"].iloc[own["null_dim"].argmin()]
-        assert own["gap"].to_numpy() == pytest.approx((own["value"] - smallest).to_numpy())
-        order = own.sort_values("value", ascending=False)["place"]
-        assert order.tolist() == list(range(1, len(own) + 1))
-
-
-def test_ranks_and_classifiers_that_say_nothing_are_refused(smoke, fresh):
-    with pytest.raises(SingError, match="is below that of lite0's"):
-        truncated_heads(fresh(), ranks=(1000, 1200))
-    with pytest.raises(SingError, match="compared classifier"):
-        paper_sizes(smoke, "resnet50")

@@ -44,22 +44,6 @@ def test_models_that_give_no_logits(out, said):
         wrap_classifier(Small(out=out)).run(X)
 
 
-@pytest.mark.parametrize(("x", "said"), [
-    (X.numpy(), "pictures given to custom.*ndarray"), (X[:, :, :7], "size of picture"),
-    (X * torch.nan, "NaN or infinite features"),
-], ids=["a NumPy array", "another size", "NaN"])
-def test_batches_that_a_model_cannot_read(x, said):
-    with pytest.raises(SingError, match=said):
-        wrap_classifier(Small()).run(x)
-
-
-def test_an_empty_batch_and_one_in_bytes():
-    clf = wrap_classifier(Small())
-    assert [tuple(part.shape) for part in clf.run(X[:0])] == [(0, 12), (0, 3)]
-    pixels = (X * 50).clamp(0, 255).to(torch.uint8)
-    assert torch.equal(clf.run(pixels)[0], clf.run(pixels.float())[0])
-
-
 def test_a_model_that_works_in_place_does_not_change_the_pictures_it_is_given():
     class InPlace(Small):
         def forward(self, x):
@@ -81,17 +65,6 @@ def test_what_is_no_module_with_a_head(module, said):
         wrap_classifier(module)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
-def test_torchscript_is_refused_with_what_works():
-    script = torch.jit.trace(Small().eval(), X)
-    with pytest.raises(SingError, match=r"load_state_dict\(script\.state_dict\(\)\)"):
-        wrap_classifier(script)
-    module = Small()
-    module.load_state_dict(script.state_dict())  # and it does
-    torch.testing.assert_close(wrap_classifier(module).run(X)[1], script(X))
-
-
 def test_weights_that_are_nothing():
     module = Small()
     module.head.bias.data[0] = torch.inf
@@ -111,13 +84,6 @@ def test_weights_that_are_nothing():
 def test_class_names_that_do_not_fit(names, said):
     with pytest.raises(SingError, match=said):
         wrap_classifier(Small(), class_names=names)
-
-
-@pytest.mark.parametrize(("options", "said"), [
-    ({"transform": 3}, "transform is int"), ({"name": " "}, "name is a text")])
-def test_other_things_that_a_wrapped_model_needs(options, said):
-    with pytest.raises(SingError, match=said):
-        wrap_classifier(Small(), **options)
 
 
 # --- a study of a bad model ---------------------------------------------------------------------

@@ -258,19 +258,6 @@ def test_half_precision(form, dtype, tolerance):
     assert apart(half.logits(equivalent), half.logits(features)) < 1e-4
 
 
-def test_a_classifier_can_be_moved_and_cast():
-    clf, x = classifier_of("timm-vit")
-    before = clf.run(x)
-    assert (clf.device.type, clf.dtype) == ("cpu", torch.float32)
-    assert clf.to(torch.float64) is clf
-    assert clf.dtype == torch.float64
-    for found, expected in zip(clf.run(x), before, strict=True):
-        assert found.dtype == torch.float64
-        torch.testing.assert_close(found, expected.double(), rtol=1e-4, atol=1e-4)
-    assert clf.head.weight.dtype == torch.float32  # as it was stored
-    assert clf.to("meta").device.type == "meta"
-
-
 # --- refused, with the reason -------------------------------------------------------------------
 
 
@@ -327,16 +314,6 @@ def test_heads_without_one_feature_a_picture_are_refused(make, reason):
     clf = wrap_classifier(make(), name="odd")
     with pytest.raises(SingError, match=reason):
         clf.run(torch.randn(4, 3, 2, 2))
-
-
-def test_each_size_of_map_is_checked():
-    # On one position the maximum is the mean; on four it is not.
-    torch.manual_seed(0)
-    clf = wrap_classifier(nn.Sequential(nn.Conv2d(3, 5, 1), nn.AdaptiveMaxPool2d(1), nn.Flatten()))
-    clf.run(torch.randn(2, 3, 1, 1))
-    clf.run(torch.randn(0, 3, 2, 2))  # an empty batch shows nothing
-    with pytest.raises(SingError, match="mean over positions"):
-        clf.run(torch.randn(2, 3, 2, 2))
 
 
 class Late(nn.Module):
@@ -399,15 +376,6 @@ def test_one_logit_is_two_classes_by_its_sign(step, squeeze, n):
     assert (spaces.rank, spaces.null_dim) == (1, 11)
     frozen = clf.traced(x)(x)
     torch.testing.assert_close(frozen[1], logits, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(("names", "expected"), [
-    (["nevus", "melanoma"], ["nevus", "melanoma"]), (["melanoma"], ["not melanoma", "melanoma"]),
-])
-def test_names_of_one_logit(names, expected):
-    assert wrap_classifier(Ends(1, nn.Identity()), class_names=names).class_names == expected
-    with pytest.raises(SingError, match="3 class names for 2 classes of one logit"):
-        wrap_classifier(Ends(1, nn.Identity()), class_names=["a", "b", "c"])
 
 
 STEPS = {

@@ -10,7 +10,6 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import huggingface_hub
 import pytest
-import torch
 
 import sing_nb.models.hub as module
 from sing_nb.errors import SingError
@@ -94,13 +93,6 @@ def test_without_a_hub_the_libraries_look_at_the_cache_alone(
     # And nothing of it stays behind.
     assert huggingface_hub.constants.HF_HUB_OFFLINE is False
     assert "HF_HUB_OFFLINE" not in os.environ
-
-
-def test_a_file_in_torchs_cache_needs_no_hub(silent, tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "weights.pth").write_bytes(b"kept")
-    assert from_hub("a net", lambda: "loaded", url=silent) == "loaded"
 
 
 def test_what_goes_wrong_at_a_hub_that_answers_is_told(server):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import open_clip
 import pandas as pd
 import pytest
 import torch
@@ -44,17 +43,6 @@ def test_every_photo_is_a_scored_subject_and_a_fold_has_its_share_of_every_class
     assert tables.scored(mini, mini.config.models[0])["picture"].tolist() == list(table["picture"])
 
 
-def test_embeddings_are_open_clips_own(mini):
-    folder = mini.config.joint_space.removeprefix("open_clip/")
-    model, transform = open_clip.create_model_from_pretrained(folder)
-    model.eval()
-    rows = [0, 17, 47]
-    pictures = [Image.open(mini.pictures["path"][row]).convert("RGB") for row in rows]
-    with torch.no_grad():
-        expected = model.encode_image(torch.stack([transform(one) for one in pictures])).numpy()
-    assert np.allclose(mini.embeddings[rows].numpy(), unit(expected), atol=1e-5)
-
-
 def test_scores_are_those_of_plain_numpy(mini):
     model = mini.config.models[1]
     table = tables.images(mini, model).head(5)
@@ -82,15 +70,6 @@ def test_classifiers_are_compared_in_the_profiles_spaces_and_in_none_of_their_ow
     assert not torch.allclose(other.embeddings, mini.embeddings, atol=0.1)
     with pytest.raises(SingError, match="Unknown joint space of this study"):
         mini.in_space("open_clip/ViT-B-32-quickgelu:openai")
-
-
-def test_what_is_right_is_known_by_order_or_by_name(mini, tmp_path):
-    model = mini.config.models[0]
-    assert (mini.truth(model) == mini.pictures["class_index"]).all()
-    few = small_timm(tmp_path / "few", "test_vit", num_classes=3)
-    mini.classifier(few).class_names = ["Zebra", "jellyfish", "teapot"]
-    expected = mini.pictures["label"].map({"zebra": 0, "jellyfish": 1, "teapot": 2}).fillna(-1)
-    assert (mini.truth(few) == expected).all()
 
 
 def test_a_head_without_null_space_is_refused_by_name(mini, tmp_path):
@@ -132,11 +111,3 @@ def test_published_translators_take_the_place_of_fitted_ones(mini, tmp_path):
     assert np.isnan(study.translator(model).card["held_out_r2"])
     with pytest.raises(SingError, match="is another space, of 32"):
         changed(mini, **there).translator(model)
-
-
-def test_sentences_are_those_of_this_run(mini):
-    assert "small-clip" in mini.space.about
-    assert "ConSE" not in mini.space.about
-    assert mini.space.about != mini.in_space(mini.config.spaces[1]).space.about
-    assert "48 photographs of 6 classes" in mini.about_pictures
-    assert "Tux Paint" not in mini.about_pictures

@@ -15,7 +15,7 @@ from torch import nn
 
 from sing_nb.errors import SingError
 from sing_nb.models.classifier import wrap_classifier
-from sing_nb.models.joint import ConseSpace, joint_spaces, load_joint_space
+from sing_nb.models.joint import ConseSpace, load_joint_space
 from sing_nb.models.texts import SentenceEncoder, Texts
 from sing_nb.pictures.images import open_picture, photos
 
@@ -209,12 +209,3 @@ def test_what_cannot_be_right_is_refused_before_a_network_is_asked(
     (tmp_path / "notes.txt").write_text("notes")
     with pytest.raises(SingError, match=message):
         load_joint_space(name.format(notes=tmp_path / "notes.txt", folder=tmp_path))
-
-
-def test_the_listed_spaces_are_open_clips():
-    for name, row in joint_spaces().items():
-        assert {"title", "dimensions", "role", "note"} == set(row)
-        if name != "conse":
-            architecture, tag = name.removeprefix("open_clip/").split(":")
-            assert (architecture, tag) in open_clip.list_pretrained()
-            assert open_clip.get_model_config(architecture)["embed_dim"] == row["dimensions"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 
 import numpy as np
@@ -88,21 +87,6 @@ def test_ten_lines_of_a_newcomer(tmp_path):
     assert resolve_name("mine:classifier") == f"{tmp_path / 'mine.py'}:classifier"
 
 
-def test_random_weights_are_the_same_in_every_process_and_draw_nothing_from_this_one(tmp_path):
-    (tmp_path / "mine.py").write_text(TEN_LINES)
-    torch.manual_seed(3)
-    expected = torch.rand(2)
-    torch.manual_seed(3)
-    clf = load_classifier("mine:classifier")
-    assert torch.equal(torch.rand(2), expected)
-    code = (
-        "import sing_nb, sys; c = sing_nb.load_classifier('mine:classifier');"
-        "from sing_nb.pictures.features import feature_key; import pandas as pd;"
-        "print(feature_key(c, pd.DataFrame({'picture': ['a']})))")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == feature_key(clf, pd.DataFrame({"picture": ["a"]}))
-
-
 RETURNS = {
     "tuple": "return net(), shrink",
     "triple": "return net(), shrink, list('abcde')",
@@ -131,13 +115,6 @@ def test_what_a_factory_may_return(how, tmp_path):
     assert clf.name == f"{tmp_path}/code.py:make"
 
 
-def test_a_timm_module_is_prepared_for_as_timm_does():
-    clf = as_classifier(timm.create_model("test_vit"), "x")
-    assert clf.transform(Image.new("RGB", (500, 300))).shape == (3, 160, 160)
-    assert "160 x 160" in clf.notes[-1]
-    assert clf.class_names[0] == "tench"
-
-
 def test_siblings_are_read_anew_and_two_files_of_one_stem_do_not_collide(tmp_path):
     for folder, classes in (("one", 3), ("two", 4)):
         (tmp_path / folder).mkdir()
@@ -153,19 +130,6 @@ def test_siblings_are_read_anew_and_two_files_of_one_stem_do_not_collide(tmp_pat
     (tmp_path / "one" / "sizes.py").write_text("CLASSES = 11\n")
     assert len(load_classifier("one/model.py:make").head.weight) == 11
     assert sys.path == before
-
-
-def test_modules_of_a_package_import_each_other(tmp_path):
-    (tmp_path / "kit8a").mkdir()
-    (tmp_path / "kit8a" / "__init__.py").write_text("")
-    (tmp_path / "kit8a" / "parts.py").write_text("CLASSES = 3\n")
-    (tmp_path / "kit8a" / "nets.py").write_text(
-        "from torchvision.models import resnet18\nfrom .parts import CLASSES\n"
-        "def build():\n    return resnet18(num_classes=CLASSES)\n")
-    for name in ("kit8a.nets:build", "kit8a/nets.py:build", f"{tmp_path}/kit8a/nets.py:build"):
-        assert load_classifier(name).head.weight.shape == (3, 512)
-    assert resolve_name("kit8a.nets:build") == f"{tmp_path}/kit8a/nets.py:build"
-    assert load_classifier("torchvision.models:resnet18").class_names[0] == "tench"
 
 
 def test_features_depend_on_the_code_and_on_what_it_imports(tmp_path):
@@ -422,19 +386,6 @@ def test_bad_checkpoints(kind, told, tmp_path):
     assert not list((tmp_path / "cache").rglob("*.safetensors"))  # no head of it is kept
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
-def test_an_archive_of_torchscript_is_refused_and_the_way_that_is_named_works(tmp_path):
-    model = seeded(lambda: timm.create_model("test_resnet", num_classes=7))
-    torch.jit.trace(model, pictures()).save(tmp_path / "a.pt")
-    with pytest.raises(SingError, match=r"torch\.jit\.load\(file\)\.state_dict\(\)"):
-        load_classifier("timm/test_resnet:a.pt")
-    torch.save(torch.jit.load("a.pt").state_dict(), tmp_path / "weights.pt")
-    clf = load_classifier("timm/test_resnet:weights.pt")
-    with torch.inference_mode():
-        torch.testing.assert_close(clf.run(pictures())[1], model(pictures()))
-
-
 # --- another head -------------------------------------------------------------------------------
 
 
@@ -494,15 +445,6 @@ def test_another_head_on_a_network_that_is_not_built_builds_none(tmp_path):
     changed = with_head(base, weight, shift, name="small")
     assert not torch.equal(changed.run(pictures())[0], expected)
     torch.testing.assert_close(changed.run(pictures())[0], base.run(pictures())[0])
-
-
-def test_heads_that_do_not_fit_are_refused():
-    weight, _ = new_head(7)
-    with pytest.raises(SingError, match=r"\(3, 7\) does not read the 8 features of base"):
-        with_head(wrap_classifier(tiny(), name="base"), weight, name="x")
-    deit = wrap_classifier(timm.create_model("deit_tiny_distilled_patch16_224", num_classes=4))
-    with pytest.raises(SingError, match="two heads"):
-        with_head(deit, torch.randn(3, 384), name="x")
 
 
 # --- a head without its network -----------------------------------------------------------------

@@ -75,13 +75,6 @@ def test_a_translator_of_another_classifier_is_refused(name, m, told, tmp_path):
         import_translator(write(tmp_path), classifier(name, m))
 
 
-def test_names_that_nobody_knows_and_keys_of_compiled_models_are_read(tmp_path):
-    state = {f"_orig_mod.{key}": value for key, value in weights().items()}
-    translator = import_translator(write(tmp_path, state), classifier("my own"))
-    assert translator.card["model"] == "my own"
-    torch.testing.assert_close(translator.weight, weights()["weight"])
-
-
 @pytest.mark.parametrize(
     ("metadata", "told"),
     [
@@ -115,15 +108,6 @@ class Code:
 def test_checkpoints_that_are_not_its_weights_are_refused(state, told, tmp_path):
     with pytest.raises(SingError, match=told):
         import_translator(write(tmp_path, state))
-
-
-def test_missing_and_broken_files_are_told(tmp_path):
-    with pytest.raises(SingError, match=r"metadata\.yaml cannot be read"):
-        import_translator(tmp_path)
-    folder = write(tmp_path)
-    (folder / "best.pt").write_bytes(b"version https://git-lfs/spec\noid sha256:0\n")
-    with pytest.raises(SingError, match="git lfs pull"):
-        import_translator(folder)
 
 
 def test_the_thirteen_have_a_classifier_each():

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import math
-import string
+import re
 
-import numpy as np
-import pandas as pd
 import pytest
 import safetensors.torch
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.configuration import set_hypothesis_home_dir
 
-from sing_nb.errors import SingError
-from sing_nb.pictures.cache import content_key, keep, keep_table, kept, kept_table, read_or_none
+from sing_nb.pictures.cache import content_key, keep, kept
 from sing_nb.pictures.fetch import slug, write_atomic
 
-TABLE = pd.DataFrame({
-    "name": ["zebra", "Ärger", None], "score": [1.5, np.nan, -2.0], "number": [1, 2, 3],
-    "whole": [[1, 2], [], [3]], "kind": pd.Categorical(["a", "b", "a"]),
-}, index=pd.Index([3, 1, 2], name="row"))
 NUMBERS = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.uint8,
            torch.bool)
 # With half of a surrogate pair, which UTF-8 cannot hold and names of files may.
@@ -43,7 +36,6 @@ DAMAGE = {
     "cut short": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
     "emptied": lambda path: path.write_bytes(b""),
     "a text": lambda path: path.write_text("<html>404 Not Found</html>" * 40)}
-each_damage = pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -112,36 +104,6 @@ def test_damaged_files_count_as_missing(spoil, tmp_path):
     assert kept(path) is None
 
 
-# --- tables ---------------------------------------------------------------------------------------
-
-
-def test_a_table_comes_back_as_pandas_would_bring_it(tmp_path):
-    TABLE.to_parquet(tmp_path / "plain.parquet")
-    path = keep_table(tmp_path / "one.parquet", TABLE)
-    expected = pd.read_parquet(tmp_path / "plain.parquet")
-    pd.testing.assert_frame_equal(kept_table(path), expected)
-    pd.testing.assert_frame_equal(pd.read_parquet(path), expected)  # for anyone without this code
-    before = path.read_bytes()
-    assert keep_table(path, TABLE).read_bytes() == before
-    with pytest.raises(SingError, match="one type each"):
-        keep_table(path, pd.DataFrame({"x": [1, "a"]}))
-    assert path.read_bytes() == before
-
-
-@each_damage
-def test_what_is_made_again_is_said_in_one_line(damage, tmp_path, capsys):
-    path = keep_table(tmp_path / "one.parquet", TABLE)
-    assert len(read_or_none(path, kept_table)) == 3
-    damage(path)
-    assert read_or_none(path, kept_table) is None
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert str(path) in said
-    assert "made again" in said
-    assert read_or_none(tmp_path / "missing.parquet", kept_table) is None
-    assert capsys.readouterr().err == ""
-
-
 # --- keys, names, files ---------------------------------------------------------------------------
 
 
@@ -168,25 +130,9 @@ def test_a_file_is_written_whole_or_left_alone(folder, content, before):
     assert [one.name for one in path.parent.iterdir()] == ["a.bin"]
 
 
-NAMES = st.text(st.characters(exclude_categories=[]), max_size=90) | st.text(
-    string.ascii_letters + "./-_: ", max_size=90)
-
-
-@examples(150)
-@given(NAMES, NAMES)
-def test_a_slug_is_one_safe_part_of_a_path_and_no_other_names(name, other):
-    found = slug(name)
-    assert found
-    assert not set("/\\\0:*?\"<>| \n") & set(found)
-    assert found[0] not in ".-"
-    assert len(found.encode()) <= 64  # with hashes and endings far from the 255 of a file name
-    assume(name != other)
-    assert found != slug(other)
-
-
-def test_slugs_that_results_lie_under_stay():
-    # A changed slug would have everything computed anew.
-    for name in ("lite0", "timm", "a_b-c.d", "x" * 60):
-        assert slug(name) == name
-    assert slug("timm/resnet50.a1_in1k") == "timm-resnet50.a1_in1k-" + slug(
-        "timm/resnet50.a1_in1k")[-6:]
+def test_a_slug_is_one_safe_part_of_a_path_and_no_other_names():
+    names = ["lite0", "Lite0", "timm/resnet50.a1_in1k", "timm-resnet50.a1_in1k", "../../etc/passwd",
+             "..", ".", "", " ", "a b", "naïve 日本", "\ud800", "x" * 500, "x" * 501, "CON", "-rf"]
+    found = [slug(name) for name in names]
+    assert len(set(found)) == len(names)
+    assert all(re.fullmatch(r"\w[\w.-]*", one) and len(one.encode()) < 100 for one in found), found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 
@@ -56,18 +55,6 @@ def test_a_card_comes_back_with_what_the_file_is(saved):
     assert cards.save(saved, found).read_bytes() == before  # and may be saved again
 
 
-def test_a_translator_comes_back_exactly_and_knows_itself_best(tmp_path):
-    one = translator(**{"lambda": 3.0, "held_out_fold": 2})
-    path = cards.save(tmp_path / "t.safetensors", one, {"lambda": 99.0, "seed": 0})
-    for found in (sing_nb.load(path), Translator.load(path)):
-        assert torch.equal(found.weight, one.weight)
-        assert torch.equal(found.bias, one.bias)
-        about = found.card
-        assert (about["lambda"], about["held_out_fold"], about["seed"]) == (3.0, 2, 0)
-    # And one that a study kept, without any card of ours.
-    assert sing_nb.load(one.save(path)).card["lambda"] == 3.0
-
-
 def test_spaces_come_back_exactly(tmp_path):
     weight = torch.randn(6, 9, generator=torch.Generator().manual_seed(2))
     weight[5] = weight[4]
@@ -80,14 +67,6 @@ def test_spaces_come_back_exactly(tmp_path):
         assert torch.equal(found.singular_values, one.singular_values)
         for part in ("principal", "null", "null_share"):
             assert torch.equal(getattr(found, part)(f), getattr(one, part)(f))
-
-
-def test_tables_come_back_exactly_and_others_read_them(tmp_path):
-    for one in (table().astype({"n": "int8"}).set_index("name"), table(), pd.DataFrame({"x": []})):
-        path = cards.save(tmp_path / "a.parquet", one, CARD)
-        pd.testing.assert_frame_equal(sing_nb.load(path), one, check_exact=True)
-        pd.testing.assert_frame_equal(pd.read_parquet(path), one, check_exact=True)
-        assert one.attrs == {}
 
 
 def test_a_changed_bit_changes_nothing_or_is_refused(saved):
@@ -144,30 +123,6 @@ def test_code_in_a_pickle_is_never_run(tmp_path, write, name):
         with pytest.raises(SingError, match="cannot be read"):
             read(tmp_path / name)
     assert not (tmp_path / "ran").exists()
-
-
-@pytest.mark.parametrize(("thing", "name", "more", "message"), [
-    ([1, 2], "a.safetensors", {}, "got a list"),
-    (translator(), "t.pt", {}, "saved as .safetensors"),
-    (translator(), "t.safetensors", {"a": np.float32(1)}, "as JSON does")])
-def test_what_cannot_be_saved_is_said_and_nothing_written(tmp_path, thing, name, more, message):
-    with pytest.raises(SingError, match=message):
-        cards.save(tmp_path / name, thing, more)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_reports_folder_page_and_card_have_one_card(tmp_path):
-    (tmp_path / "card.json").write_text(json.dumps(CARD))
-    (tmp_path / "index.html").write_text("<html>")
-    for path in (tmp_path, tmp_path / "index.html", tmp_path / "card.json"):
-        assert cards.card_of(path) == CARD
-    for content in ('["model"]', '{"model": ', ""):
-        (tmp_path / "card.json").write_text(content)
-        with pytest.raises(SingError, match=r"card\.json"):
-            cards.card_of(tmp_path)
-    (tmp_path / "card.json").unlink()
-    with pytest.raises(SingError, match=r"card\.json"):
-        cards.card_of(tmp_path)
 
 
 @pytest.mark.parametrize("odd", [

@@ -17,7 +17,7 @@ from torchvision import transforms
 import sing_nb.pictures.features as module
 from sing_nb.errors import SingError
 from sing_nb.models.classifier import wrap_classifier
-from sing_nb.pictures.features import Running, compute_features, feature_key, part_rows
+from sing_nb.pictures.features import Running, compute_features, feature_key
 from sing_nb.pictures.images import photos
 
 
@@ -233,18 +233,6 @@ def test_a_killed_run_keeps_every_shard_that_it_finished(tmp_path, monkeypatch):
 
 
 # --- parts --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("n", "count"), [(0, 3), (1, 2), (512, 2), (6830, 7), (6830, 20)])
-def test_parts_cover_the_table_in_whole_shards(n, count):
-    parts = [part_rows(n, (index, count)) for index in range(count)]
-    assert [row for part in parts for row in part] == list(range(n))
-    assert all(part.start % 512 == 0 for part in parts)
-    sizes = [-(-len(part) // 512) for part in parts]
-    assert max(sizes) - min(sizes) <= 1
-    assert part_rows(n) == range(n)
-    with pytest.raises(SingError, match="no part"):
-        part_rows(n, (count, count))
 
 
 def test_parts_are_the_files_of_a_whole_run(table, tmp_path, small_shards):

@@ -20,7 +20,6 @@ from sing_nb.pictures.fetch import (
     Source,
     debian_mirrors,
     fetch,
-    make_folder,
     read_manifest,
     write_atomic,
 )
@@ -206,25 +205,6 @@ def test_a_folder_copied_by_hand_needs_no_mirror_and_changes_are_noticed(spoil, 
     assert "1 of 3 files in" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("stamp", [b"", b"[]", b"\xff\xfe"])
-def test_a_stamp_that_lies_is_checked_again(stamp, world):
-    lay(world, FILES)
-    root = fetch("tiny", progress=False)
-    path = world / "cache" / "tiny" / "verified.json"
-    right = path.read_bytes()
-    path.write_bytes(stamp)
-    assert fetch("tiny", progress=False) == root
-    assert path.read_bytes() == right
-
-
-def test_a_changed_manifest_is_checked_anew(world):
-    lay(world, FILES)
-    fetch("tiny", progress=False)
-    manifest(world / "data", {**FILES, "b/three.png": b"new"})
-    with pytest.raises(SingError, match="could not be downloaded"):
-        fetch("tiny", progress=False)
-
-
 @pytest.mark.parametrize("text", [
     "path,sha256\na.png,00\na/../../secret.png,00\n", "path,sha256\n/etc/passwd,00\n",
     "path,label\na.png,a\n", ""])
@@ -237,24 +217,3 @@ def test_a_manifest_that_leads_out_or_lacks_columns_is_refused(text, world):
 def test_an_unknown_source_is_refused():
     with pytest.raises(SingError, match=r"'stickers'; known: stamps, clipart"):
         fetch("stickers")
-
-
-def test_a_folder_that_is_a_file_is_said_with_what_to_do(tmp_path, capsys):
-    (tmp_path / "file").write_text("")
-    for act in (lambda: write_atomic(tmp_path / "file" / "deep" / "one.json", "{}"),
-                lambda: make_folder(tmp_path / "file" / "deep")):
-        with pytest.raises(SingError, match=r"(Not a directory|File exists).*SING_BUILD"):
-            act()
-    # What is kept to save time is not needed; that is said once.
-    for _ in range(2):
-        write_atomic(tmp_path / "file" / "one.json", "{}", optional=True)
-    assert capsys.readouterr().err.count("SING_CACHE") == 1
-
-
-def test_the_cache_folder_can_be_chosen_and_is_found_from_other_folders(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SING_CACHE", "some where")
-    assert module.cache_dir() == tmp_path / "some where"
-    assert os.environ["SING_CACHE"] == str(tmp_path / "some where")
-    monkeypatch.delenv("SING_CACHE")
-    assert module.cache_dir().name == "sing_nb"

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import re
 import shutil
 from pathlib import Path
@@ -17,7 +15,6 @@ from sing_nb.errors import SingError
 from sing_nb.models.prompts import imagenet_names
 from sing_nb.pictures.fetch import cache_dir
 from sing_nb.pictures.folders import (
-    expanded,
     folder_pictures,
     hub_pictures,
     source_pictures,
@@ -174,14 +171,6 @@ def test_classes_get_equal_shares_and_a_smaller_subset_lies_within_a_larger_one(
     assert set(table["path"]) < set(load(uneven, total=total + 2, seed=3)["path"])
 
 
-def test_the_choice_follows_from_the_seed_and_not_from_the_order_of_the_files(uneven, monkeypatch):
-    first, walk = load(uneven, total=6), os.walk
-    monkeypatch.setattr(os, "walk", lambda *a, **k: (
-        (folder, inner, names[::-1]) for folder, inner, names in walk(*a, **k)))
-    assert load(uneven, total=6).equals(first)
-    assert set(load(uneven, total=6, seed=1)["path"]) != set(first["path"])
-
-
 def test_broken_pictures_are_named_and_others_take_their_place(own, capsys):
     plain = load(own, total=12)
     bad = plain.loc[plain["class_index"] == 217, "path"].tolist()[:2]
@@ -197,25 +186,6 @@ def test_broken_pictures_are_named_and_others_take_their_place(own, capsys):
         assert "2 pictures of" in capsys.readouterr().err
     assert len(load(own, total=30)) == 18
     assert "30 pictures of" in capsys.readouterr().err
-
-
-def test_contents_are_looked_at_once_until_a_file_changes(own, monkeypatch):
-    first = load(own)
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "read_picture", None)  # would be called
-        assert load(own).equals(first)
-    changed = Path(first["path"][0])
-    times = changed.stat()
-    class_picture(7, 7, (40, 30)).save(changed)
-    os.utime(changed, ns=(times.st_atime_ns, times.st_mtime_ns))
-    second = load(own)
-    assert second["picture"][0] != first["picture"][0]
-    assert second["picture"][1:].equals(first["picture"][1:])
-    (store,) = (cache_dir() / "folders").iterdir()
-    for damage in ("", "{", "[]", '{"a": 1}', '{"a": [1, 2, "x"]}'):
-        store.write_text(damage)
-        assert load(own).equals(second)
-        assert len(json.loads(store.read_text())) == len(first)
 
 
 # --- errors -------------------------------------------------------------------------------------
@@ -236,29 +206,6 @@ def test_what_cannot_be_used_is_explained(own, folder, options, message):
 
 
 # --- sources ------------------------------------------------------------------------------------
-
-
-def test_sources_are_named_by_one_word(imagenet, tmp_path, monkeypatch):
-    monkeypatch.setenv("SING_TEST_IMAGENET", str(imagenet))
-    options = {"total": 8, "seed": 1, "split": "val"}
-    for kind in ("imagenet", "folder", "imagenette"):
-        found = source_pictures(f"{kind}:$SING_TEST_IMAGENET", progress=False, **options)
-        assert found.equals(load(imagenet, **options))
-    assert source_ready("imagenet:$SING_TEST_IMAGENET", split="val")[0]
-    assert expanded("${SING_TEST_IMAGENET}/a") == imagenet / "a"
-    class_folders(tmp_path, ["golf_ball", "my_thing"])
-    with pytest.raises(SingError, match=r"no classes of ImageNet-1k.*'my thing'.*folder:"):
-        source_pictures(f"imagenet:{tmp_path}", progress=False)
-
-
-@pytest.mark.parametrize(("spec", "message"), [
-    ("imagnet:/x", "Unknown picture source 'imagnet:/x'"), ("/data/x", "known: imagenet:<folder>"),
-    ("imagenet", "Unknown"), ("imagenette:", "Unknown"),
-    ("folder:$SING_NOT_SET/x", "SING_NOT_SET is not set"), ("folder:/not/there", "does not exist")])
-def test_wrong_sources_are_explained(spec, message):
-    with pytest.raises(SingError, match=message) as raised:
-        source_pictures(spec)
-    assert source_ready(spec) == (False, str(raised.value))
 
 
 def test_imagenette_is_downloaded_once(tmp_path, monkeypatch):
@@ -328,12 +275,3 @@ def test_a_data_set_gives_its_own_bytes(datasets, tmp_path):
     assert again["label"].value_counts().to_dict() == {"golf ball": 2, "old shoe": 2, "tench": 1}
     with pytest.raises(SingError, match=r"'cow'.*no such class"):
         hub_pictures(str(tmp_path / "own"), mapping={"cow": "cow"}, progress=False)
-
-
-def test_a_data_set_at_a_hub_that_does_not_answer_is_one_message(datasets, monkeypatch):
-    import huggingface_hub
-
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(SingError, match=r"data set nobody/nothing .*could not be had"):
-        hub_pictures("nobody/nothing", progress=False)
-    assert source_ready("huggingface:nobody/nothing") == (False, "the hub does not answer")

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
-
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
@@ -16,11 +13,9 @@ from sing_nb.pictures.images import (
     clipart,
     photos,
     picture_file,
-    picture_table,
     render_view,
     stamps,
     store_pictures,
-    thumbnail,
 )
 
 BLUE, RED = (0, 0, 255), (255, 0, 0)
@@ -105,14 +100,6 @@ def test_pictures_are_those_of_the_first_edition(table):
     np.testing.assert_allclose(means, FIRST_MEANS, atol=0.01)
 
 
-def test_flip_mirrors_the_subject(two_coloured):
-    straight, mirrored = (pixels(view(two_coloured, flip=flip)) for flip in (False, True))
-    np.testing.assert_array_equal(mirrored, straight[:, ::-1])
-    left = where_subject(straight)[2]
-    assert straight[SIDE // 2, left + 5, 0] > 200  # red on the left
-    assert mirrored[SIDE // 2, left + 5, 2] > 200
-
-
 def test_backgrounds_differ_in_kind_and_have_the_colour_of_their_row(two_coloured):
     edge = {}
     for kind in ("plain", "gradient", "noise"):
@@ -154,16 +141,6 @@ def test_labels_and_classes_of_all_sources_are_true():
         stamps(views=0)
 
 
-def test_the_whole_table_counts_from_0_in_the_order_of_its_sources():
-    found = picture_table(views=2, clipart_views=1, seed=0, stamp_subjects=2, clipart_files=3)
-    assert found.index.tolist() == list(range(len(found)))
-    assert found["source"].drop_duplicates().tolist() == ["stamp", "clipart", "photo"]
-    assert found["picture"].is_unique
-    for nothing in ({"clipart_views": 0}, {"clipart_views": 1, "clipart_files": 0}):
-        bare = picture_table(views=1, seed=0, stamp_subjects=2, **nothing)
-        assert set(bare["source"]) == {"stamp", "photo"}
-
-
 def test_only_missing_pictures_are_drawn_and_stored_as_they_are(table, tmp_path):
     rows = table.head(4)
     store_pictures(rows, tmp_path, progress=False)
@@ -179,21 +156,3 @@ def test_only_missing_pictures_are_drawn_and_stored_as_they_are(table, tmp_path)
     changed = [path for path in tmp_path.iterdir() if path.stat().st_mtime_ns != before[path]]
     assert changed == [lost]
     assert lost.read_bytes() == content
-
-
-@pytest.mark.parametrize("source", ["photo", "folder"])
-def test_photographs_stay_where_they_are(tmp_path, source):
-    table = photos().head(1).assign(source=source)
-    store_pictures(table, tmp_path, progress=False)
-    assert not list(tmp_path.iterdir())
-    assert str(picture_file(table.iloc[0], tmp_path)) == table["path"][0]
-    whole = np.asarray(Image.open(table["path"][0]).convert("RGB"))
-    np.testing.assert_array_equal(np.asarray(render_view(table.iloc[0])), whole)
-
-
-def test_a_thumbnail_is_a_small_jpeg_in_an_address():
-    start, code = thumbnail(photos()["path"][0], side=40).split(",")
-    assert start == "data:image/jpeg;base64"
-    small = Image.open(io.BytesIO(base64.b64decode(code)))
-    assert small.format == "JPEG"
-    assert max(small.size) == 40

@@ -75,14 +75,6 @@ def test_a_mapping_has_the_first_word():
     assert "golf_ball and tench" in notes[0]
 
 
-def test_thousand_names_in_order_are_told_from_others():
-    names = [f"{name}, {index}" for index, name in enumerate(imagenet_names())]  # all different
-    found = [one.index for one in name_classes(names, "the test")[0].values()]
-    assert found == list(range(1000))
-    found = [one.index for one in name_classes(sorted(names), "the test")[0].values()]
-    assert found != list(range(1000))
-
-
 # --- labels and logits --------------------------------------------------------------------------
 
 
@@ -111,22 +103,7 @@ def test_what_matches_nothing_is_named():
     assert unmatched(["tiger"], ["tiger", "zebra"], "mine") == ""
 
 
-def test_two_logits_of_one_name_are_refused_where_it_matters():
-    with pytest.raises(SingError, match="Logits 0, 2 are all called 'lemon'"):
-        match_labels(["lemon"], ["Lemon", "zebra", "lemon"])
-    assert match_labels(["zebra"], ["Lemon", "zebra", "lemon"]) == {"zebra": 1}
-
-
 # --- mapping files ------------------------------------------------------------------------------
-
-
-def test_a_mapping_is_read_from_yaml(tmp_path):
-    path = tmp_path / "m.yaml"
-    path.write_text(
-        "a: owl\nb/c/: {label: tench, class_index: 0, subject: one}\n'01': {skip: true}")
-    assert read_mapping(path) == {
-        "a": {"label": "owl"}, "b/c": {"label": "tench", "class_index": 0, "subject": "one"},
-        "01": {"skip": True}}
 
 
 @pytest.mark.parametrize("text", [

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 import threading
 
 import pytest
@@ -11,7 +10,7 @@ from torchvision import transforms
 from sing_nb.models.classifier import wrap_classifier
 from sing_nb.pictures import features
 from sing_nb.pictures.images import photos, picture_table, store_pictures
-from sing_nb.progress import Stopped, progress_bar
+from sing_nb.progress import Stopped
 
 
 class Told(list):
@@ -25,30 +24,6 @@ class Told(list):
         self.append((done, total, what))
         if done == self.stop:
             raise Stopped
-
-
-def test_around_an_iterable_what_it_raises_ends_the_work():
-    told = Told(stop=2)
-    letters = iter(progress_bar(told, iter("abc"), total=3, desc="drawing", unit="picture"))
-    assert (next(letters), len(told)) == ("a", 1)
-    assert (next(letters), len(told)) == ("b", 2)
-    with pytest.raises(Stopped):
-        next(letters)
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
-@pytest.mark.parametrize(("progress", "total", "screen", "drawn"), [
-    (True, 3, Terminal, True), (True, 3, io.StringIO, False), (False, 3, Terminal, False),
-    (True, 0, Terminal, False)])
-def test_a_bar_is_drawn_on_a_terminal(progress, total, screen, drawn):
-    shown = screen()
-    with progress_bar(progress, total=total, desc="drawing", unit="picture", file=shown):
-        pass
-    assert ("drawing" in shown.getvalue()) is drawn
 
 
 def test_stopped_features_keep_whole_shards_and_end_their_threads(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from sklearn.linear_model import Ridge
 from sing_nb.checks.concepts import concept_values
 from sing_nb.errors import SingError
 from sing_nb.method.steer import random_basis
-from sing_nb.reports.asking import VERDICTS, ask, asked_pictures, factors, summary
+from sing_nb.reports.asking import VERDICTS, ask, factors
 from sing_nb.reports.readout import LAMBDAS, decided, measured, readout
 from sing_nb.reports.trials import planted_trials, trial_table
 
@@ -167,34 +167,9 @@ def test_known_factors_are_judged_by_the_rule_of_questions(smoke):
     assert np.allclose(row[columns].astype(float), own.loc[0, columns].astype(float))
 
 
-def test_of_many_pictures_whole_subjects_are_left_out(fresh, smoke):
-    config = smoke.config.__class__(**{**vars(smoke.config), "plant_pictures": 5})
-    table = asked_pictures(fresh(config=config))
-    every = smoke.pictures[smoke.is_scored]["subject"].value_counts()
-    counts = table["subject"].value_counts()
-    assert counts.to_dict() == every[counts.index].to_dict()
-    assert len(counts) == 10 // 3
-
-
 @pytest.mark.parametrize(("prompts", "message"), [
     ([], "Nothing is asked"), (["snow", " ... "], "needs a word"), ([3], "got 3"),
     (["snow " * 200], "at most 500 characters"), (["\ud800snow"], "no text")])
 def test_what_is_no_question_is_refused(smoke, prompts, message):
     with pytest.raises(SingError, match=message):
         ask(smoke, "lite0", prompts)
-
-
-def numbers(**changed):
-    return {"prompt": "snow", "hidden": 0.5, "subjects": 99, "pictures": 400, "title": "A",
-            "why": ""} | changed
-
-
-def test_the_summary_has_all_three_answers_and_no_marks_of_its_own():
-    rows = [numbers(verdict=IGNORES), numbers(prompt="[a](b) <i>", verdict=KEEPS),
-            numbers(prompt="fog", verdict=UNSURE, why="Too few.", title="B")]
-    text = summary(pd.DataFrame(rows))
-    assert "**A** (400 pictures of 99 subjects)" in text
-    assert "- **ignores**: “snow” (50 %)" in text
-    assert r"“\[a\](b) &lt;i&gt;” (50 %)" in text
-    assert "  - “fog”: Too few." in text
-    assert text.count("nothing of what was asked") == 3

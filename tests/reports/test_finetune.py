@@ -5,14 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from miniatures import class_picture
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 import sing_nb
-from sing_nb.errors import SingError
 from sing_nb.pictures.features import FeatureSet
 from sing_nb.reports.finetune import coarse_groups, fit_head, group_sizes, grouped_classifier
 
@@ -56,22 +54,6 @@ def test_groups_are_folders_with_enough_subjects_or_what_is_left_of_the_folder_a
     assert listed["subjects"].is_monotonic_decreasing
 
 
-def test_a_folder_is_grouped_by_its_labels_and_needs_two_of_two(build, tmp_path):
-    for name, count in (("cat", 3), ("dog", 2), ("newt", 1)):
-        (tmp_path / name).mkdir()
-        for number in range(count):
-            class_picture(count, number, (48, 48)).save(tmp_path / name / f"{number}.png")
-    study = sing_nb.Study("report", pictures=f"folder:{tmp_path}", also_fit="none", folds=2,
-                          progress=False)
-    found = coarse_groups(study)[study.is_scored].value_counts()
-    assert found.to_dict() == {"cat": 3, "dog": 2, "": 1}
-    (tmp_path / "dog" / "1.png").unlink()
-    alone = sing_nb.Study("report", pictures=f"folder:{tmp_path}", also_fit="none", folds=2,
-                          progress=False)
-    with pytest.raises(SingError, match=r"at least two groups with two subjects each.* has 1"):
-        coarse_groups(alone)
-
-
 def test_the_head_is_that_of_scikit_learn_on_standardised_features(many):
     rng, groups = np.random.default_rng(0), coarse_groups(many)
     names = sorted(set(groups) - {""})
@@ -95,17 +77,6 @@ def test_the_head_is_that_of_scikit_learn_on_standardised_features(many):
     assert head.accuracy["chance"] == groups[rows].value_counts(normalize=True).max()
     # The logits of a softmax are the same with a number added to all: one direction is null.
     assert sing_nb.HeadSpaces.from_weight(head.weight).rank == len(names) - 1
-
-
-def test_subjects_are_held_out_whole(many):
-    """Features that know the subject and nothing else give no accuracy beyond chance."""
-    subjects = many.pictures["subject"].astype("category").cat.codes.to_numpy()
-    rng = np.random.default_rng(1)
-    known = rng.normal(size=(subjects.max() + 1, 200))[subjects]
-    with_features(many, torch.tensor(known, dtype=torch.float32))
-    found = fit_head(many, "given").accuracy
-    assert found["value"] < found["chance"] + 0.15
-    assert found["low"] < found["chance"]
 
 
 def test_a_small_head_leaves_most_directions_unread():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shlex
 import signal
 import subprocess
@@ -14,7 +13,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from browser import inspect_page, new_page, open_browser
@@ -44,9 +42,6 @@ def build():
 SMALL = {
     "clipart_files": 24, "bootstrap_draws": 60, "control_draws": 2, "folds": 3, "redeals": 2,
     "information_draws": 1, "kernel_size": 20}
-FILES = {"index.html", "card.json", "report.ipynb", "translator.safetensors", "spaces.safetensors"}
-
-
 def draw(folder, each=6):
     rng = np.random.default_rng(0)
     colours = {"broom": "olive", "goldfish": "orangered", "orange": "orange", "zebra": "white"}
@@ -100,38 +95,6 @@ def soup(made):
     return BeautifulSoup(made.page.read_text(encoding="utf-8"), "html.parser")
 
 
-def test_the_folder_holds_what_it_should(made, home):
-    assert made.folder == home / "found"
-    there = sums(made.folder)
-    assert {name for name in there if "/" not in name} == FILES
-    assert {name for name in there if name.startswith("tables/")} == {
-        f"tables/{name}.{ending}" for name in made.tables for ending in ("csv", "parquet")}
-    figures = {name.partition(".")[0] for name in there if name.startswith("figures/")}
-    assert figures == {"figures/own-factors", "figures/own-concepts"}
-    assert {name for name in there if name.startswith("figures/")} == {
-        f"{name}.{ending}" for name in figures for ending in ("svg", "vl.json", "data.json")}
-    assert made.card["files"] == {k: v for k, v in there.items() if k != "card.json"}
-    assert not list(home.glob(".found.new*"))
-
-
-def test_the_first_screen_comes_first_and_is_the_summary(made, soup):
-    article = soup.find("article")
-    first = article.get_text(" ", strip=True)[: len(made.summary) * 2]
-    for line in made.summary.splitlines():
-        words = re.sub(r"[*_`\\-]", "", line).split()[:6]
-        assert " ".join(words) in re.sub(r"[*_`\\-]", "", first), line
-    assert [one.get_text() for one in soup.find_all("h1")] == ["What build (mine.py) ignores"]
-
-
-def test_the_page_is_sections_of_the_chapter_and_its_notebook_holds_no_others(made, soup):
-    listed = [one for one in room.SECTIONS if one != "Beside another head"]
-    assert [one.get_text() for one in soup.find_all("h2")] == [*listed, "How this report was made"]
-    text = (made.folder / "report.ipynb").read_text(encoding="utf-8")
-    assert "## What it ignores" in text
-    assert "## One command" not in text
-    assert "sing.box(" not in text
-
-
 def test_the_page_says_how_it_was_made(made, soup, home):
     text = soup.find("h2", id="how-this-report-was-made").find_next_siblings()
     text = " ".join(one.get_text(" ", strip=True) for one in text)
@@ -150,19 +113,6 @@ def test_the_page_says_how_it_was_made(made, soup, home):
     assert "It came without a transform" in text
 
 
-def test_nothing_of_the_book_or_of_this_process_is_left(soup, made, build):
-    shown = [*made.folder.glob("figures/*"), *made.folder.glob("tables/*.csv")]
-    for path in (made.page, *shown):
-        assert str(build) not in path.read_text(encoding="utf-8"), path
-    for script in soup.find_all("script"):
-        script.extract()
-    text = soup.get_text()
-    assert not re.search(r"\{[a-z:]+\}`|\{\{|^\([\w-]+\)=|kept:", text, re.MULTILINE)
-    assert not soup.find(href=re.compile("^(?!#)"))
-    assert not soup.find(src=re.compile("^(?!data:)"))
-    assert all(image.get("alt") for image in soup.find_all("img"))
-
-
 def test_the_page_opens_from_disk_and_asks_for_nothing(made):
     size, theme = (360, 780), "dark"  # the other ones: test_report_page
     asked = []
@@ -178,27 +128,6 @@ def test_the_page_opens_from_disk_and_asks_for_nothing(made):
             assert box["width"] > 250
             assert box["height"] > 60
     assert made.page.stat().st_size < 6e6
-
-
-def test_csv_and_parquet_hold_the_same(made):
-    for name, table in made.tables.items():
-        parquet = sing_nb.load(made.folder / "tables" / f"{name}.parquet")
-        assert parquet.attrs["card"]["command"] == made.card["command"]
-        assert list(parquet.columns) == list(table.columns)
-        csv = pd.read_csv(made.folder / "tables" / f"{name}.csv", dtype=str, keep_default_na=False)
-        assert list(csv.columns) == list(table.columns)
-        assert len(csv) == len(parquet) == len(table)
-        for column in table:
-            if column == "model":
-                assert set(csv[column]) <= {str(made.folder.parent / "mine.py:build")}
-                continue
-            theirs = parquet[column]
-            if pd.api.types.is_numeric_dtype(table[column]):
-                read = [float({"True": 1, "False": 0, "": "nan"}.get(x, x)) for x in csv[column]]
-                np.testing.assert_array_equal(read, theirs.to_numpy(float))
-                np.testing.assert_array_equal(table[column].to_numpy(float), theirs.to_numpy(float))
-            else:
-                assert csv[column].tolist() == theirs.fillna("").astype(str).tolist(), column
 
 
 def test_translator_and_spaces_can_be_loaded_and_used(made, home):

@@ -8,14 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from bs4 import BeautifulSoup
 from miniatures import class_picture
 from torch import nn
 
 import sing_nb
 from sing_nb.reports import report_tables
 from sing_nb.reports.readout import VERDICTS
-from sing_nb.reports.words import first_screen, in_markdown
+from sing_nb.reports.words import first_screen
 from sing_nb.study import tables as study_tables
 from sing_nb.study.tables import KINDS
 
@@ -205,15 +204,3 @@ def test_a_translator_no_better_than_a_guess_is_not_to_be_believed(study, tables
     # Said first, and nothing is said that rests on it.
     assert "hardly better" in poor.splitlines()[2]
     assert not {"How much meaning goes with it", "What to look at"} & set(bullets(poor))
-
-
-def test_a_table_in_markdown_is_a_table_whatever_stands_in_it():
-    from nbconvert.filters import markdown2html
-
-    sheet = pd.DataFrame({"a|b": ["*x* | `y`", 1.5], "<b>": ["[l](u)\nz", "$m$"]},
-                         index=pd.Index(["_r_", "s"], name="kind"))
-    found = BeautifulSoup(markdown2html(in_markdown(sheet)), "html.parser")
-    rows = [[cell.get_text() for cell in row.find_all(["th", "td"])]
-            for row in found.find_all("tr")]
-    assert rows == [["kind", "a|b", "<b>"], ["_r_", "*x* | `y`", "[l](u) z"], ["s", "1.5", "$m$"]]
-    assert {one.name for one in found.find_all()} <= {"table", "thead", "tbody", "tr", "th", "td"}

@@ -6,54 +6,12 @@ import pytest
 import scipy.stats
 from conftest import degrees, prompt_of, random_part
 
-from sing_nb.charts import explorers
-from sing_nb.errors import SingError
 from sing_nb.method.metrics import angle
-from sing_nb.models.prompts import class_aliases, imagenet_names
 from sing_nb.study import classes, tables
 
 
 def text_of(smoke, words):
     return smoke.space.encode_text([prompt_of(word) for word in words]).double().numpy()
-
-
-# --- names --------------------------------------------------------------------------------------
-
-
-def test_every_class_has_its_curated_name_and_wordnets_names():
-    aliases = class_aliases()
-    assert aliases["arabian camel"] == aliases["dromedary"] == aliases["camelus dromedarius"]
-    assert aliases["arabian camel"] == {imagenet_names().index("arabian camel")}
-    assert aliases["ram"] == {imagenet_names().index("ram (adult male sheep)")}
-    assert len(aliases["crane"]) == 2  # the bird and the machine
-    assert frozenset().union(*aliases.values()) == frozenset(range(1000))
-
-
-@pytest.mark.parametrize(
-    ("name", "label"),
-    [
-        ("Arabian camel", "dromedary"), ("Camelus dromedarius", "dromedary"),
-        ("dromedary", "dromedary"), ("ZEBRA", "zebra"), ("fire engine", "fire truck"),
-        ("crane", "crowned crane"),  # no stamp shows the machine
-        ("giraffe", "giraffe"),  # a label without an ImageNet class
-    ])
-def test_a_class_is_found_by_any_usual_name(smoke, name, label):
-    assert smoke.label(name) == label
-
-
-def test_a_wrong_name_gets_the_nearest_right_one(smoke):
-    with pytest.raises(SingError, match="Unknown class 'Arabian camell'; did you mean 'arabian c"):
-        smoke.label("Arabian camell")
-    with pytest.raises(SingError, match=r"'jellyfish'.* ImageNet class, but no picture shows it"):
-        smoke.known(["jellyfish"])
-
-
-def test_known_labels_come_first_and_once(smoke):
-    have = smoke.subjects["label"].tolist()
-    chosen = smoke.known(["Arabian camel", "Loxodonta africana", have[0], have[0].upper()], 4)
-    assert chosen[:2] == ["African elephant", have[0]]  # the camel is in another profile
-    assert len(chosen) == len(set(chosen)) == 4
-    assert set(chosen) <= set(have)
 
 
 # --- concepts -----------------------------------------------------------------------------------
@@ -103,47 +61,6 @@ def test_a_string_graph_knows_its_control_and_its_strongest(smoke, asked, angles
     by_alias = classes.string_graph(smoke, "lite0", "Loxodonta africana", ["snow"])
     pd.testing.assert_frame_equal(
         by_alias, classes.string_graph(smoke, "lite0", "African elephant", ["snow"]))
-
-
-# --- figures ------------------------------------------------------------------------------------
-
-
-def rows_with(chart, *columns):
-    (found,) = [
-        pd.DataFrame(rows) for rows in chart.to_dict()["datasets"].values()
-        if rows and set(columns) <= set(rows[0])]
-    return found
-
-
-def test_classes_with_two_views_have_dots_and_no_shapes(smoke):
-    table = tables.scored(smoke, "lite0").groupby("label").head(2)
-    chart = explorers.class_violins({"Lite0": table})
-    assert len(rows_with(chart, "label", "m", "c")) == table["label"].nunique()
-    assert not [rows for rows in chart.to_dict()["datasets"].values() if rows and "h" in rows[0]]
-
-
-@pytest.mark.parametrize("shown", [None, 2])
-def test_violins_are_sorted_by_each_classifiers_own_medians(smoke, shown):
-    parts = {smoke.title(model): tables.scored(smoke, model) for model in smoke.config.everyone}
-    middles = rows_with(explorers.class_violins(parts, shown), "label", "m", "c")
-    for number, (model, table) in enumerate(zip(smoke.config.everyone, parts.values())):
-        own = middles[middles["t"] == number].sort_values("p")
-        order = tables.classes(smoke, model)["label"].tolist()
-        assert own["label"].tolist() == (order if shown is None else order[:2] + order[-2:])
-        groups = table.groupby("label")
-        for column, score in (("m", "attribute_score"), ("c", "attribute_score_control")):
-            expected = groups[score].median()[own["label"]]
-            np.testing.assert_allclose(own[column], expected, atol=6e-4)
-
-
-def test_whiskers_stand_where_the_arrow_would_end(smoke):
-    label = smoke.subjects["label"][0]
-    table = classes.string_graph(smoke, "lite0", label).assign(label=label, title="Lite0")
-    kept = rows_with(explorers.string_graph(table), "concept", "near").set_index("concept")
-    for row in table.itertuples():
-        own = kept.loc[row.concept]
-        assert own["near"] == pytest.approx(row.before - row.high, abs=1e-3)
-        assert own["near"] - 1e-3 <= row.after <= own["far"] + 1e-3
 
 
 # --- concepts over all classes ------------------------------------------------------------------

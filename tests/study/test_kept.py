@@ -1,7 +1,5 @@
 """What one process leaves to the next: tensors, decompositions, heads, keys of features."""
 
-import subprocess
-import sys
 
 import pandas as pd
 import pytest
@@ -12,7 +10,6 @@ import sing_nb
 from sing_nb.method.nullspace import HeadSpaces
 from sing_nb.pictures.cache import kept
 from sing_nb.pictures.features import feature_key
-from sing_nb.study import tables
 from sing_nb.study.heads import kept_spaces
 
 
@@ -87,19 +84,6 @@ def test_a_kept_classifier_is_the_one_that_was_built(own, cache):
         _ = second.wieght
 
 
-def test_another_checkpoint_under_the_same_name_has_another_head(own, cache, tmp_path):
-    model, name = own
-    before = sing_nb.load_classifier(name)
-    with torch.no_grad():
-        model.get_classifier().weight[0, 0] += 1
-    safetensors.torch.save_file(model.state_dict(), tmp_path / "own.safetensors")
-    after = sing_nb.load_classifier(name)
-    assert float(after.head.weight[0, 0] - before.head.weight[0, 0]) == pytest.approx(1)
-    (tmp_path / "own.safetensors").unlink()
-    with pytest.raises(sing_nb.SingError, match="there is no file"):
-        sing_nb.load_classifier(name)
-
-
 def test_a_feature_key_is_remembered_until_the_network_is_built(own, cache):
     name, table = own[1], pd.DataFrame({"picture": ["a", "b"]})
     clf = sing_nb.load_classifier(name)
@@ -118,20 +102,3 @@ def test_a_feature_key_is_remembered_until_the_network_is_built(own, cache):
     (path,) = [p for p in cache.glob("*.txt") if p.read_text() == key]
     path.write_text("nonsense")
     assert feature_key(sing_nb.load_classifier(name), table) == key
-
-
-def test_what_looks_at_results_loads_no_library_of_networks(smoke):
-    tables.images(smoke, "lite0"), tables.models(smoke), smoke.text(smoke.labels)
-    code = """if True:
-        import sys, sing_nb
-        from sing_nb.study import tables
-        study = sing_nb.Study("smoke", progress=False)
-        tables.images(study, "lite0"), tables.models(study)
-        study.spaces("lite0"), study.text(study.labels)
-        study.label("zebra"), study.label("Arabian camel"), study.title("lite0")
-        heavy = {"timm", "torchvision", "open_clip", "transformers", "sklearn", "foolbox"}
-        print(sorted(heavy & set(sys.modules)))
-    """
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300)
-    assert done.stdout.strip() == "[]", done.stderr

@@ -121,16 +121,6 @@ def test_a_classifier_with_given_features_is_scored_by_them(smoke):
     assert np.allclose(table["null_share"], share, atol=1e-6)
 
 
-def test_what_does_not_belong_together_is_refused(smoke):
-    mine = sing_nb.Study("smoke", progress=False)
-    mine.add(tiny())
-    with pytest.raises(SingError, match="has a classifier 'tiny' already"):
-        mine.add(tiny())
-    n = len(mine.pictures)
-    with pytest.raises(SingError, match=rf"expected features \({n}, 12\).*got \(2, 12\)"):
-        mine.add(tiny("other"), FeatureSet(torch.zeros(2, 12), torch.zeros(2, 3)))
-
-
 def test_ridge_candidates_follow_the_size_of_the_features(folder):
     parts = []
     for scale in (1.0, 1e-6):
@@ -153,14 +143,3 @@ def test_ridge_candidates_follow_the_size_of_the_features(folder):
     for score in ("image_score", "attribute_score", "image_score_control", "translator_error"):
         assert np.allclose(parts[0][score], parts[1][score], atol=1e-3), score
     assert parts[0]["image_score"].max() > 1e-3  # degrees: something moves at all
-
-
-@pytest.mark.parametrize(("ask", "nearest"), [
-    (lambda study: study.label("zebar"), "zebra"),
-    (lambda study: study.examples(["zebar"]), "Unknown label 'zebar'"),
-    (lambda study: study.in_space("lite9"), "lite"),
-    (lambda study: study.row("zebra-9"), "Unknown picture"),
-], ids=["class", "label", "space", "picture"])
-def test_unknown_names_suggest_the_nearest(ask, nearest, smoke):
-    with pytest.raises(SingError, match=nearest):
-        ask(smoke)

@@ -7,13 +7,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.configuration import set_hypothesis_home_dir
 
 import sing_nb.study.profile as module
 from sing_nb.errors import SingError
-from sing_nb.study.profile import Profile, load_profile, profile_names
+from sing_nb.study.profile import load_profile, profile_names
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = "models: [lite0]\ntower: lite2\n"
@@ -93,58 +90,8 @@ def test_bad_settings_are_refused(overrides, said):
         load_profile("smoke", overrides)
 
 
-def test_names_are_those_of_files_in_the_folder(profiles):
-    (profiles / "folder.yaml").mkdir()
-    with pytest.raises(SingError, match="cannot be read"):
-        load_profile("folder")
-    for name in ("../data/profiles/smoke", "/etc/passwd", "smoke.yaml", ""):
-        with pytest.raises(SingError, match="Unknown profile"):
-            load_profile(name)
-    with pytest.raises(SingError, match="'offlin'; did you mean 'offline'"):
-        load_profile("offlin")
-
-
-def test_the_spaces_of_a_comparison_are_towers_or_joint_spaces():
-    smoke, paper = load_profile("smoke"), load_profile("paper")
-    assert smoke.everyone == smoke.spaces == ["lite0", "lite1", "lite2"]  # the tower last
-    assert paper.everyone == paper.models
-    assert paper.spaces == [paper.joint_space, *paper.other_spaces]
-
-
 def test_how_a_run_is_run_does_not_rename_its_tables():
     other = {"device": "cpu", "workers": 2, "batch": 8, "precision": "float16"}
     other |= {"renderer": "nearest"}
     assert repr(load_profile("paper", other)) == repr(load_profile("paper"))
     assert repr(load_profile("paper", {"total_pictures": 9})) != repr(load_profile("paper"))
-
-
-def test_prose_that_compares_two_classifiers_asks_for_two():
-    assert load_profile("smoke").pair == ("lite0", "lite1")
-    with pytest.raises(SingError, match="models has only lite0"):
-        _ = load_profile("smoke", {"models": ["lite0"]}).pair
-
-
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.just(10**400) | st.floats()
-    | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.text(max_size=3), inner, max_size=2),
-    max_leaves=5)
-KEYS = sorted(set(Profile.model_fields) - {"name"})
-
-
-@pytest.fixture(scope="module")
-def _no_folder_in_the_checkout(tmp_path_factory):
-    set_hypothesis_home_dir(tmp_path_factory.mktemp("hypothesis"))
-
-
-@pytest.mark.usefixtures("_no_folder_in_the_checkout")
-@settings(derandomize=True, deadline=None, database=None, max_examples=150)
-@given(st.dictionaries(st.sampled_from(KEYS) | st.text(max_size=6), VALUES, max_size=2))
-def test_any_settings_give_a_profile_or_a_message(overrides):
-    try:
-        found = load_profile("smoke", overrides)
-    except SingError:
-        return
-    for key, value in overrides.items():
-        assert getattr(found, key) == value or value != value or "nan" in repr(value)

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import io
-
 import numpy as np
 import pytest
 import torch
@@ -75,18 +73,6 @@ def test_only_the_control_moves_logits(smoke, plain, photo, kind):
     assert push < 1e-3 < 0.3 < held
 
 
-def test_the_steepest_way_to_a_prompt_leads_towards_it(smoke, photo):
-    gain = {
-        kind: pushes.answer(smoke, MODEL, photo, kind, "jellyfish", step=0.05).scores.loc[0]
-        for kind in ("prompt", "random", "remove")}
-    rest = max(abs(gain[kind]["prompt_score"]) for kind in ("random", "remove"))
-    assert gain["prompt"]["prompt_score"] > rest > 0
-    again = pushes.answer(smoke, MODEL, photo, "random", "", "jellyfish", step=0.05)
-    assert again.scores["attribute_score"][0] == gain["random"]["prompt_score"]
-    assert np.isnan(again.scores["prompt_score"]).all()
-    assert again.towards == "an image of a jellyfish"
-
-
 @pytest.mark.parametrize("kind", list(pushes.DIRECTIONS))
 def test_a_target_is_reached(smoke, photo, kind):
     found = pushes.answer(smoke, MODEL, photo, kind, "teapot", target=12.5)
@@ -94,16 +80,6 @@ def test_a_target_is_reached(smoke, photo, kind):
     same = pushes.answer(smoke, MODEL, photo, kind, "teapot", step=found.scores["step"][0])
     assert same.scores["image_score"].tolist() == found.scores["image_score"].tolist()
     assert pushes.answer(smoke, MODEL, photo, kind, "teapot", target=0.0).scores["step"][0] == 0
-
-
-def test_out_of_reach_is_said_with_the_limit(smoke, photo):
-    limit = pushes.answer(smoke, MODEL, photo, "prompt", "teapot", step=0.0).limit
-    delta = pushes.course(smoke, MODEL, photo, "prompt", "teapot").delta
-    far = photo.translator(photo.f.double() + 1e6 * delta)
-    assert limit == pytest.approx(
-        float(metrics.angle(photo.translator(photo.f.double()), far)), abs=0.1)
-    with pytest.raises(SingError, match=rf"limit is {limit:.1f}°.*smaller angle"):
-        pushes.answer(smoke, MODEL, photo, "prompt", "teapot", target=limit + 1)
 
 
 def test_words_and_photos_are_those_of_the_two_places(smoke, plain, photo):
@@ -122,23 +98,7 @@ def test_words_and_photos_are_those_of_the_two_places(smoke, plain, photo):
     assert set(found.words.query("gained")["word"]) == words["after"] - words["before"] != set()
 
 
-def test_wrong_questions_say_what_is_right(smoke, photo):
-    with pytest.raises(SingError, match="did you mean 'remove'"):
-        pushes.course(smoke, MODEL, photo, "removed")
-    with pytest.raises(SingError, match=r"Unknown classifier.* lite0, lite1"):
-        pushes.known(smoke, "lite", photo.name)
-    for far in ({}, {"step": 1.0, "target": 2.0}):
-        with pytest.raises(SingError, match="either a step or a target"):
-            pushes.answer(smoke, MODEL, photo, "remove", **far)
-
-
 # --- pictures of one's own ----------------------------------------------------------------------
-
-
-def saved(picture, kind="PNG", **options):
-    buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 @pytest.mark.parametrize("source", [0, 1])
@@ -166,21 +126,6 @@ def test_a_file_that_is_no_picture_is_refused(smoke, content, said):
 
 
 # --- other spaces, and the page -----------------------------------------------------------------
-
-
-def test_a_clip_like_study_is_asked_in_the_same_way(mini):
-    model = mini.config.models[0]
-    picture = mini.pictures["picture"].iloc[0]
-    known = pushes.known(mini, model, picture)
-    own = pushes.uploaded(mini, model, mini.picture_path(picture).read_bytes())
-    assert (own.f - known.f).norm() < 1e-3 * known.f.norm()
-    assert float(metrics.angle(own.z, known.z)) < 0.1
-    found = pushes.answer(mini, model, known, "prompt", "jellyfish", step=1.0)
-    assert found.scores["logit_change"][0] < 1e-3
-    removed = known.translator(mini.spaces(model).remove_null(known.f))
-    wanted = float(metrics.image_score(known.translator(known.f), removed))
-    push = pushes.answer(mini, model, known, "remove", step=1.0).scores.loc[0]
-    assert push["image_score"] == pytest.approx(wanted, abs=1e-3)
 
 
 def test_what_is_computed_beforehand_are_the_answers(smoke, pictures):

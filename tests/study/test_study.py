@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import pytest
 import scipy.stats
-import torch
 from conftest import degrees, ends, prompt_of, random_part
 from sklearn.linear_model import Ridge
 
 import sing_nb
-from sing_nb.method.translator import grouped_cv
-from sing_nb.study import classes, neighbours, tables
+from sing_nb.study import neighbours, tables
 
 NULL = "null space removed"
 
@@ -37,22 +34,6 @@ def test_folds_part_subjects_and_never_views(smoke):
     assert (others["fold"] == -1).all()
 
 
-def test_examples_show_the_subject_at_its_largest(smoke):
-    labels = smoke.labels[:3]
-    for label, name in zip(labels, smoke.examples(labels)):
-        rows = smoke.pictures[smoke.pictures["label"] == label].query("source == 'stamp'")
-        assert rows.loc[rows["scale"].idxmax(), "picture"] == name
-        assert smoke.picture_path(name).is_file()
-    assert smoke.names(smoke.pictures["picture"][:2]) == [f"{labels[0]} 1", f"{labels[0]} 2"]
-
-
-def test_a_picture_is_translated_by_the_translator_that_never_saw_its_subject(smoke, plain):
-    assert [one.card["held_out_fold"] for one in smoke.translators("lite0")] == [0, 1, None]
-    rows = np.arange(len(plain.table))
-    found = smoke.translate("lite0", smoke.features("lite0"), rows).numpy()
-    np.testing.assert_allclose(found, plain.translate(plain.f, rows), atol=2e-4)
-
-
 @pytest.mark.parametrize("held_out", [0, 1, None])
 def test_translators_are_fitted_without_their_fold_and_without_photographs(smoke, plain, held_out):
     fitted = smoke.translators("lite0")[-1 if held_out is None else held_out]
@@ -69,12 +50,6 @@ def test_translators_are_fitted_without_their_fold_and_without_photographs(smoke
         rest = ((expected.predict(plain.f[own]) - z[own]) ** 2).sum()
         r2 = 1 - rest / ((z[own] - z[own].mean(0)) ** 2).sum()
         assert fitted.card["held_out_r2"] == pytest.approx(r2, abs=1e-4)
-
-
-def test_the_final_lambda_is_the_best_of_the_path(smoke):
-    lams = smoke.lambdas("lite0")
-    path = grouped_cv(*smoke.fold_fitters("lite0", smoke.features("lite0"), smoke.embeddings), lams)
-    assert smoke.translator("lite0").card["lambda"] == lams[int(path.mean(0).argmax())]
 
 
 # --- scores of pictures -------------------------------------------------------------------------
@@ -111,16 +86,6 @@ def test_scores_of_one_picture_are_those_of_plain_numpy(smoke, plain, images, so
             assert drawn.loc[draw, name] == pytest.approx(value, abs=0.01)
     for name in ("image_score", "attribute_score", "logit_change"):
         assert row[f"{name}_control"] == pytest.approx(drawn[name].mean())
-
-
-def test_every_stamp_and_photograph_is_scored_once(smoke, images):
-    expected = smoke.pictures.loc[smoke.pictures["source"] != "clipart", "picture"]
-    assert images["picture"].tolist() == expected.tolist()
-    scores = ["image_score", "attribute_score", "translator_error", "label_angle", "null_share"]
-    assert np.isfinite(images[scores]).all(axis=None)
-    assert images["logit_change"].max() < 1e-3  # null removal leaves the logits
-    assert images["logit_change_control"].min() > 1e-2
-    assert (images["correct"].isna() == (images["class_index"] < 0)).all()
 
 
 # --- classifiers and classes --------------------------------------------------------------------
@@ -203,21 +168,6 @@ def test_scores_of_classes_are_medians_of_their_views(smoke, images):
     assert (row["as_median_low"], row["as_median_high"]) == pytest.approx((low, high))
 
 
-def test_a_string_graph_is_the_mean_angle_before_and_after(smoke, plain):
-    label, concepts = smoke.labels[0], ["horse", "snow", "kitchen"]
-    table = classes.string_graph(smoke, "lite0", label, concepts).set_index("concept")
-    rows = np.flatnonzero((plain.table["label"] == label) & smoke.is_scored)
-    f = plain.f[rows]
-    for concept in concepts:
-        text = smoke.space.encode_text([prompt_of(concept)])[0].double().numpy()
-        before = degrees(plain.translate(f, rows), text).mean()
-        after = degrees(plain.translate(f - plain.null(f), rows), text).mean()
-        row = table.loc[concept]
-        assert row["before"] == pytest.approx(before, abs=0.01)
-        assert row["after"] == pytest.approx(after, abs=0.01)
-        assert row["low"] <= row["attribute_score"] <= row["high"]
-
-
 def test_accuracy_and_null_space_of_every_classifier(smoke):
     table = tables.accuracy(smoke)
     assert table["model"].tolist() == ["lite0", "lite1", "lite2"]
@@ -232,18 +182,6 @@ def test_accuracy_and_null_space_of_every_classifier(smoke):
 
 
 # --- what is near -------------------------------------------------------------------------------
-
-
-def test_the_nearest_words_are_those_of_the_smallest_angles(smoke):
-    z = smoke.embeddings[:1]
-    found = neighbours.words(smoke, z, 3)
-    texts = smoke.space.encode_text([prompt_of(word) for word in smoke.vocabulary])
-    angles = degrees(z[0].double().numpy(), texts.double().numpy())
-    np.testing.assert_allclose(found["angle"], np.sort(angles)[:3], atol=1e-3)
-    own = [angles[smoke.vocabulary.index(word)] for word in found["word"]]
-    np.testing.assert_allclose(own, found["angle"], atol=1e-3)
-    lower = [word.lower() for word in smoke.vocabulary]
-    assert len(set(lower)) == len(lower)
 
 
 def test_nearest_pictures_are_one_per_subject_and_never_the_own(smoke):
@@ -261,19 +199,6 @@ def test_nearest_pictures_are_one_per_subject_and_never_the_own(smoke):
 # --- another tower, keeping ---------------------------------------------------------------------
 
 
-def test_another_tower_shares_pictures_features_and_heads(smoke):
-    other = smoke.in_space("lite0")
-    assert (other.config.tower, other.config.models) == ("lite0", ["lite1", "lite2"])
-    mine, theirs = (study.config.model_dump() for study in (smoke, other))
-    assert {key for key in mine if mine[key] != theirs[key]} == {"tower", "models"}
-    assert other.pictures is smoke.pictures
-    assert other.features("lite1") is smoke.features("lite1")
-    assert other.title("lite0") == "EfficientNet-Lite0 (tower)"
-    assert smoke.in_space("lite2") is smoke
-    own, there = (tables.images(study, "lite1")["image_score"] for study in (smoke, other))
-    assert not np.allclose(own, there, atol=0.01)
-
-
 def test_embeddings_of_another_tower_are_its_logits_in_words(smoke):
     # ConSE by hand: logits above the first that does not speak weigh centred class names.
     names = smoke.classifier("lite0").class_names
@@ -287,23 +212,7 @@ def test_embeddings_of_another_tower_are_its_logits_in_words(smoke):
     np.testing.assert_allclose(smoke.in_space("lite0").embeddings, z, atol=1e-5)
 
 
-def test_a_second_study_reads_the_same_tables(smoke, images):
-    models = tables.models(smoke)
-    before = {path: path.stat().st_mtime_ns for path in smoke.folder.glob("tables/*.parquet")}
-    again = sing_nb.Study("smoke", progress=False)
-    pd.testing.assert_frame_equal(tables.images(again, "lite0"), images)
-    pd.testing.assert_frame_equal(tables.models(again), models)
-    assert before == {path: path.stat().st_mtime_ns for path in before}
-
-
 def test_other_settings_give_other_results_in_other_files(smoke, images):
     other = sing_nb.Study("smoke", progress=False, temperature=2, control_draws=1, lambdas=[50])
     found = tables.images(other, "lite0")["image_score"]
     assert not np.allclose(found, images["image_score"], atol=0.01)
-
-
-def test_the_scores_follow_from_the_seed_alone(smoke):
-    # A bootstrap or a control that asked the global generators would differ.
-    torch.manual_seed(1)
-    table = tables.model.__wrapped__(sing_nb.Study("smoke", progress=False), "lite1")
-    pd.testing.assert_frame_equal(table, tables.model(smoke, "lite1"), check_dtype=False)

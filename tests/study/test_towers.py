@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import pytest
 from conftest import ends
 
@@ -29,31 +28,6 @@ def ratio(study, model):
 # --- every classifier in every space ------------------------------------------------------------
 
 
-def test_every_classifier_stands_in_every_space(spaces):
-    cells = spaces[["joint", "model"]].drop_duplicates()
-    assert sorted(map(tuple, cells.to_numpy())) == [(a, b) for a in ALL for b in ALL]
-    assert not spaces.duplicated(["joint", "model", "quantity", "kind"]).any()
-    assert np.isfinite(spaces[["value", "low", "high"]]).all(axis=None)
-
-
-def test_a_classifier_in_its_own_space_is_marked(spaces):
-    marked = spaces.loc[spaces["circular"], ["joint", "model"]]
-    assert sorted(set(map(tuple, marked.to_numpy()))) == [(name, name) for name in ALL]
-    assert (spaces["circular"] == (spaces["role"] == "control: the tower itself")).all()
-
-
-def test_titles_do_not_depend_on_the_space(spaces):
-    titles = {name: f"EfficientNet-L{name[1:]}" for name in ALL}
-    assert spaces["title"].tolist() == spaces["model"].map(titles).tolist()
-    assert spaces["space"].tolist() == spaces["joint"].map(titles).tolist()
-
-
-def test_the_own_space_of_the_study_is_one_of_them(spaces, smoke):
-    own = spaces[spaces["joint"] == "lite2"].reset_index(drop=True)
-    columns = ["model", "role", "quantity", "kind", "value", "low", "high"]
-    pd.testing.assert_frame_equal(own[columns], tables.models(smoke)[columns])
-
-
 def test_scores_are_of_the_space_and_the_classifier_that_they_stand_for(spaces, smoke):
     ratios = spaces[(spaces["quantity"] == "ratio") & (spaces["kind"] == "null space removed")]
     ratios = ratios.set_index(["joint", "model"])["value"]
@@ -65,12 +39,6 @@ def test_scores_are_of_the_space_and_the_classifier_that_they_stand_for(spaces, 
 
 
 # --- pairs --------------------------------------------------------------------------------------
-
-
-def test_every_pair_is_compared_in_every_space(pairs):
-    assert len(pairs) == 9
-    assert not pairs.duplicated(["joint", "first", "second"]).any()
-    assert (pairs["first"] < pairs["second"]).all()
 
 
 def test_a_pair_is_neutral_where_neither_built_the_space(pairs):
