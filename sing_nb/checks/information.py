@@ -178,7 +178,7 @@ class _Reader:
         """The paper's translator: one ridge of the whole feature; at home with the control."""
         study, spaces = self.study, self.study.spaces(self.model)
         draws = study.config.information_draws if name == home(study) else 0
-        for rows, fitted in zip(self.folds, self.views[name].fitted(self.model, "ridge")):
+        for rows, fitted in zip(self.folds, self.views[name].fitted(self.model)):
             f = study.features(self.model)[rows].double()
             found, length = fitted(f), spaces.null(f).norm(dim=1)
             self.add(rows, name, "whole", -1, found, fitted(spaces.remove_null(f)))

@@ -42,13 +42,6 @@ class Staged:
         k = self.first.weight.shape[1]
         return self.first(x[:, :k]) + self.rest(x[:, k:])
 
-    def affine(self, directions: torch.Tensor, card: dict | None = None) -> Translator:
-        """The same map as one float32 translator of features, from the :func:`frame` (m, m)."""
-        weight = torch.cat([self.first.weight, self.rest.weight], 1).double() @ directions.T
-        bias = self.first.bias.double() + self.rest.bias.double()
-        lams = {"lambda": self.first.card["lambda"], "lambda_null": self.rest.card["lambda"]}
-        return Translator(weight.float(), bias.float(), {**lams, **(card or {})})
-
 
 def chosen_lambdas(
     always: RidgeFitter, folds: Sequence[RidgeFitter], lams: Sequence[float],

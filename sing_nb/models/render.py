@@ -164,7 +164,8 @@ def _load_karlo(source: str, device: torch.device) -> DiffusionPipeline:
         diffusers.utils.logging.set_verbosity_error()  # it is deprecated: pyproject's range knows
         transformers.utils.logging.disable_progress_bar()
         try:
-            return _pipeline(str(folder) if own else source, own or not hub_reachable())
+            return _pipeline(str(folder) if own else source, own or not hub_reachable(),
+                             torch.float16 if device.type == "cuda" else torch.float32)
         finally:
             diffusers.utils.logging.set_verbosity(level)
 
@@ -179,11 +180,11 @@ def _load_karlo(source: str, device: torch.device) -> DiffusionPipeline:
             raise SingError(
                 f"{folder} is no folder with a saved UnCLIPImageVariationPipeline: {reason}"
             ) from error
-    return pipeline.to(device, torch.float16 if device.type == "cuda" else torch.float32)
+    return pipeline.to(device)
 
 
-def _pipeline(source: str, local: bool) -> DiffusionPipeline:
-    """The pipeline, part by part."""
+def _pipeline(source: str, local: bool, dtype: torch.dtype) -> DiffusionPipeline:
+    """The pipeline, part by part, each in its precision as its library makes it."""
     import diffusers
 
     try:
@@ -194,7 +195,14 @@ def _pipeline(source: str, local: bool) -> DiffusionPipeline:
             f"version that still has it (pip install 'diffusers>=0.35,<0.43'), or take "
             f"renderer: nearest."
         ) from error
-    hints = typing.get_type_hints(kind.__init__)
-    return kind(**{
-        part: hints[part].from_pretrained(source, subfolder=part, local_files_only=local)
-        for part in hints if part != "return"})
+    parts = {}
+    for name, part in typing.get_type_hints(kind.__init__).items():
+        if name == "return":
+            continue
+        precise = {}
+        if issubclass(part, torch.nn.Module):
+            key = "torch_dtype" if issubclass(part, diffusers.ModelMixin) else "dtype"
+            precise = {key: dtype}
+        parts[name] = part.from_pretrained(
+            source, subfolder=name, local_files_only=local, **precise)
+    return kind(**parts)

@@ -52,7 +52,7 @@ def study_card(study: Study, model: str, *, command: str = "") -> dict:
             "notes": list(map(str, table.attrs.get("notes", []))),
             "pictures_hash": content_key(*table["picture"])},
         "joint_space": config.joint_space, "tower": config.tower,
-        "translator": "published" if config.published_translators else config.translator,
+        "translator": "published" if config.published_translators else "ridge",
         "lambda": lambdas[-1], "lambdas": lambdas[:-1], "error": error, "seed": config.seed,
         "settings": {key: settings[key] for key in settings if key not in ("expected", "about")},
         "versions": {"python": platform.python_version()} | {

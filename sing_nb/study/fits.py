@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ..errors import SingError
-from ..method.stages import chosen_lambdas, frame, principal_first
+from ..method.stages import chosen_lambdas
 from ..method.translator import RidgeFitter, Translator, grouped_cv
 from ..models.joint import joint_spaces
 from ..models.published import PUBLISHED_SPACE, import_translator
@@ -27,10 +27,9 @@ __all__ = [
     "translators"]
 
 
-def translators(study: Study, model: str, kind: str) -> list[Translator]:
+def translators(study: Study, model: str) -> list[Translator]:
     """The translators of :meth:`Study.fitted`, from disk or fitted and kept there."""
-    other = () if kind == study.config.translator else (kind,)
-    key = study.key("translator", study.feature_key(model), study.embedding_key, *other)
+    key = study.key("translator", study.feature_key(model), study.embedding_key)
     folds = [*range(study.config.folds), None]
     files = [
         study.folder / "translators" / (
@@ -45,7 +44,7 @@ def translators(study: Study, model: str, kind: str) -> list[Translator]:
         read_or_none(path, partial(_loaded, Translator), partial(wrong, fold=fold))
         for path, fold in zip(files, folds, strict=True)]
     if any(one is None for one in found):
-        for path, one in zip(files, _fit(study, model, kind), strict=True):
+        for path, one in zip(files, _fit(study, model), strict=True):
             dataclasses.replace(one, card=one.card | {"key": key}).save(path)
         found = [Translator.load(path) for path in files]
     return found
@@ -66,17 +65,22 @@ def _loaded(kind: type, path: Path) -> Translator | RidgeFitter:
     return kind.load(path)
 
 
-def _fit(study: Study, model: str, kind: str) -> list[Translator]:
+def _fit(study: Study, model: str) -> list[Translator]:
+    """The paper's translators, equation (4), each with the lambda that other folds choose."""
     always, folds = summed(study, model)
-    solve = {"ridge": _ridge, "principal-first": _principal_first}[kind]
     c, fitted_on = study.config, study.is_scored | study.drawings(model)
     pictures = study.pictures[fitted_on]
     count, fitted = always.n + sum(fold.n for fold in folds), []
-    solved = solve(study, model, always, folds)
-    for held_out, one in zip([*range(len(folds)), None], solved, strict=True):
+    lambdas = chosen_lambdas(always, folds, study.lambdas(model))
+    for held_out, (lam,) in zip([*range(len(folds)), None], lambdas, strict=True):
+        total = always.copy()
+        for index, fold in enumerate(folds):
+            if index != held_out:
+                total.merge(fold)
+        one = total.solve(lam)
         card = {
             "model": model, "joint_space": c.joint_space, "tower": c.tower, "profile": c.name,
-            "seed": c.seed, "kind": kind, "held_out_fold": held_out,
+            "seed": c.seed, "held_out_fold": held_out,
             "pictures": count - (0 if held_out is None else folds[held_out].n),
             "subjects": int(pictures.loc[pictures["fold"] != held_out, "subject"].nunique())}
         if held_out is not None:
@@ -84,32 +88,6 @@ def _fit(study: Study, model: str, kind: str) -> list[Translator]:
             card["held_out_r2"] = 1 - residual / energy
         fitted.append(dataclasses.replace(one, card=one.card | card))
     return fitted
-
-
-def _ridge(
-    study: Study, model: str, always: RidgeFitter, folds: list[RidgeFitter]
-) -> list[Translator]:
-    """The paper's translator, equation (4)."""
-    solved, lambdas = [], chosen_lambdas(always, folds, study.lambdas(model))
-    for held_out, (lam,) in zip([*range(len(folds)), None], lambdas):
-        total = always.copy()
-        for index, fold in enumerate(folds):
-            if index != held_out:
-                total.merge(fold)
-        solved.append(total.solve(lam))
-    return solved
-
-
-def _principal_first(
-    study: Study, model: str, always: RidgeFitter, folds: list[RidgeFitter]
-) -> list[Translator]:
-    """The repaired translator, which asks the null part only for what is left."""
-    spaces = study.spaces(model)
-    directions = frame(spaces.null_basis)
-    fitters = fold_fitters(
-        study, model, study.features(model).double() @ directions, study.embeddings)
-    staged = principal_first(*fitters, spaces.rank, study.lambdas(model))
-    return [one.affine(directions) for one in staged]
 
 
 def summed(study: Study, model: str) -> tuple[RidgeFitter, list[RidgeFitter]]:

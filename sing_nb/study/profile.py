@@ -73,9 +73,7 @@ class Profile(BaseModel):
     # Fit on the drawings, too: auto where a folder holds few pictures and held-out error falls.
     # Unless it is none, such a folder is also dealt to fewer folds.
     also_fit: Literal["none", "default", "auto"] = "none"
-    # Translators: the paper's ridge, or one that asks the null part only for what the principal
-    # part leaves (sing_nb.method.stages).
-    translator: Literal["ridge", "principal-first"] = "ridge"
+    # Translators: the paper's ridge.
     published_translators: str | None = None  # folder of the authors' own, in place of fitting
     folds: int = count(5, least=2, most=1000)  # splits by subject, for held-out scores
     lambdas: Annotated[list[Positive], Field(min_length=1)] = [
@@ -153,9 +151,6 @@ class Profile(BaseModel):
             (self.tower and self.other_spaces,
              "other_spaces is for joint spaces without a tower; in ConSE the classifiers take "
              "turns as towers. Leave it empty."),
-            (self.translator != "ridge" and self.published_translators,
-             f"published_translators takes the place of what is fitted, so that translator "
-             f"{self.translator} would change nothing. Leave one of the two out."),
             (self.sweep_folds > self.folds,
              f"sweep_folds counts the folds that are tested, at most {self.folds} of them; got "
              f"{self.sweep_folds}."),

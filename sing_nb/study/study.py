@@ -264,15 +264,11 @@ class Study(Pictures):
             self._fits[model, "published"] = [fits.published(self, model)] * count
         return self._fits[model, "published"]
 
-    def fitted(self, model: str, kind: str | None = None) -> list[Translator]:
-        """One translator a fold, fitted without its subjects; last, one fitted on all subjects.
-
-        Of a `kind` of the profile's ``translator``, by default that one.
-        """
-        kind = kind or self.config.translator
-        if (model, kind) not in self._fits:
-            self._fits[model, kind] = fits.translators(self, model, kind)
-        return self._fits[model, kind]
+    def fitted(self, model: str) -> list[Translator]:
+        """One translator a fold, fitted without its subjects; last, one fitted on all subjects."""
+        if (model, "ridge") not in self._fits:
+            self._fits[model, "ridge"] = fits.translators(self, model)
+        return self._fits[model, "ridge"]
 
     def translator(self, model: str) -> Translator:
         """The translator for pictures from elsewhere, fitted on all subjects."""

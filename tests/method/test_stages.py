@@ -134,18 +134,6 @@ def test_the_held_out_fold_changes_nothing():
     torch.testing.assert_close(one.rest.weight, two.rest.weight, rtol=1e-3, atol=1e-4)
 
 
-def test_two_stages_are_one_affine_map():
-    x, z, fold = planted(1.0)
-    directions = frame(random_basis(FIRST + REST, REST, 4))
-    features = torch.tensor(x)
-    inside = (features @ directions).numpy()
-    staged = principal_first(*fitters(inside, z, fold), FIRST, LAMS)[-1]
-    whole = staged.affine(directions, {"model": "tiny"})
-    torch.testing.assert_close(whole(features), staged(torch.tensor(inside)), rtol=1e-4, atol=1e-4)
-    assert whole.card["model"] == "tiny"
-    assert {"lambda", "lambda_null"} <= whole.card.keys()
-
-
 def test_two_stages_need_folds_and_columns():
     x, z, fold = planted(0.0)
     always, folds = fitters(x, z, fold)
@@ -175,5 +163,3 @@ def test_a_frame_ends_with_its_subspace():
     np.testing.assert_allclose(full[:, 5:] @ full[:, 5:].T, basis @ basis.T, atol=1e-12)
     with pytest.raises(SingError, match="1 to 8; got 9"):
         frame(np.eye(9))
-
-

@@ -40,7 +40,7 @@ SETTINGS = [
     ({"lambdas": [1.0, "2"]}, "number"), ({"lambdas": [0.0]}, "greater than 0"),
     ({"lambdas": []}, "at least 1"), ({"models": []}, "at least 1"), ({"models": [""]}, "pattern"),
     ({"folds": 1}, "or equal to 2"), ({"folds": 10**30}, "less than"), ({"seed": -1}, "or equal"),
-    ({"translator": "rigde"}, "did you mean 'ridge'"), ({"batch": 0}, "greater than"),
+    ({"also_fit": "defalt"}, "did you mean 'default'"), ({"batch": 0}, "greater than"),
     ({"expected": {"hour": 3}}, "did you mean 'hours'"),
     ({"tower": "lite0"}, "never ranked in the space that it builds"),
     ({"models": ["lite0", "lite0"]}, "lite0 more than once"),
