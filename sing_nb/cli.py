@@ -75,7 +75,7 @@ def _said(error: BaseException) -> str:
 def sing() -> None:
     """SING: what an image classifier ignores, in words and pictures.
 
-    For a classifier of your own: report, ask, card. For a book: check, and the stages of a run.
+    For a classifier of your own: report, ask. For a book: check, and the stages of a run.
 
     \b
     Exit codes:
@@ -252,18 +252,6 @@ def _ask(model: str, images: Path | None, class_names: Path | None, profile: str
     else:
         _print_answers(answers)
         _print_markdown(summary(answers))
-
-
-@_command(JSON, click.argument("file", type=FILE))
-def _card(file: Path, as_json: bool) -> None:
-    """Print where a translator, a space, a table or a report comes from."""
-    from .pictures import cards
-
-    card = cards.card_of(file)
-    if as_json:
-        _print_json(card)
-    else:
-        print(cards.text(card))
 
 
 @_command(*RUN, JSON)

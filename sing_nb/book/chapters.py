@@ -19,8 +19,7 @@ __all__ = ["LAST", "chapter_files", "chapter_parameters", "resolve", "run_chapte
 
 #: Notebooks that gather what the others found, and so run when those are done.
 LAST = ("intro", "paper_map")
-# Given by the profile's name and the settings, and in the sweep's notebook by the cell of the grid.
-COMMON = {"profile", "overrides", "architecture", "loss"}
+COMMON = {"profile", "overrides"}  # given by the profile's name and the settings
 TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict}
 
 

@@ -53,6 +53,11 @@ def angle(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     torch.Tensor
         (...), degrees in [0, 180], float64, on the CPU; nan where a vector is zero.
 
+    Raises
+    ------
+    SingError
+        If the last axes differ, or the others cannot be broadcast.
+
     Examples
     --------
     >>> import torch
@@ -105,6 +110,11 @@ def attribute_score(
         (n,), or (n, p) if not `paired`; degrees in [-180, 180], float64, on the CPU. Positive
         means that the equivalent lies closer to the text.
 
+    Raises
+    ------
+    SingError
+        If the shapes do not fit, or it was not said what several texts are for.
+
     Examples
     --------
     >>> import torch
@@ -137,6 +147,11 @@ def image_score(z: torch.Tensor, z_tilde: torch.Tensor) -> torch.Tensor:
     -------
     torch.Tensor
         (n,), degrees in [0, 180], float64, on the CPU; 0 where nothing changed.
+
+    Raises
+    ------
+    SingError
+        If the shapes do not fit.
 
     Examples
     --------

@@ -56,6 +56,11 @@ def random_part(f: torch.Tensor, *, like: torch.Tensor, size: int, seed: int = 0
     torch.Tensor
         (n, m), the part of `f` in a uniformly random subspace, rescaled to the lengths of `like`.
 
+    Raises
+    ------
+    SingError
+        If a subspace of m dimensions cannot have `size`.
+
     Examples
     --------
     >>> import torch
@@ -136,6 +141,11 @@ def steer(
         degrees, all nan where out of reach; ``reachable`` (n,), bool; and ``limit`` (n,), the
         angle in degrees that no step in this direction reaches.
 
+    Raises
+    ------
+    SingError
+        If both or none of `step` and `target_is` are given, or the null space is empty.
+
     Examples
     --------
     >>> import torch
@@ -169,6 +179,11 @@ def steer_all(
     -------
     Steered
         As of :func:`steer`, (n, p) in float64, without ``features`` and ``direction``.
+
+    Raises
+    ------
+    SingError
+        As :func:`steer`, or if `texts` is no matrix of the translator's width.
 
     Examples
     --------

@@ -90,6 +90,11 @@ class RidgeFitter:
     m, d : int
         Width of features and of embeddings.
 
+    Raises
+    ------
+    SingError
+        If a width is no whole number above 0; from its methods, if rows do not fit.
+
     Examples
     --------
     >>> import torch

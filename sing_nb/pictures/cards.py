@@ -8,16 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
-import yaml
 from safetensors import safe_open
 
-from ..errors import SingError, printable
+from ..errors import SingError
 from ..method.files import read_tensors, write_tensors
 from ..method.nullspace import HeadSpaces
 from ..method.translator import Translator
 from .cache import keep_table, kept_table
 
-__all__ = ["card_of", "load", "save", "text"]
+__all__ = ["load", "save"]
 
 KINDS = {Translator: "translator", HeadSpaces: "spaces", pd.DataFrame: "table"}
 
@@ -100,27 +99,3 @@ def load(path: str | Path) -> Translator | HeadSpaces | pd.DataFrame:
             f"({error}). If it was one, copy it again; classifiers' weights are read by "
             f"load_classifier."
         ) from error
-
-
-def card_of(path: str | Path) -> dict:
-    """The card of a file, or of a report: its folder, its page or its ``card.json``."""
-    path = Path(path)
-    path = path.parent if path.name == "index.html" else path
-    path = path / "card.json" if path.is_dir() else path
-    if path.suffix != ".json":
-        found = load(path)
-        card = found.attrs.get("card") if isinstance(found, pd.DataFrame) else found.card
-    else:
-        try:
-            card = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise SingError(f"{path} cannot be read as a card ({error}).") from error
-    if not card or not isinstance(card, dict):
-        raise SingError(f"{path} has no card; `sing report` writes files that have one.")
-    return card
-
-
-def text(card: Mapping[str, object]) -> str:
-    """A card as YAML, for people; nothing in it reaches the terminal but printable characters."""
-    plain = yaml.safe_dump(dict(card), allow_unicode=True, sort_keys=False, width=100)
-    return "\n".join(map(printable, plain.splitlines()))

@@ -19,7 +19,7 @@ import torch
 from ..errors import SingError
 from ..models.classifier import Classifier
 from ..models.own import described
-from ..progress import Progress, progress_bar
+from ..progress import progress_bar
 from .cache import content_key, keep, opened, read_or_none
 from .fetch import cache_dir, slug, write_atomic
 from .images import DECODING, picture_file, picture_sha, read_picture, store_pictures
@@ -110,7 +110,7 @@ def feature_key(network: Classifier | OpenClipSpace, table: pd.DataFrame) -> str
 def compute_features(
     classifier: Classifier, table: pd.DataFrame, pictures: Path, folder: Path, *,
     running: Running | None = None, key: str | None = None, part: tuple[int, int] | None = None,
-    progress: Progress = True,
+    progress: bool = True,
 ) -> FeatureSet:
     """Features and logits of every picture of a table, or of a part of it, computed or loaded."""
     running = running or Running()
@@ -143,7 +143,7 @@ def compute_features(
 def compute_embeddings(
     space: OpenClipSpace, table: pd.DataFrame, pictures: Path, folder: Path, *,
     running: Running | None = None, key: str | None = None, part: tuple[int, int] | None = None,
-    progress: Progress = True,
+    progress: bool = True,
 ) -> torch.Tensor:
     """Joint embeddings (n, d), unit vectors: the same for a space, in its own precision."""
 
@@ -166,7 +166,7 @@ def _precise(home: Path, precision: str) -> Path:
 def _in_shards(
     network: Classifier | OpenClipSpace, table: pd.DataFrame, pictures: Path, home: Path,
     prepare: Callable[[torch.device, torch.Tensor], tuple[Run, bool]], fields: dict[str, int],
-    running: Running, part: tuple[int, int] | None, progress: Progress,
+    running: Running, part: tuple[int, int] | None, progress: bool,
 ) -> dict[str, torch.Tensor]:
     """What a network gives of a part's pictures: by field, a tensor of that width."""
     wanted = part_rows(len(table), part)

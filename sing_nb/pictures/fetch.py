@@ -24,7 +24,7 @@ import platformdirs
 from filelock import FileLock
 
 from ..errors import SingError
-from ..progress import Progress, progress_bar, say
+from ..progress import progress_bar, say
 
 __all__ = [
     "SOURCES", "Source", "cache_dir", "data_dir", "debian_mirrors", "fetch", "make_folder",
@@ -141,7 +141,7 @@ def read_manifest(name: str) -> list[dict[str, str]]:
     return rows
 
 
-def fetch(name: str, *, progress: Progress = True) -> Path:
+def fetch(name: str, *, progress: bool = True) -> Path:
     """Folder of a source's pictures: downloaded, unpacked and checked where they are not yet."""
     if name not in SOURCES:
         raise SingError(f"Unknown picture source {name!r}; known: {', '.join(SOURCES)}.")
@@ -184,7 +184,7 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest() if is_real else ""
 
 
-def _fetch_anew(source: Source, rows: list[dict[str, str]], home: Path, progress: Progress) -> None:
+def _fetch_anew(source: Source, rows: list[dict[str, str]], home: Path, progress: bool) -> None:
     """Download and unpack beside the final place, check, then swap: a kill leaves nothing half."""
     archive = _download(source, progress)
     with tempfile.TemporaryDirectory(dir=home.parent, prefix=f".{home.name}.") as folder:
@@ -221,7 +221,7 @@ def debian_mirrors() -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _download(source: Source, progress: Progress) -> Path:
+def _download(source: Source, progress: bool) -> Path:
     """A package's archive, from the first mirror that has it."""
     target, failed = cache_dir() / "deb" / Path(source.archive).name, []
     for mirror in debian_mirrors():
@@ -243,7 +243,7 @@ def _download(source: Source, progress: Progress) -> Path:
         f"the folder {cache_dir()} from a machine that has it; or use pictures of your own.")
 
 
-def _receive(address: str, partial: Path, progress: Progress) -> None:
+def _receive(address: str, partial: Path, progress: bool) -> None:
     """Download to a file; what lies there from an interrupted download is not asked for again."""
     # One byte less than there is: of a complete file a server could not send "the rest".
     have = max(0, partial.stat().st_size - 1) if partial.exists() else 0
@@ -265,7 +265,7 @@ def _receive(address: str, partial: Path, progress: Progress) -> None:
         raise OSError("the download was cut short")
 
 
-def _unpack(archive: Path, folder: Path, wanted: set[str], progress: Progress) -> None:
+def _unpack(archive: Path, folder: Path, wanted: set[str], progress: bool) -> None:
     """Write those files of a Debian package that are wanted, and nothing else."""
     with (
         tarfile.open(fileobj=_data_tar(archive), mode="r|") as tar,

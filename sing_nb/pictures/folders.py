@@ -18,10 +18,10 @@ from PIL import Image
 
 from ..errors import SingError, printable
 from ..models.hub import from_hub, hub_reachable
-from ..progress import Progress, progress_bar, say
+from ..progress import progress_bar, say
 from .fetch import cache_dir, write_atomic
 from .images import read_picture
-from .labels import ClassName, name_classes, read_mapping
+from .labels import ClassName, name_classes
 
 __all__ = ["expanded", "folder_pictures", "hub_pictures", "source_pictures", "source_ready"]
 
@@ -51,7 +51,7 @@ def source_pictures(spec: str, **options) -> pd.DataFrame:
     if kind == "imagenet" and len(odd):
         raise SingError(
             f"{len(odd)} folders in {place} are no classes of ImageNet-1k, for example {odd[0]!r}; "
-            f"take the source folder:{place} or name the classes in a mapping file.")
+            f"take the source folder:{place}, or call the folders by their classes.")
     return table
 
 
@@ -71,12 +71,12 @@ def source_ready(spec: str, split: str | None = None) -> tuple[bool, str]:
 
 def folder_pictures(
     root: str | os.PathLike, *, total: int | None = None, seed: int = 0, split: str | None = None,
-    mapping: str | os.PathLike | Mapping[str, object] | None = None, progress: Progress = True,
+    progress: bool = True,
 ) -> pd.DataFrame:
     """Table of the photographs in a folder of class folders, by class and file name."""
     root = expanded(root)
-    home, entries = _split_folder(root, split), read_mapping(mapping)
-    files, notes = _listing(home, entries)
+    home = _split_folder(root, split)
+    files, notes = _listing(home)
     store = cache_dir() / "folders" / f"{hashlib.sha256(os.fsencode(home)).hexdigest()[:16]}.json"
     hashes = _read_hashes(store)
 
@@ -95,7 +95,7 @@ def folder_pictures(
         return str(path), hashes[key][3]
 
     try:
-        return _choose(files, str(home), look, total, seed, entries, notes, progress)
+        return _choose(files, str(home), look, total, seed, notes, progress)
     finally:  # also after an interruption: what was hashed need not be hashed again
         write_atomic(store, json.dumps(hashes), optional=True)
 
@@ -109,7 +109,7 @@ def _read_hashes(store: Path) -> dict[str, list]:
         return {}
 
 
-def _listing(home: Path, mapped: Mapping[str, dict]) -> tuple[dict[str, list[str]], list[str]]:
+def _listing(home: Path) -> tuple[dict[str, list[str]], list[str]]:
     """Names of pictures by class folder, and sentences on what was left out."""
     files: dict[str, list[str]] = {}
     odd: dict[str, list[str]] = {"links to folders": [], "pictures in no class folder": [],
@@ -119,9 +119,7 @@ def _listing(home: Path, mapped: Mapping[str, dict]) -> tuple[dict[str, list[str
         at = Path(folder).relative_to(home)
         links, loose, others = odd.values()
         links += [str(at / name) for name in inner if Path(folder, name).is_symlink()]
-        # The innermost folder of a mapping is the class, else the one directly in `home`.
-        above = map(str, (at, *at.parents))
-        own = next((folder for folder in above if folder in mapped), "".join(at.parts[:1]))
+        own = "".join(at.parts[:1])  # the class
         for name in names:
             if os.path.splitext(name)[1].lower() not in SUFFIXES:
                 others.append(str(at / name))
@@ -129,9 +127,6 @@ def _listing(home: Path, mapped: Mapping[str, dict]) -> tuple[dict[str, list[str
                 loose.append(name)
             elif not name.startswith("."):
                 files.setdefault(own, []).append(str((at / name).relative_to(own)))
-    for name in mapped:
-        if not (home / name).is_dir():
-            raise SingError(f"The mapping names {name!r}, and {home} has no such folder.")
     notes = [f"{len(found)} {what} in {home} were left out, for example {min(found)}."
              for what, found in odd.items() if found]
     return files, notes
@@ -167,7 +162,7 @@ def _split_folder(root: Path, split: str | None) -> Path:
 
 def hub_pictures(
     name: str, *, total: int | None = None, seed: int = 0, split: str | None = None,
-    mapping: str | os.PathLike | Mapping[str, object] | None = None, progress: Progress = True,
+    progress: bool = True,
 ) -> pd.DataFrame:
     """The same of a Hugging Face data set, or a folder that `datasets` can load."""
     import datasets
@@ -198,21 +193,17 @@ def hub_pictures(
         read_picture(file, name=f"row {row} of {what}")
         return str(file), sha
 
-    entries = read_mapping(mapping)
-    if odd := entries.keys() - files.keys():
-        raise SingError(f"The mapping names {min(odd)!r}, and {what} has no such class.")
-    return _choose(files, what, look, total, seed, entries, [], progress)
+    return _choose(files, what, look, total, seed, [], progress)
 
 
 def _choose(
     files: Mapping[str, list], what: str, look: Callable[[str, object], tuple[str, str]],
-    total: int | None, seed: int, mapping: Mapping[str, dict], notes: list[str],
-    progress: Progress,
+    total: int | None, seed: int, notes: list[str], progress: bool,
 ) -> pd.DataFrame:
     """The table of a stratified choice, of which alone pictures are looked at."""
     if total is not None and (type(total) is not int or total < 1):
         raise SingError(f"total must be a whole number of at least 1; got {total!r}.")
-    named, merged = name_classes(sorted(name for name in files if files[name]), what, mapping)
+    named, merged = name_classes(sorted(name for name in files if files[name]), what)
     _refuse_few(named, what, notes)
 
     def drawn(*parts: object) -> bytes:
@@ -269,7 +260,7 @@ def _row(one: ClassName, path: str, sha: str) -> dict:
     stem = re.sub(r"[^\w.-]+", "_", Path(path).stem.removesuffix(f"-{sha}"))[:60]
     picture = f"{stem}-{sha[:10]}"
     return {
-        "picture": picture, "source": "folder", "path": path, "subject": one.subject or picture,
+        "picture": picture, "source": "folder", "path": path, "subject": picture,
         "label": one.label, "class_index": one.index, "view": 0, "background": "",
         **dict.fromkeys(("hue", "saturation", "lightness", "scale", "x", "y"), np.nan),
         "flip": False}

@@ -1,6 +1,26 @@
 """Picture sources: one table, whatever the source, and views whose factors are known.
 
 Every picture is one row of a pandas table:
+
+==============  ==================================================================================
+column          meaning
+==============  ==================================================================================
+``picture``     unique name; equal names mean equal pixels
+``source``      ``stamp`` (photo cut-out), ``clipart`` (drawing), ``photo`` (whole photograph),
+                ``folder`` (whole photograph of a folder or data set, see `pictures.folders`)
+``path``        file the picture is made from
+``subject``     what is kept together when pictures are split; views of one subject never part
+``label``       name that completes the prompt "an image of a ..."; empty where none is known
+``class_index`` ImageNet-1k index, or -1 where no class is true
+``view``        number of the view of this file
+``background``  ``plain``, ``gradient`` or ``noise``; empty for whole photographs
+``hue``         background hue, degrees on the colour circle
+``saturation``  background saturation, 0 to 1
+``lightness``   background lightness, 0 to 1
+``scale``       longer side of the subject as a share of the picture's side
+``x``, ``y``    centre of the subject as a share of the picture's side, from the top left
+``flip``        whether the subject is mirrored left to right
+==============  ==================================================================================
 """
 
 from __future__ import annotations
@@ -25,7 +45,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import SingError, printable
 from ..models.prompts import imagenet_names
-from ..progress import Progress, progress_bar
+from ..progress import progress_bar
 from .fetch import SOURCES, fetch, make_folder, read_manifest, write_atomic
 
 __all__ = [
@@ -285,7 +305,7 @@ def picture_file(row: pd.Series | dict, folder: Path) -> Path:
     return Path(row["path"]) if is_photo else Path(folder) / f"{row['picture']}.jpg"
 
 
-def store_pictures(table: pd.DataFrame, folder: Path, *, progress: Progress = True) -> None:
+def store_pictures(table: pd.DataFrame, folder: Path, *, progress: bool = True) -> None:
     """Draw every picture of the table that is not in `folder` yet, each written atomically."""
     have = {path.stem for path in make_folder(folder).glob("*.jpg")}
     missing = table[~table["source"].isin(PHOTO_SOURCES) & ~table["picture"].isin(have)]

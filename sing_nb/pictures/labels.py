@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import re
-import reprlib
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
-from pathlib import Path, PurePosixPath
 from typing import NamedTuple
-
-import yaml
 
 from ..errors import SingError
 from ..models.prompts import class_aliases, imagenet_names
 
-__all__ = ["ClassName", "match_labels", "name_classes", "read_mapping", "unmatched"]
-
-MAPPED = {"label": str, "class_index": int, "subject": str, "skip": bool}
+__all__ = ["ClassName", "match_labels", "name_classes", "unmatched"]
 
 
 class ClassName(NamedTuple):
-    """Label ("an image of a ..."), ImageNet-1k index or -1, and what pictures stay together as."""
+    """Label ("an image of a ...") and ImageNet-1k index or -1."""
 
     label: str
     index: int
-    subject: str | None = None
 
 
 @cache
@@ -87,36 +80,26 @@ def _in_imagenet_order(names: Sequence[str]) -> bool:
     return len(names) == 1000 and right > 900  # lists differ in a few; another order in nearly all
 
 
-def name_classes(
-    names: Iterable[str], what: str, mapping: Mapping[str, dict] | None = None
-) -> tuple[dict[str, ClassName], list[str]]:
-    """Label and index of every class, a mapping's word first, and notes on which are one class."""
-    mapping = mapping or {}
-    names = [name for name in names if not mapping.get(name, {}).get("skip")]
-    ends = [PurePosixPath(name).name for name in names]
+def name_classes(names: Iterable[str], what: str) -> tuple[dict[str, ClassName], list[str]]:
+    """Label and index of every class, and notes on which names are one class."""
+    names = list(names)
     ordered = _in_imagenet_order(names)
     named: dict[str, ClassName] = {}
     spelled: dict[str, str] = {}  # the name that first had a label
     merged = []
-    for place, (name, end, label) in enumerate(zip(names, ends, _distinct(ends))):
-        entry = mapping.get(name, {})
+    for place, (name, label) in enumerate(zip(names, _distinct(names))):
+        index = _index(name if name in _synsets() else label)  # a synset says which class it is
         if ordered:
             index, label = place, imagenet_names()[place]
-        else:
-            # A synset says which class it is; of a mapping's label the words do.
-            index = _index(end if end in _synsets() else entry.get("label", label))
-        if entry.get("class_index", -1) >= 0:
-            label = imagenet_names()[entry["class_index"]]
-        label = entry.get("label", label)
         if not re.search(r"[^\W\d_]", label):
             raise SingError(
                 f"The class {name!r} of {what} has no name in words, and a label must complete 'an "
-                f"image of a ...'. Name it in a mapping file, as \"{name}\": {{label: tench}}.")
+                f"image of a ...'. Call it by its name, such as tench.")
         first = spelled.setdefault(label.casefold(), name)
         if first != name:
             merged.append(f"{name} and {first}")
             label = named[first].label
-        named[name] = ClassName(label, entry.get("class_index", index), entry.get("subject"))
+        named[name] = ClassName(label, index)
     notes = [f"Folders of {what} that have one name are one class: {'; '.join(merged)}."]
     return named, notes if merged else []
 
@@ -152,35 +135,3 @@ def unmatched(labels: Iterable[str], class_names: Sequence[str], model: str) -> 
         f"{len(odd)} of {len(labels)} labels of the pictures are no class of {model}, and their "
         f"pictures count as neither right nor wrong: {', '.join(odd[:10])}. Its classes without "
         f"pictures: {', '.join(free[:10]) or 'none'}.")
-
-
-def read_mapping(source: str | Path | Mapping[str, object] | None) -> dict[str, dict]:
-    """What a mapping says of odd folders: a YAML file of ``folder: label`` or ``folder: {...}``."""
-    if source is None:
-        return {}
-    rows = source
-    if not isinstance(source, Mapping):
-        try:
-            rows = dict(yaml.safe_load(Path(source).read_text(encoding="utf-8-sig")))
-        except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
-            raise SingError(
-                f"The mapping {source} cannot be read ({reprlib.repr(str(error))}); expected is "
-                f"YAML in UTF-8 with lines as `folder: {{label: tench}}`."
-            ) from error
-    found: dict[str, dict] = {}
-    for folder, said in rows.items():
-        path = PurePosixPath(str(folder))
-        entry = {"label": said} if isinstance(said, str) else said
-        if (
-            not path.parts or path.is_absolute() or ".." in path.parts or str(path) in found
-            or not isinstance(entry, Mapping)
-            or any(type(value) is not MAPPED.get(key) for key, value in entry.items())
-            or not -1 <= entry.get("class_index", -1) <= 999
-        ):
-            raise SingError(
-                f"The mapping {'' if source is rows else source}, at {reprlib.repr(folder)}: "
-                f"expected a folder inside the pictures' folder, once, and a label or {{label: "
-                f"text, class_index: -1 to 999, subject: text, skip: true}}, any of these; got "
-                f"{reprlib.repr(said)}.")
-        found[str(path)] = dict(entry)
-    return found

@@ -17,7 +17,6 @@ from ..checks.blind_heads import FOLDS, READABLE
 from ..checks.concepts import concept_values
 from ..errors import SingError
 from ..models.prompts import complete_prompt
-from ..progress import Progress
 from ..study.study import Study, stored
 from . import readout
 from .readout import LEAST_SUBJECTS, THRESHOLD, THRESHOLD_HIGH, VERDICTS, decided, measured
@@ -29,13 +28,10 @@ LONGEST = 500  # characters; joint spaces read some 70 words and pass over the r
 FAR = 0.05  # a prompt is far if so many words of the vocabulary are nearer to every picture
 
 
-def ask(
-    study: Study, model: str, prompts: Sequence[str], *, progress: Progress | None = None
-) -> pd.DataFrame:
+def ask(study: Study, model: str, prompts: Sequence[str]) -> pd.DataFrame:
     """Whether a head ignores concepts, keeps them, or neither can be told."""
     asked = prompts_of(prompts)
-    progress = study.progress if progress is None else progress
-    found = _answers(study, model, list(asked.values()), progress)
+    found = _answers(study, model, list(asked.values()))
     verdict = decided(found)
     why = [_why(row, said, words) for row, said, words in zip(
         found.to_dict("records"), verdict, asked, strict=True)]
@@ -82,8 +78,8 @@ def asked_pictures(study: Study) -> pd.DataFrame:
     return table[table["subject"].isin(kept)].reset_index(drop=True)
 
 
-@stored(keys=["plant_pictures"], apart=["progress"])
-def _answers(study: Study, model: str, prompts: list[str], progress: Progress) -> pd.DataFrame:
+@stored(keys=["plant_pictures"])
+def _answers(study: Study, model: str, prompts: list[str]) -> pd.DataFrame:
     table = asked_pictures(study)
     rows = table["row"].to_numpy(copy=True)
     z = study.embeddings[rows].double().numpy()
@@ -91,7 +87,7 @@ def _answers(study: Study, model: str, prompts: list[str], progress: Progress) -
     found = measured(
         study.features(model)[rows].double().numpy(), values, table["subject"],
         study.spaces(model).principal_basis.numpy(), table["stratum"],
-        controls=min(readout.CONTROLS, study.config.control_draws), progress=progress,
+        controls=min(readout.CONTROLS, study.config.control_draws), progress=study.progress,
         draws=study.config.bootstrap_draws, seed=study.config.seed)
     return found.assign(far=_far(study, z, values))
 

@@ -16,7 +16,6 @@ from ..models.load import load_classifier, name_parts, resolve_name
 from ..models.own import as_classifier
 from ..pictures.cache import content_key
 from ..pictures.features import feature_key
-from ..progress import Progress
 from ..study.profile import build_dir, load_profile
 from ..study.study import Study
 
@@ -29,7 +28,7 @@ def own_study(
     model: str | nn.Module | Classifier, images: str | Path | None = None, *,
     class_names: Sequence[str] | str | Path | None = None, transform: object = None,
     beside: str | nn.Module | Classifier | None = None, profile: str = "report",
-    settings: Mapping[str, object] | None = None, progress: Progress = True,
+    settings: Mapping[str, object] | None = None, progress: bool = True,
 ) -> tuple[Study, str]:
     """The study of one classifier of one's own, and the classifier's name in it."""
     settings = dict(settings or {})

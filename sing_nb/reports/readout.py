@@ -12,7 +12,7 @@ from scipy.linalg import cho_factor, cho_solve
 from ..checks.blind_heads import FOLDS, READABLE, hidden_share
 from ..checks.intervals import cluster_bootstrap, deal
 from ..method.steer import random_basis
-from ..progress import Progress, progress_bar
+from ..progress import progress_bar
 
 __all__ = ["VERDICTS", "Readouts", "decided", "measured", "readout", "standardised"]
 
@@ -143,7 +143,7 @@ def _shares(means: np.ndarray) -> np.ndarray:
 def measured(
     features: np.ndarray, values: np.ndarray, subjects: Sequence, basis: np.ndarray,
     strata: Sequence | None = None, *, controls: int = CONTROLS, draws: int = 1000, seed: int = 0,
-    progress: Progress = False,
+    progress: bool = False,
 ) -> pd.DataFrame:
     """How much of concepts' values is readable in features, and hidden from what a head reads."""
     with progress_bar(progress, total=2 + controls, desc="readouts", unit="readout") as bar:

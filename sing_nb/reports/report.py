@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import re
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -28,7 +29,7 @@ from ..models.classifier import Classifier
 from ..pictures import cards
 from ..pictures.cache import content_key
 from ..pictures.fetch import cache_dir, data_dir, write_atomic
-from ..progress import Progress, say
+from ..progress import say
 from ..study.profile import Profile, load_profile
 from ..study.study import Study
 from .card import study_card
@@ -66,7 +67,7 @@ def report(
     class_names: Sequence[str] | str | Path | None = None, transform: object = None,
     beside: str | nn.Module | Classifier | None = None, profile: str = "report",
     settings: Mapping[str, object] | None = None, command: str | None = None,
-    progress: Progress = True,
+    progress: bool = True,
 ) -> Report:
     """Write a report: what a classifier ignores, how sure that is, and what to look at.
 
@@ -93,8 +94,8 @@ def report(
         A second classifier to compare with.
     profile, settings : str and mapping, optional
         A file in ``data/profiles``, and keys of it with other values.
-    progress : bool or callable
-        Whether to show bars, or whom to tell: (done, total, text).
+    progress : bool
+        Whether to show bars.
     command : str, optional
         What was typed, for page and card; by default a shell command that does the same.
 
@@ -121,7 +122,13 @@ def report(
         _refuse_shared(target, picture_folder(images).resolve())
     with _held(target):
         _refuse_foreign(target)
-        tell = _Steps(progress, 7)
+        shows = progress and not os.environ.get("SING_QUIET")
+        steps = itertools.count(1)
+
+        def tell(text: str) -> None:
+            if shows:
+                say(f"[{next(steps)}/7] {text}")
+
         tell("the classifier and the list of pictures")
         study, name = own_study(
             model, images, class_names=class_names, transform=transform, beside=beside,
@@ -130,7 +137,7 @@ def report(
         _compute(study, study.config.models, tell)
         tell("tables")
         _ = study.truth(name)  # notes on labels that match no class, also where tables are kept
-        found = report_tables(study, name, ask=ask, beside=other, progress=progress)
+        found = report_tables(study, name, ask=ask, beside=other)
         summary = first_screen(study, name, found)
         if command is None:
             command = _command(model, images, target, ask, class_names, transform, beside, profile,
@@ -145,8 +152,8 @@ def report(
         staging.mkdir(parents=True)
         try:
             tell("the page")
-            bars = tell.shows and progress is True and sys.stderr.isatty()
-            _write(staging, study, name, other, found, summary, card, ask, bars)
+            _write(staging, study, name, other, found, summary, card, ask,
+                   bars=shows and sys.stderr.isatty())
             _refuse_foreign(target)  # hours may have passed
             staging.chmod(0o755)
             if target.exists():  # killed from here on, the old one comes back (`_held`)
@@ -158,7 +165,7 @@ def report(
     return Report(target / "index.html", target, summary, found, card)
 
 
-def _compute(study: Study, names: Sequence[str], tell: _Steps) -> None:
+def _compute(study: Study, names: Sequence[str], tell: Callable[[str], None]) -> None:
     """Stage by stage, each kept on disk before the next begins."""
     tell(f"{len(study.pictures):,} pictures")
     study.fetch()
@@ -170,21 +177,6 @@ def _compute(study: Study, names: Sequence[str], tell: _Steps) -> None:
     tell("translators")
     for name in names:
         study.translators(name)
-
-
-class _Steps:
-    """Says what is going on: a line on the error stream, or to a function."""
-
-    def __init__(self, progress: Progress, total: int) -> None:
-        self.progress, self.total, self.done = progress, total, 0
-        self.shows = bool(progress) and not os.environ.get("SING_QUIET")
-
-    def __call__(self, text: str) -> None:
-        self.done += 1
-        if callable(self.progress):
-            self.progress(self.done - 1, self.total, text)
-        elif self.shows:
-            say(f"[{self.done}/{self.total}] {text}")
 
 
 def _write(
@@ -285,7 +277,7 @@ def _closing(study: Study, name: str, skipped: pd.DataFrame, card: dict) -> str:
         f"{card['seed']}, with {', '.join(named)}; all versions and settings are in `card.json`.",
         "- **Beside this page.** `tables/` (CSV and Parquet), `figures/` (SVG), `report.ipynb` "
         "(the code of this page), `translator.safetensors` and `spaces.safetensors` (read by "
-        "`sing_nb.load`), `card.json` (printed by `sing card`)."]
+        "`sing_nb.load`), `card.json`."]
     return "\n".join([
         "## How this report was made", "",
         f"This makes it again, in the folder {_code(card['folder'])}:", "",

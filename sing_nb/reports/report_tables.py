@@ -10,7 +10,6 @@ import pandas as pd
 from ..checks.information import unique_of
 from ..checks.reliability import model_reliability
 from ..errors import SingError
-from ..progress import Progress
 from ..study import tables as study_tables
 from ..study.photos import photo_cards, word_changes
 from ..study.study import Study
@@ -35,8 +34,7 @@ def chosen(study: Study, model: str, beside: str = "") -> tuple[str, str]:
 
 
 def tables(
-    study: Study, model: str, ask: Sequence[str] = (), beside: str = "", *,
-    progress: Progress | None = None,
+    study: Study, model: str, ask: Sequence[str] = (), beside: str = ""
 ) -> dict[str, pd.DataFrame]:
     """Everything that a report shows, as tidy tables."""
     models = [model, *([beside] if beside else [])]
@@ -47,7 +45,7 @@ def tables(
             [_who(study, name, study_tables.model(study, name)) for name in models],
             ignore_index=True),
         "classes": _classes(study, model),
-        **{name: _asked(study, models, words, progress) for name, words in asks.items()},
+        **{name: _asked(study, models, words) for name, words in asks.items()},
         "factors": _ranked([_who(study, name, factors(study, name)) for name in models]),
         "photos": _photos(study, model),
         "floor": _floor(study, model),
@@ -100,13 +98,10 @@ def _classes(study: Study, model: str) -> pd.DataFrame:
     return _who(study, model, table.assign(rank=np.arange(1, len(table) + 1), verdict=beyond))
 
 
-def _asked(
-    study: Study, models: Sequence[str], words: Sequence[str], progress: Progress | None
-) -> pd.DataFrame:
+def _asked(study: Study, models: Sequence[str], words: Sequence[str]) -> pd.DataFrame:
     if not words:
         return pd.DataFrame(columns=["model", "title", "prompt", "verdict", "why"])
-    return _ranked([_who(study, model, answers(study, model, words, progress=progress))
-                    for model in models])
+    return _ranked([_who(study, model, answers(study, model, words)) for model in models])
 
 
 def _ranked(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from ..checks.blind_heads import READABLE
 from ..checks.controls import all_mean_directions
 from ..checks.intervals import deal
 from ..method.steer import random_basis
-from ..progress import Progress, progress_bar
+from ..progress import progress_bar
 from ..study.study import Study, stored
 from .asking import asked_pictures, prompts_of
 from .readout import LEAST_SUBJECTS, VERDICTS, Readouts, decided, standardised, weights
@@ -22,26 +22,20 @@ __all__ = ["planted_trials", "trial_table", "trials"]
 SMALL = 12  # rows of the small heads
 
 
-def trials(
-    study: Study, model: str, prompts: Sequence[str], splits: int = 3, *,
-    progress: Progress | None = None,
-) -> pd.DataFrame:
+def trials(study: Study, model: str, prompts: Sequence[str], splits: int = 3) -> pd.DataFrame:
     """Questions whose right answers are known, asked of heads that were made so."""
     asked = prompts_of(prompts)
-    progress = study.progress if progress is None else progress
-    found = _trials(study, model, list(asked.values()), splits, progress)
+    found = _trials(study, model, list(asked.values()), splits)
     return found.assign(prompt=np.asarray(list(asked))[found.pop("concept")])
 
 
-@stored(keys=["plant_pictures"], apart=["progress"])
-def _trials(
-    study: Study, model: str, prompts: list[str], splits: int, progress: Progress
-) -> pd.DataFrame:
+@stored(keys=["plant_pictures"])
+def _trials(study: Study, model: str, prompts: list[str], splits: int) -> pd.DataFrame:
     table, parts = asked_pictures(study), []
     rows = table["row"].to_numpy(copy=True)
     values = study.embeddings[rows].double() @ study.space.encode_text(prompts).double().T
     features = study.features(model)[rows].double().numpy()
-    with progress_bar(progress, total=splits, desc="trials", unit="split") as bar:
+    with progress_bar(study.progress, total=splits, desc="trials", unit="split") as bar:
         for split in range(splits):
             found = planted_trials(
                 features, values.numpy(), table["subject"].to_numpy(),

@@ -47,9 +47,8 @@ def split(study: Study, fold: int) -> Split:
     return Split(*(np.flatnonzero(part) for part in (rest, validation, test)))
 
 
-@stored(keys=["sweep_model", "sweep_folds", "sweep_views", "sweep_hidden", "sweep_epochs"],
-        apart=["progress"])
-def run(study: Study, architecture: str, loss: str, progress: bool = False) -> pd.DataFrame:
+@stored(keys=["sweep_model", "sweep_folds", "sweep_views", "sweep_hidden", "sweep_epochs"])
+def run(study: Study, architecture: str, loss: str) -> pd.DataFrame:
     """One translator of the grid in every tested fold: a row per tested picture, its embedding."""
     c, parts = study.config, []
     for fold in range(c.sweep_folds):
@@ -67,7 +66,7 @@ def run(study: Study, architecture: str, loss: str, progress: bool = False) -> p
                                     start=start, seed=c.seed + fold)
             module, _, best, stopped = networks.train(
                 module, fit, held_out, loss, epochs=c.sweep_epochs, patience=PATIENCE,
-                seed=c.seed + fold, progress=progress)
+                seed=c.seed + fold, progress=study.progress)
             fitted = module.parameters()
         with torch.no_grad():
             answer = module(asked)
@@ -88,4 +87,4 @@ def run(study: Study, architecture: str, loss: str, progress: bool = False) -> p
 
 def runs(study: Study) -> dict[tuple[str, str], pd.DataFrame]:
     """:func:`run` for every architecture and loss of the study; what is missing is computed."""
-    return {cell: run(study, *cell, study.progress is True) for cell in study.config.sweep}
+    return {cell: run(study, *cell) for cell in study.config.sweep}

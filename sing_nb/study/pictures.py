@@ -71,7 +71,7 @@ class Pictures:
                 stamp_subjects=c.stamp_subjects, clipart_files=c.clipart_files)
         found = source_pictures(
             c.pictures, total=c.total_pictures, seed=c.seed, split=c.picture_split,
-            mapping=c.picture_mapping, progress=self.progress)
+            progress=self.progress)
         parts = [found, photos()]
         if c.also_fit == "default" or (c.also_fit == "auto" and len(found) < FEW):
             parts.insert(1, clipart(c.clipart_views, c.seed, c.clipart_files))

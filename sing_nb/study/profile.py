@@ -64,7 +64,6 @@ class Profile(BaseModel):
     # folder:<path>, huggingface:<name>).
     pictures: str = "stamps"
     picture_split: str | None = None  # part of that source, train or val
-    picture_mapping: str | None = None  # file that says what odd folders are called
     total_pictures: int | None = count(None, most=10**9)  # every class its share; None: all
     views: int = count(12)  # of each photo stamp
     clipart_views: int = count(2, least=0)  # of each drawing; they are only fitted on

@@ -25,11 +25,10 @@ SHARED = ("method/*.py", "checks/intervals.py", "study/fits.py", "study/study.py
 
 def stored(
     function: Callable | None = None, *, models: str = "everyone", keys: Sequence[str] = (),
-    apart: Sequence[str] = (),
 ) -> Callable:
     """A function of a study whose table is kept in memory and on disk, by `Study.stored`."""
     if function is None:
-        return partial(stored, models=models, keys=keys, apart=apart)
+        return partial(stored, models=models, keys=keys)
     signature, file = inspect.signature(function), inspect.getsourcefile(function)
 
     @wraps(function)
@@ -39,7 +38,7 @@ def stored(
         _, *asked = given.arguments.items()
         asked = [
             (name, list(value) if isinstance(value, tuple) else value)
-            for name, value in asked if name not in apart]
+            for name, value in asked]
         model = dict(asked).get("model")
         used = [model] if model else getattr(study.config, models)
         asked += [(key, getattr(study.config, key)) for key in keys]

@@ -51,7 +51,6 @@ def test_wrong_usage_is_two(words, capsys):
     (["check", "--set", "vieuws=3"], "Unknown setting 'vieuws'; did you mean 'views'?"),
     (["chapter", "--profile", "smoke", "--chapter", "99_none"], "Unknown chapter '99_none'"),
     (["features", "--profile", "smoke", "--model", "lite9"], "lite9"),
-    (["card", "nowhere.safetensors"], "sing card: nowhere.safetensors"),
     (["ask", "--model", "lite0", "--profile", "smok", "snow"], "sing ask: Unknown profile 'smok'")])
 def test_what_cannot_be_done_is_one_and_said_on_stderr(words, said, capsys):
     assert cli.main(words) == 1

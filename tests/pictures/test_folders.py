@@ -131,19 +131,6 @@ def test_what_is_left_out_is_said_and_nothing_is_written_there(tmp_path, capsys)
     assert load(tmp_path / "link")["picture"].tolist() == table["picture"].tolist()
 
 
-def test_a_mapping_names_skips_and_reaches_odd_folders(tmp_path):
-    pictures = class_folders(tmp_path, ["0", "1", "birds/cub", "birds/owl", "junk"])
-    mapping = {"0": "tench", "1": {"label": "old shoe", "subject": "the shoe"},
-               "birds/cub": {"class_index": 22}, "junk": {"skip": True}}
-    table = load(pictures, mapping=mapping)
-    found = table.drop_duplicates("label")[["label", "class_index"]].to_numpy().tolist()
-    assert found == [["tench", 0], ["old shoe", -1], ["birds", -1], [imagenet_names()[22], 22]]
-    assert table.loc[table["label"] == "old shoe", "subject"].unique() == ["the shoe"]
-    assert table["label"].value_counts().tolist() == [3, 3, 3, 3]
-    with pytest.raises(SingError, match=r"'birds/cup', and .*no such folder"):
-        load(pictures, mapping={"birds/cup": "bird"})
-
-
 # --- subsets ------------------------------------------------------------------------------------
 
 
@@ -270,8 +257,5 @@ def test_a_data_set_gives_its_own_bytes(datasets, tmp_path):
         assert of[digest].startswith(row["label"])
         assert row["picture"].endswith(digest[:10])
     assert "tench, Tinca tinca/6" in [one["path"] for one in table.attrs["skipped"]]
-    again = source_pictures(f"huggingface:{tmp_path / 'own'}", total=5, progress=False,
-                            mapping={"thing": "old shoe"})
-    assert again["label"].value_counts().to_dict() == {"golf ball": 2, "old shoe": 2, "tench": 1}
-    with pytest.raises(SingError, match=r"'cow'.*no such class"):
-        hub_pictures(str(tmp_path / "own"), mapping={"cow": "cow"}, progress=False)
+    again = source_pictures(f"huggingface:{tmp_path / 'own'}", total=5, progress=False)
+    assert again["label"].value_counts().to_dict() == {"golf ball": 2, "thing": 2, "tench": 1}

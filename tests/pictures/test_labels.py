@@ -3,12 +3,11 @@ from __future__ import annotations
 import pytest
 
 from sing_nb.errors import SingError
-from sing_nb.models.prompts import imagenet_names
-from sing_nb.pictures.labels import match_labels, name_classes, read_mapping, unmatched
+from sing_nb.pictures.labels import match_labels, name_classes, unmatched
 
 
-def named(*names, mapping=None):
-    found, notes = name_classes(names, "the test", read_mapping(mapping))
+def named(*names):
+    found, notes = name_classes(names, "the test")
     assert notes == []
     return {name: one[:2] for name, one in found.items()}
 
@@ -58,21 +57,8 @@ def test_names_of_one_class_are_named():
 
 
 def test_names_without_words_are_refused():
-    with pytest.raises(SingError, match=r"'0' of the test has no name in words.*mapping"):
+    with pytest.raises(SingError, match=r"'0' of the test has no name in words"):
         named("tench", "0")
-
-
-def test_a_mapping_has_the_first_word():
-    entries = {
-        "n01440764": "fish", "tench": "golf ball", "golf_ball": {"class_index": -1},
-        "mine": {"label": "thing", "class_index": 3}, "0": {"class_index": 574, "label": "ball"},
-        "1": {"class_index": 22}, "junk": {"skip": True}}
-    found, notes = name_classes(entries, "the test", read_mapping(entries))
-    assert {name: one[:2] for name, one in found.items()} == {
-        "n01440764": ("fish", 0),  # the synset says which class it is
-        "tench": ("golf ball", 574), "golf_ball": ("golf ball", -1), "mine": ("thing", 3),
-        "0": ("ball", 574), "1": (imagenet_names()[22], 22)}
-    assert "golf_ball and tench" in notes[0]
 
 
 # --- labels and logits --------------------------------------------------------------------------
@@ -101,19 +87,3 @@ def test_what_matches_nothing_is_named():
     assert "owl" in said
     assert "zebra" in said
     assert unmatched(["tiger"], ["tiger", "zebra"], "mine") == ""
-
-
-# --- mapping files ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("text", [
-    "b: {lable: x}", "b: {class_index: 1000}", "b: {class_index: true}", "b: {label: 3}",
-    "../b: y", "/b: y", "b/: x\nb: y", "b: [x]", "- b", "b: {", "[" * 50_000,
-    "b: !!python/object/apply:os.system [ls]", "b: 2020-99-99", None,
-], ids=range(14))
-def test_faults_of_a_mapping_are_named(tmp_path, text):
-    path = tmp_path / "m.yaml"
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises(SingError, match=r"The mapping .*m\.yaml"):
-        read_mapping(path)
