@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from typing import NamedTuple
 
 import pandas as pd
 import torch
@@ -13,7 +12,7 @@ from tqdm.auto import tqdm
 
 from ..errors import unknown
 
-__all__ = ["ARCHITECTURES", "LOSSES", "Trained", "build", "cosine", "mse", "train"]
+__all__ = ["ARCHITECTURES", "LOSSES", "build", "cosine", "mse", "train"]
 
 ARCHITECTURES = ("linear", "mlp3", "mlp4", "residual")
 LEARNING_RATE, WEIGHT_DECAY = 1e-4, 0.1  # the paper's
@@ -77,20 +76,11 @@ def build(
     return module
 
 
-class Trained(NamedTuple):
-    """A translator in its best state on the validation rows, and how it got there."""
-
-    module: nn.Module
-    curve: pd.DataFrame  # epoch, validation losses
-    best: int  # epoch
-    stopped: bool  # and not cut off
-
-
 def train(
     module: nn.Module, rows: Pairs, validation: Pairs, loss: str = "mse", *, epochs: int = 50,
     patience: int = 5, seed: int = 0, progress: bool = False,
-) -> Trained:
-    """Train with AdamW until the validation loss has not fallen for `patience` epochs."""
+) -> tuple[nn.Module, pd.DataFrame]:
+    """The best state until the validation loss has not fallen for `patience` epochs; all losses."""
     f, z = rows
     optimizer = torch.optim.AdamW(
         module.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
@@ -117,5 +107,4 @@ def train(
             if epoch - best >= patience:
                 break
     module.load_state_dict(state)
-    # The last epoch may be the one that uses up the patience: that is a stop, not a cut.
-    return Trained(module.eval(), pd.DataFrame(curve), best, epoch - best >= patience)
+    return module.eval(), pd.DataFrame(curve)

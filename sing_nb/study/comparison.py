@@ -15,7 +15,7 @@ from ..method.translator import RidgeFitter
 from ..models import networks
 from .study import Study, stored
 
-__all__ = ["LOSS_TITLES", "TITLES", "Split", "run", "runs", "split"]
+__all__ = ["LOSS_TITLES", "TITLES", "Split", "run", "split"]
 
 PATIENCE = 5  # epochs
 TITLES = {
@@ -60,14 +60,12 @@ def run(study: Study, architecture: str, loss: str) -> pd.DataFrame:
             path = RidgeFitter(f.shape[1], z.shape[1]).update(*fit).path()
             candidates = [path.translator(lam) for lam in c.lambdas]
             module = min(candidates, key=lambda T: float(networks.mse(T(held_out[0]), held_out[1])))
-            best, stopped, fitted = 0, True, (module.weight, module.bias)
         else:
             module = networks.build(architecture, f.shape[1], z.shape[1], hidden=c.sweep_hidden,
                                     start=start, seed=c.seed + fold)
-            module, _, best, stopped = networks.train(
+            module, _ = networks.train(
                 module, fit, held_out, loss, epochs=c.sweep_epochs, patience=PATIENCE,
                 seed=c.seed + fold, progress=study.progress)
-            fitted = module.parameters()
         with torch.no_grad():
             answer = module(asked)
         constant, exact = start.expand_as(truth).double(), truth.double()
@@ -78,13 +76,5 @@ def run(study: Study, architecture: str, loss: str) -> pd.DataFrame:
             angle=angle(answer, truth).numpy(),
             constant_cosine=cosine_similarity(constant, exact).numpy(),
             constant_angle=angle(constant, truth).numpy(),
-            best=best, stopped=stopped, parameters=sum(part.numel() for part in fitted),
             embedding=list(answer.half().float().numpy())))
-    return pd.concat(parts, ignore_index=True).assign(
-        architecture=architecture, loss=loss, title=TITLES[architecture],
-        loss_title=LOSS_TITLES[loss])
-
-
-def runs(study: Study) -> dict[tuple[str, str], pd.DataFrame]:
-    """:func:`run` for every architecture and loss of the study; what is missing is computed."""
-    return {cell: run(study, *cell) for cell in study.config.sweep}
+    return pd.concat(parts, ignore_index=True)

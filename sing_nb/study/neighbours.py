@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -15,22 +14,19 @@ from ..models.render import UnClip, embedding_length, load_renderer
 from ..pictures.images import picture_file, store_pictures
 from .study import Study
 
-__all__ = ["PAINTED", "around", "looks", "nearest", "painter", "words"]
+__all__ = ["PAINTED", "looks", "nearest", "painter", "words"]
 
-PAINTED = "unCLIP"
-"""Place of a painted picture among the nearest photos."""
+PAINTED = "unCLIP"  # place of a painted picture among the nearest photos
 
 
 def words(study: Study, z: torch.Tensor, k: int = 5) -> pd.DataFrame:
     """The k words of the vocabulary nearest to each embedding."""
     angles = pairwise_angle(z, study.text(study.vocabulary))
     best = angles.topk(k, dim=1, largest=False)
-    return pd.DataFrame(
-        {
-            "row": np.repeat(np.arange(len(z)), k),
-            "rank": np.tile(np.arange(1, k + 1), len(z)),
-            "word": [study.vocabulary[i] for i in best.indices.flatten().tolist()],
-            "angle": best.values.flatten().numpy()})
+    return pd.DataFrame({
+        "row": np.repeat(np.arange(len(z)), k), "rank": np.tile(np.arange(1, k + 1), len(z)),
+        "word": [study.vocabulary[i] for i in best.indices.flatten().tolist()],
+        "angle": best.values.flatten().numpy()})
 
 
 def nearest(study: Study, z: torch.Tensor, k: int = 4, exclude: str | None = None) -> pd.DataFrame:
@@ -49,12 +45,9 @@ def nearest(study: Study, z: torch.Tensor, k: int = 4, exclude: str | None = Non
         near = order[np.sort(first)[:k]]
         angles = angle(z[number], known[near]).numpy()
         for rank, (index, far) in enumerate(zip(near, angles), start=1):
-            chosen = rows[index]
-            records.append(
-                {
-                    "row": number, "rank": rank, "angle": far,
-                    "picture": table["picture"].iloc[chosen],
-                    "label": table["label"].iloc[chosen]})
+            shown = table.iloc[rows[index]]
+            records.append({"row": number, "rank": rank, "angle": far,
+                            "picture": shown["picture"], "label": shown["label"]})
     return pd.DataFrame(records)
 
 
@@ -77,24 +70,7 @@ def looks(study: Study, z: torch.Tensor, k: int = 4, exclude: str | None = None)
         return near
     folder = study.folder / "renderings"
     paths = painter(study).render_to(folder, z.float(), progress=study.progress)
-    painted = pd.DataFrame(
-        {
-            "row": range(len(z)), "place": PAINTED, "label": "", "angle": np.nan,
-            "picture": [str(path.relative_to(study.folder)) for path in paths]})
+    painted = pd.DataFrame({
+        "row": range(len(z)), "place": PAINTED, "label": "", "angle": np.nan,
+        "picture": [str(path.relative_to(study.folder)) for path in paths]})
     return pd.concat([painted, near], ignore_index=True)
-
-
-def around(
-    study: Study, pictures: Sequence[str], embeddings: dict[str, torch.Tensor], k: int = 4
-) -> pd.DataFrame:
-    """What pictures look like in several states."""
-    tables = []
-    for number, (row, name) in enumerate(zip(study.rows(pictures), study.names(pictures))):
-        own = study.pictures.iloc[row]
-        itself = pd.DataFrame(
-            [{"picture": own["picture"], "label": own["label"], "angle": np.nan, "place": "photo"}])
-        for state, z in embeddings.items():
-            near = looks(study, z[[number]], k, exclude=own["subject"])
-            both = pd.concat([itself, near.drop(columns="row")])
-            tables.append(both.assign(name=name, state=state))
-    return pd.concat(tables, ignore_index=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 import torch
 
@@ -15,24 +14,15 @@ from .study import Study
 __all__ = ["photo_cards", "word_changes"]
 
 
-def _removals(
-    study: Study, model: str, pictures: Sequence[str]
-) -> tuple[np.ndarray, torch.Tensor, torch.Tensor, list[torch.Tensor]]:
-    """Rows of pictures, their features, the same without the null part, and without random ones."""
-    rows = study.rows(pictures)
-    f = study.features(model)[rows]
-    return rows, f, study.spaces(model).remove_null(f), list(study.random_removals(model, f))
-
-
 def word_changes(
     study: Study, model: str, pictures: Sequence[str], k: int = 5, near: int = 50,
     chosen_by: int = -1,
 ) -> pd.DataFrame:
     """Words that a picture gains and loses most when its null part goes, equation (7) a word."""
-    rows, f, removed, random = _removals(study, model, pictures)
-    text = study.text(study.vocabulary)
-    before, *after = (
-        pairwise_angle(study.translate(model, one, rows), text) for one in (f, removed, *random))
+    rows, text = study.rows(pictures), study.text(study.vocabulary)
+    f = study.features(model)[rows]
+    states = f, study.spaces(model).remove_null(f), *study.random_removals(model, f)
+    before, *after = (pairwise_angle(study.translate(model, x, rows), text) for x in states)
     angles, chooser = torch.stack(after), chosen_by + 1
     records = []
     for number, (picture, name) in enumerate(zip(pictures, study.names(pictures))):
@@ -43,13 +33,12 @@ def word_changes(
         order = words[own[words].argsort(descending=True)]
         chosen = [*(w for w in order[:k] if own[w] > 0), *(w for w in order[-k:] if own[w] < 0)]
         for word in map(int, chosen):
-            for draw in range(-1, len(random)):
-                records.append(
-                    {
-                        "picture": picture, "name": name, "word": study.vocabulary[word],
-                        "kind": "null part removed" if draw < 0 else "random part removed",
-                        "draw": draw, "before": float(before[number, word]),
-                        "attribute_score": float(scores[draw + 1, word])})
+            for draw in range(-1, len(angles) - 1):
+                records.append({
+                    "picture": picture, "name": name, "word": study.vocabulary[word],
+                    "kind": "null part removed" if draw < 0 else "random part removed",
+                    "draw": draw, "before": float(before[number, word]),
+                    "attribute_score": float(scores[draw + 1, word])})
     columns = ["picture", "name", "word", "kind", "draw", "before", "attribute_score"]
     return pd.DataFrame(records, columns=columns)
 

@@ -10,10 +10,10 @@ from .study import Study, stored
 __all__ = ["group_probabilities"]
 
 STATES = ("principal features", "translated")
-MOST_GROUPS = 10
+FEWEST_SUBJECTS, MOST_GROUPS = 8, 10
 
 
-def _subject_groups(study: Study, at_least: int = 8) -> pd.Series:
+def _subject_groups(study: Study) -> pd.Series:
     """Group of each scored picture, for groups with enough subjects; ten groups at most."""
     scored = study.pictures[study.is_scored]
     if study.config.pictures == "stamps":
@@ -21,7 +21,7 @@ def _subject_groups(study: Study, at_least: int = 8) -> pd.Series:
     else:
         group = scored["label"]
     subjects = scored["subject"].groupby(group).nunique().sort_values()
-    enough = min(at_least, subjects.iloc[-2])
+    enough = min(FEWEST_SUBJECTS, subjects.iloc[-2])
     names = sorted(subjects.index[subjects >= enough])
     if len(names) > MOST_GROUPS:  # the subsets of many groups are too many to count
         names = [names[at] for at in np.linspace(0, len(names) - 1, MOST_GROUPS).astype(int)]
@@ -29,13 +29,13 @@ def _subject_groups(study: Study, at_least: int = 8) -> pd.Series:
 
 
 @stored
-def group_probabilities(study: Study, model: str, at_least: int = 8) -> pd.DataFrame:
+def group_probabilities(study: Study, model: str) -> pd.DataFrame:
     """Held-out probability of every group for every picture of one, from two kinds of features."""
     from sklearn.linear_model import LogisticRegression  # here: a second that few need
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    group = _subject_groups(study, at_least)
+    group = _subject_groups(study)
     rows, names = group.index.to_numpy(copy=True), sorted(set(group))
     fold = study.pictures["fold"].to_numpy()[rows]
     principal = study.spaces(model).principal(study.features(model)[rows])
