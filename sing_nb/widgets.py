@@ -51,16 +51,6 @@ class NullSpaceExplorer(ipywidgets.VBox):
     direction, prompt : str
         A key of ``pushes.DIRECTIONS``; where to push.
 
-    Attributes
-    ----------
-    photo, model, upload, direction, mode, prompt, towards, step, target : ipywidgets.Widget
-        The controls: `mode` says whether `step` (lengths of the photo's null part) or `target`
-        (Image Score in degrees) counts; `towards` is what Attribute Scores are towards.
-    said, picture, numbers, words, photos : ipywidgets.HTML
-        Advice or an error, read aloud by screen readers; the photo and what became of it.
-    chart : altair.JupyterChart
-        Scores along the push.
-
     Examples
     --------
     >>> explorer = NullSpaceExplorer(sing.Study("smoke"), photos=["badger"])  # doctest: +SKIP

@@ -226,33 +226,13 @@ def string_graph(table: pd.DataFrame) -> alt.LayerChart:
 
 
 def concept_explorer(table: pd.DataFrame) -> alt.LayerChart:
-    """The string graph with menus, a slider for how many concepts, and what is strongest in words.
-    """
+    """The string graph with menus, and a slider for how many concepts."""
     count = int(table["concept"].nunique())
     most = alt.param(name="most", value=min(12, count), bind=alt.binding_range(
         min=min(3, count), max=count, step=1, name="concepts shown, those that move most "))
-    said = {}
-    for row in table[table["strength"] == 1].itertuples():
-        way = "nearer" if row.attribute_score >= 0 else "farther"
-        turn = 1 if row.attribute_score >= 0 else -1
-        low, high = sorted((turn * row.low, turn * row.high))
-        # A single picture has no interval.
-        interval = f" ({low:.2f} to {high:.2f})" if np.isfinite(low) else ""
-        size = f"{abs(row.attribute_score):.2f}° {way}{interval}".replace("-", "\N{MINUS SIGN}")
-        said[f"{row.label}\n{row.title}"] = [
-            f"moves most: {row.concept}, {size}",
-            "more than under every random removal" if row.beyond == 1
-            else "no more than under some random removals"]
-    one = table.iloc[0]
-    menus = _string_menus(table)
-    named = {param.name: param.name for param in menus}
-    key = (f"{named.get('subject', json.dumps(one['label']))} + '\\n' + "
-           f"{named.get('classifier', json.dumps(one['title']))}")
-    sentence = alt.param(name="strongest", expr=f"({json.dumps(said, ensure_ascii=False)})[{key}]")
-    title = alt.Title(text=alt.expr("strongest"), anchor="start", frame="bounds", fontSize=12,
-                      fontWeight="normal", offset=8)
-    return alt.layer(*_strings(table, "before", "datum.strength <= most")).add_params(
-        *menus, most, sentence).properties(height=alt.Step(24), title=title)
+    layers = _strings(table, "before", "datum.strength <= most")
+    return alt.layer(*layers).add_params(*_string_menus(table), most).properties(
+        height=alt.Step(24))
 
 
 def _string_menus(table: pd.DataFrame) -> list[alt.Parameter]:

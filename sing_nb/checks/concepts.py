@@ -10,20 +10,25 @@ from ..pictures.images import picture_file, read_picture, store_pictures
 from ..study.study import Study, stored
 from .intervals import deal
 
-__all__ = ["concept_values", "split_subjects"]
+__all__ = ["chosen_pictures", "concept_values", "split_subjects"]
 
 LEAST_SUBJECTS = 8  # of a group that is a concept
 MOST_GROUPS = 40
 
 
-@stored(keys=["plant_pictures"])
-def concept_values(study: Study) -> pd.DataFrame:
-    """Candidate concepts of every picture that is asked about, whatever the classifier says."""
+def chosen_pictures(study: Study) -> pd.DataFrame:
+    """Pictures of whole subjects, at most twice the profile's `plant_pictures`; ``row``: where."""
     table = study.pictures[study.is_scored].rename_axis("row").reset_index()
     order = np.random.default_rng(study.config.seed).permutation(table["subject"].unique())
     sizes = table["subject"].value_counts().loc[order].cumsum()
     kept = set(sizes.index[sizes <= 2 * study.config.plant_pictures]) or {order[0]}
-    table = table[table["subject"].isin(kept)].reset_index(drop=True)
+    return table[table["subject"].isin(kept)].reset_index(drop=True)
+
+
+@stored(keys=["plant_pictures"])
+def concept_values(study: Study) -> pd.DataFrame:
+    """Candidate concepts of every picture that is asked about, whatever the classifier says."""
+    table = chosen_pictures(study)
     found, groups = {}, {"": table["label"]}
     if study.config.pictures == "stamps":
         folders = table["path"].str.extract(r".*/stamps/([^/]+)/([^/.]+)")

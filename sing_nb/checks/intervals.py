@@ -17,6 +17,7 @@ from .resampling import Means, Medians, Rows
 
 __all__ = ["Interval", "cluster_bootstrap", "deal", "excess", "excess_test", "rank_correlation"]
 
+
 class Interval(NamedTuple):
     """An estimate with its interval; arrays for a statistic of several numbers."""
 

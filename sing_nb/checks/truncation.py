@@ -17,7 +17,6 @@ from ..method import metrics
 from ..method.nullspace import HeadSpaces
 from ..method.steer import matched_removal, random_basis
 from ..models.load import model_names
-from ..study.profile import unknown
 from ..study.study import Study, stored
 from ..study.tables import KINDS, QUANTITIES, scored
 
@@ -185,16 +184,10 @@ def _removals(
 # --- if only the size of the null space differed --------------------------------------------------
 
 
-def paper_sizes(study: Study, model: str | None = None) -> pd.DataFrame:
-    """One head cut down to the null space of every model of the paper: only the size differs."""
-    model = model or study.config.models[0]
-    if model not in study.config.everyone:
-        raise unknown("compared classifier", model, study.config.everyone)
-    return _paper_sizes(study, model)
-
-
 @stored
-def _paper_sizes(study: Study, model: str) -> pd.DataFrame:
+def paper_sizes(study: Study) -> pd.DataFrame:
+    """One head cut down to the null space of every model of the paper: only the size differs."""
+    model = study.config.models[0]
     known = {name: row for name, row in model_names().items() if "paper" in row}
     frame, energy = _weakest(study, model)
     m, points = len(energy), []

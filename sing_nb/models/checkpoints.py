@@ -14,7 +14,7 @@ from torch import nn
 from ..errors import SingError
 from .heads import find_layers
 
-__all__ = ["load_checkpoint"]
+__all__ = ["load_checkpoint", "read_weights"]
 
 _SETTINGS = ("input_size", "img_size", "mean", "std", "crop_pct", "crop_mode", "interpolation")
 State = Mapping[str, torch.Tensor]
@@ -25,7 +25,7 @@ def load_checkpoint(
 ) -> tuple[nn.Module, list[str], dict[str, object]]:
     """A network of an architecture with the weights in a file."""
     path = Path(file).expanduser()
-    checkpoint = _read(path, name)
+    checkpoint = read_weights(path, name)
     tensors, sketch = dict(_flat(checkpoint)), _sketched(make)
     layer = find_layers(sketch, name)[0]
     key = next(f"{key}.weight" for key, part in sketch.named_modules() if part is layer)
@@ -67,7 +67,7 @@ def _sketched(make: Callable[[], nn.Module]) -> nn.Module:
         return make()
 
 
-def _read(path: Path, name: str) -> Mapping:
+def read_weights(path: Path, name: str) -> Mapping:
     """What a file of weights holds; no code in it is run."""
     if not path.is_file():
         raise SingError(f"{name}: there is no file {path.absolute()}.")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from pathlib import Path
 
-import torch
 import yaml
 
 from ..errors import SingError
 from ..method.translator import Translator
+from .checkpoints import read_weights
 from .classifier import Classifier
 from .load import model_names
 
@@ -73,15 +72,26 @@ def import_translator(folder: str | Path, classifier: Classifier | None = None) 
             raise SingError(
                 f"The translator in {folder} is for {theirs} and reads {card['in_dim']} features; "
                 f"{classifier.name} has {m}, and the one published for it is {wanted or 'none'}.")
-    content = _checkpoint(folder, str(card["checkpoint_file"]))
-    weight, bias = _tensors(content, folder, card["in_dim"])
-    return Translator(weight.float(), bias.float(), {
+    path = (folder / str(card["checkpoint_file"])).resolve()
+    if folder.resolve() not in path.parents:
+        raise SingError(f"{folder}/metadata.yaml: checkpoint_file {path} leaves its folder.")
+    # Models compiled before they were saved keep this prefix.
+    state = {str(key).removeprefix("_orig_mod."): value
+             for key, value in read_weights(path, theirs).items()}
+    got = {key: tuple(getattr(value, "shape", ())) for key, value in state.items()}
+    wide = {"weight": (WIDTH, card["in_dim"]), "bias": (WIDTH,)}
+    if got != wide or not all(
+        value.is_floating_point() and value.isfinite().all() for value in state.values()
+    ):
+        raise SingError(f"{path} holds {got}; its metadata.yaml promises {wide}, finite numbers. "
+                        f"Fetch it anew; where it is from git, by `git lfs pull`.")
+    return Translator(state["weight"].float(), state["bias"].float(), {
         "model": theirs if classifier is None else classifier.name,
         "origin": "published by the authors of the paper, not fitted here",
         "published_name": f"{theirs}/{card['translator_name']}",
         "architecture": card["architecture"], "backend": BACKEND,
         "targets": "CLIP ViT-L/14 image embeddings of Karlo, not normalised",
-        "sha256": hashlib.sha256(content).hexdigest()})
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest()})
 
 
 def _translator_of(name: str) -> str | None:
@@ -108,36 +118,3 @@ def _metadata(path: Path) -> dict:
             f"{path} lacks {', '.join(wrong)} or has something else there than expected: {EXPECTED}"
             f" and any {', '.join(READ)}. Another CLIP needs another translator.")
     return card
-
-
-def _checkpoint(folder: Path, name: str) -> bytes:
-    """Content of the file that the metadata names, which must lie in the folder."""
-    path = (folder / name).resolve()
-    if folder.resolve() not in path.parents:
-        raise SingError(f"{folder}/metadata.yaml: checkpoint_file {name!r} leaves its folder.")
-    content = path.read_bytes() if path.is_file() else b"version https://git-lfs"
-    if content.startswith(b"version https://git-lfs"):
-        raise SingError(
-            f"{folder} has no {name} or a pointer to it; fetch it anew, or run `git lfs pull` "
-            f"where it is from.")
-    return content
-
-
-def _tensors(content: bytes, folder: Path, m: int) -> tuple[torch.Tensor, torch.Tensor]:
-    try:
-        state = dict(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
-    except Exception as error:  # pickle, zip and torch raise their own kinds
-        raise SingError(
-            f"The checkpoint in {folder} could not be read as weights "
-            f"({' '.join(str(error).split())[:160]}); code in a pickle is never run."
-        ) from error
-    # Models compiled before they were saved keep this prefix.
-    state = {str(key).removeprefix("_orig_mod."): value for key, value in state.items()}
-    got = {key: tuple(getattr(value, "shape", ())) for key, value in state.items()}
-    if got != {"weight": (WIDTH, m), "bias": (WIDTH,)} or not all(
-        value.is_floating_point() and value.isfinite().all() for value in state.values()
-    ):
-        raise SingError(
-            f"The checkpoint in {folder} holds {got}; its metadata.yaml promises a weight "
-            f"{(WIDTH, m)} and a bias {(WIDTH,)} of finite numbers. Fetch it anew.")
-    return state["weight"], state["bias"]

@@ -14,7 +14,7 @@ import pandas as pd
 from torch.nn.functional import normalize
 
 from ..checks.blind_heads import FOLDS, READABLE
-from ..checks.concepts import concept_values
+from ..checks.concepts import chosen_pictures, concept_values
 from ..errors import SingError
 from ..models.prompts import complete_prompt
 from ..study.study import Study, stored
@@ -68,14 +68,10 @@ def prompts_of(prompts: Sequence[str]) -> dict[str, str]:
 
 
 def asked_pictures(study: Study) -> pd.DataFrame:
-    """Pictures that questions are about: row (of ``study.pictures``), subject, stratum."""
-    table = study.pictures[study.is_scored].rename_axis("row").reset_index()
+    """The pictures of questions, and what folds balance: labels of several subjects (stratum)."""
+    table = chosen_pictures(study)
     common = table.groupby("label")["subject"].transform("nunique") >= FOLDS
-    table = table[["row", "subject"]].assign(stratum=table["label"].where(common, ""))
-    order = np.random.default_rng(study.config.seed).permutation(table["subject"].unique())
-    sizes = table["subject"].value_counts().loc[order].cumsum()
-    kept = set(sizes.index[sizes <= 2 * study.config.plant_pictures]) or {order[0]}
-    return table[table["subject"].isin(kept)].reset_index(drop=True)
+    return table.assign(stratum=table["label"].where(common, ""))
 
 
 @stored(keys=["plant_pictures"])

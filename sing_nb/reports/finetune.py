@@ -22,7 +22,7 @@ from ..pictures.features import FeatureSet
 from ..pictures.fetch import slug
 from ..study.study import Study
 
-__all__ = ["FittedHead", "coarse_groups", "fit_head", "group_sizes", "grouped_classifier"]
+__all__ = ["FittedHead", "coarse_groups", "fit_head", "grouped_classifier"]
 
 LEAST_SUBJECTS = (8, 4, 2)  # of a group: the first for which there are two groups or more
 MOST_GROUPS = 12
@@ -64,15 +64,6 @@ def _large(groups: pd.Series, subjects: pd.Series, least: int) -> list[str]:
     count = subjects[groups != ""].groupby(groups).nunique().sort_values(
         ascending=False, kind="stable")
     return count.index[count >= least].tolist()
-
-
-def group_sizes(study: Study) -> pd.DataFrame:
-    """What the head's classes are: group, subjects and pictures, largest first."""
-    table = study.pictures.assign(group=coarse_groups(study))
-    table = table[table["group"] != ""]
-    sizes = table.groupby("group").agg(
-        subjects=("subject", "nunique"), pictures=("picture", "size"))
-    return sizes.sort_values(["subjects", "pictures"], ascending=False, kind="stable").reset_index()
 
 
 def fit_head(study: Study, model: str) -> FittedHead:

@@ -17,7 +17,7 @@ from ..study.study import Study, stored
 from .asking import asked_pictures, prompts_of
 from .readout import LEAST_SUBJECTS, VERDICTS, Readouts, decided, standardised, weights
 
-__all__ = ["planted_trials", "trial_table", "trials"]
+__all__ = ["planted_trials", "trials"]
 
 SMALL = 12  # rows of the small heads
 
@@ -104,16 +104,3 @@ def _moved(members: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Rows in an order in which subjects' values are moved to other subjects, runs kept whole."""
     return np.concatenate([rng.permutation(np.flatnonzero(members == name))
                            for name in rng.permutation(np.unique(members))])
-
-
-def trial_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Shares of right answers of each kind, with exact binomial intervals (Clopper and Pearson)."""
-    records = []
-    for (kind, head), own in table.groupby(["kind", "head"], sort=False):
-        right, count = int(own["correct"].sum()), len(own)
-        exact = scipy.stats.binomtest(right, count).proportion_ci(method="exact")
-        records.append(
-            {"kind": kind, "head": head, "trials": count, "correct": right / count,
-             "low": exact.low, "high": exact.high, "strict": own["strict"].mean(),
-             "reversed": own["reversed"].mean()})
-    return pd.DataFrame(records)

@@ -6,8 +6,7 @@ intervals draw whole subjects.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -19,9 +18,9 @@ from ..checks.intervals import cluster_bootstrap, excess_test
 from ..method.metrics import pairwise_angle
 from . import tables
 from .profile import unknown
-from .study import Study
+from .study import Study, stored
 
-__all__ = ["class_pictures", "concept_angles", "concept_excess", "string_graph"]
+__all__ = ["class_pictures", "concept_excess", "string_graph"]
 
 
 def _spread_classes(study: Study, most: int) -> list[str]:
@@ -47,43 +46,25 @@ def class_pictures(study: Study, most: int = 20, each: int = 12) -> pd.DataFrame
     return pd.concat(parts, ignore_index=True)
 
 
-def _concept_moves(
-    study: Study, concepts: Sequence[str], chosen: Sequence[str], draws: int
-) -> Iterator[tuple[str, pd.DataFrame, np.ndarray, np.ndarray]]:
-    """Each classifier, its pictures of the classes, their AS (n, k) and controls (n, draws, k)."""
+@stored
+def concept_excess(
+    study: Study, concepts: Sequence[str], most: int = 90, draws: int | None = None
+) -> pd.DataFrame:
+    """Towards which concepts do classes move at all, more than under random removals?"""
+    draws, concepts = draws or 4 * study.config.control_draws, list(concepts)
+    chosen, parts = _spread_classes(study, most), []
+    how = {"draws": study.config.bootstrap_draws, "seed": study.config.seed}
     text = study.text(concepts)
     for model in study.config.everyone:
         scored = tables.scored(study, model)
         scored = scored[scored["label"].isin(chosen)]
-        rows = study.rows(scored["picture"])
-        f = study.features(model)[rows]
-
-        def angles(features: torch.Tensor, model=model, rows=rows) -> np.ndarray:
-            return pairwise_angle(study.translate(model, features, rows), text).numpy()
-
-        before = angles(f)
-        moved = before - angles(study.spaces(model).remove_null(f))
-        other = [before - angles(one) for one in study.random_removals(model, f, draws)]
-        yield model, scored, moved, np.stack(other, axis=1)
-
-
-def concept_excess(
-    study: Study, concepts: Sequence[str] | None = None, most: int = 90, draws: int | None = None
-) -> pd.DataFrame:
-    """Towards which concepts do classes move at all, more than under random removals?"""
-    concepts = list(concepts or study.concepts)
-    draws = draws or 4 * study.config.control_draws
-    asked = hashlib.sha256(repr(concepts).encode()).hexdigest()[:12]
-    return study.stored(
-        f"concept-excess-{most}-{draws}-{asked}",
-        lambda: _concept_excess(study, concepts, most, draws),
-        *study.config.everyone)
-
-
-def _concept_excess(study: Study, concepts: list[str], most: int, draws: int) -> pd.DataFrame:
-    chosen, parts = _spread_classes(study, most), []
-    how = {"draws": study.config.bootstrap_draws, "seed": study.config.seed}
-    for model, scored, moved, other in _concept_moves(study, concepts, chosen, draws):
+        at = study.rows(scored["picture"])
+        f = study.features(model)[at]
+        before, after, *random = (
+            pairwise_angle(study.translate(model, part, at), text).numpy() for part in (
+                f, study.spaces(model).remove_null(f),
+                *study.random_removals(model, f, draws)))
+        moved, other = before - after, np.stack([before - one for one in random], axis=1)
         rows = [np.flatnonzero(scored["subject"] == name) for name in scored["subject"].unique()]
         moved, other = (np.stack([v[own].mean(0) for own in rows]) for v in (moved, other))
         subjects = np.arange(len(rows))
@@ -101,18 +82,6 @@ def _concept_excess(study: Study, concepts: list[str], most: int, draws: int) ->
     return pd.concat(parts, ignore_index=True)
 
 
-def concept_angles(
-    study: Study, model: str, label: str, concepts: Sequence[str]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Angles from a class's pictures to concepts: before, after null removal, and controls."""
-    label, known = study.label(label), set(study.labels)
-    if label not in known:
-        raise unknown("class", label, known)
-    text = study.text(concepts)
-    angles = [pairwise_angle(z, text).numpy() for z in _class_states(study, model, label)]
-    return angles[0], angles[1], np.stack(angles[2:])
-
-
 @lru_cache(maxsize=64)  # some 100 kB each; what is asked next is often the same class
 def _class_states(study: Study, model: str, label: str) -> tuple[torch.Tensor, ...]:
     """Translated features (views, d) of a class: before, after null removal, each control."""
@@ -126,8 +95,13 @@ def string_graph(
     study: Study, model: str, label: str, concepts: Sequence[str] | None = None
 ) -> pd.DataFrame:
     """Angles from a class's pictures to concepts, before and after null removal."""
-    concepts = list(concepts or study.concepts)
-    before, after, other = concept_angles(study, model, label, concepts)
+    concepts, label = list(concepts or study.concepts), study.label(label)
+    if label not in study.labels:
+        raise unknown("class", label, study.labels)
+    text = study.text(concepts)
+    before, after, *random = (
+        pairwise_angle(z, text).numpy() for z in _class_states(study, model, label))
+    other = np.stack(random)
     views, moved = np.arange(len(before)), before - after
     c, shifts = study.config, before - other
     score = cluster_bootstrap(moved, views, draws=c.bootstrap_draws, seed=c.seed)
@@ -138,7 +112,6 @@ def string_graph(
         "attribute_score": score.estimate, "low": score.low, "high": score.high,
         "attribute_score_control": control.mean(0), "control_low": control.min(0),
         "control_high": control.max(0),
-        "beyond": np.mean(np.abs(control) < np.abs(score.estimate), axis=0),
         "excess": beyond["value"], "excess_low": beyond["low"], "excess_high": beyond["high"]})
     table["strength"] = table["attribute_score"].abs().rank(ascending=False, method="first")
     return table.sort_values("before").reset_index(drop=True)

@@ -24,16 +24,15 @@ __all__ = ["check_features", "kept_spaces", "spaces_with_null", "truth"]
 LONGEST = 1e15  # of a feature; the inverse is the shortest
 
 
-def kept_spaces(weight: torch.Tensor, *, of_probabilities: bool = False) -> HeadSpaces:
-    """`HeadSpaces.from_weight`, or `for_probabilities`, the same to the bit in every process."""
-    key = content_key(weight.detach(), of_probabilities, torch.__version__)
+def kept_spaces(weight: torch.Tensor) -> HeadSpaces:
+    """`HeadSpaces.from_weight`, the same to the bit in every process."""
+    key = content_key(weight.detach(), torch.__version__)
     path = cache_dir() / "heads" / f"spaces-{key}.safetensors"
     found = kept(path)
     if found is not None:
         tensors, about = found
         return HeadSpaces.from_svd(tensors["values"], tensors["vectors"], **about)
-    split = HeadSpaces.for_probabilities if of_probabilities else HeadSpaces.from_weight
-    spaces = split(weight)
+    spaces = HeadSpaces.from_weight(weight)
     keep(
         path, {"values": spaces.singular_values, "vectors": spaces.vectors},
         {"rank": spaces.rank, "tolerance": spaces.tolerance, "classes": spaces.classes},

@@ -7,17 +7,14 @@ from itertools import combinations
 import pandas as pd
 
 from . import tables
-from .study import Study
+from .study import Study, stored
 
 __all__ = ["pair_table", "space_table"]
 
 
+@stored
 def space_table(study: Study) -> pd.DataFrame:
     """Every classifier in every space: medians of IS, |AS| and their ratio, with intervals."""
-    return study.stored("space-table", lambda: _space_table(study), *study.config.everyone)
-
-
-def _space_table(study: Study) -> pd.DataFrame:
     parts = []
     for joint in study.config.spaces:
         table = tables.models(study.in_space(joint))
@@ -27,12 +24,9 @@ def _space_table(study: Study) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
+@stored
 def pair_table(study: Study) -> pd.DataFrame:
     """Differences in IS/|AS| of all pairs of classifiers in every space, paired by picture."""
-    return study.stored("pair-table", lambda: _pair_table(study), *study.config.everyone)
-
-
-def _pair_table(study: Study) -> pd.DataFrame:
     title = {name: study.classifier(name).title for name in study.config.everyone}
     records = []
     for joint in study.config.spaces:

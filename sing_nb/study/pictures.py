@@ -186,34 +186,20 @@ class Pictures:
     # --- words ----------------------------------------------------------------------------------
 
     def label(self, name: str) -> str:
-        """The label that a name means, in this profile or in another."""
-        own = {label.lower(): label for label in self.labels}
-        if name.lower() in own:  # what most questions are about: the rest takes a second to read
-            return own[name.lower()]
-        names = self.names_of_labels
-        if name.lower() not in names:
-            near = get_close_matches(name.lower(), names, n=1)
-            other = name.lower() in class_aliases()
-            advice = " It is an ImageNet class, but no picture shows it." if other else ""
-            raise unknown("class", name, {*near, *self.labels}, advice)
-        return names[name.lower()]
-
-    @cached_property
-    def names_of_labels(self) -> dict[str, str]:
-        """The label of every usual name, in lower case; the stamps are known everywhere."""
+        """The label that a name means here, or the name itself if only other profiles show it."""
+        low, own = name.lower(), self.subjects.drop_duplicates("label")
         stamps = stamp_labels()
-        every = {index: label for label, index in stamps.items()}
-        if self.config.pictures != "stamps":
-            every = dict(enumerate(imagenet_names())) | every
-        # Where several labels share a class, one that this profile shows comes first.
-        every |= dict(self.subjects[["class_index", "label"]].itertuples(index=False))
-        names = {
-            alias: every[index] for alias, indices in class_aliases().items()
-            for index in sorted(indices) if index in every}
-        known = {
-            label.lower(): every.get(index, label) if index >= 0 else label
-            for label, index in stamps.items()}
-        return names | known | {label.lower(): label for label in self.labels}
+        shown = {label.lower(): label for label in stamps}
+        meant = class_aliases().get(low, {stamps.get(shown.get(low), -1)} - {-1})
+        for same in (own["label"].str.lower() == low, own["class_index"].isin(meant)):
+            if same.any():
+                return own.loc[same, "label"].iloc[0]
+        if low in shown or (meant and (
+                self.config.pictures != "stamps" or meant & set(stamps.values()))):
+            return shown.get(low, name)
+        near = get_close_matches(low, [*class_aliases(), *shown], n=1)
+        advice = " It is an ImageNet class, but no picture shows it." if meant else ""
+        raise unknown("class", name, {*near, *self.labels}, advice)
 
     def known(self, labels: Sequence[str], at_least: int = 2) -> list[str]:
         """Those of the labels that this profile has, filled up from its classes."""

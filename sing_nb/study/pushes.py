@@ -63,33 +63,16 @@ class Course(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What a push does to a photo.
+    """What a push does to a photo."""
 
-    Attributes
-    ----------
-    scores : pandas.DataFrame
-        Two rows, the push and what it is held against (the same step along the control; along
-        the null part if the push is the control): ``kind``, ``title``, ``step`` (lengths of the
-        null part), ``image_score``, ``attribute_score`` (degrees), ``prompt_score`` (Attribute
-        Score towards the prompt that a push can lead to; nan without one), ``logit_change``
-        (largest of any logit), ``before`` and ``after`` (likeliest class), ``probability_before``
-        and ``probability_after`` (0 to 1).
-    towards : str
-        The prompt that ``attribute_score`` is towards.
-    translator_error, limit : float
-        Translated feature to the photo's own embedding; Image Score that no step in this
-        direction reaches (degrees).
-    words, photos : pandas.DataFrame
-        Nearest words (rank, word, angle) and photos (rank, picture, label, angle) ``before`` and
-        ``after`` the push, as the column ``state`` says; what was not near before is ``gained``.
-    """
-
+    # Two rows, the push and what it is held against (the same step along the control; along the
+    # null part if the push is the control): see `_scores`.
     scores: pd.DataFrame
-    towards: str
-    translator_error: float
-    limit: float
-    words: pd.DataFrame
-    photos: pd.DataFrame
+    towards: str  # the prompt that ``attribute_score`` is towards
+    translator_error: float  # translated feature to the photo's own embedding, degrees
+    limit: float  # Image Score that no step in this direction reaches, degrees
+    words: pd.DataFrame  # nearest words before and after (``state``); new ones are ``gained``
+    photos: pd.DataFrame  # nearest photos, likewise
 
 
 # --- photos -------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,7 +12,7 @@ from torch.nn.functional import normalize
 from ..method.metrics import attribute_score, scores
 from ..method.steer import null_direction, turning_step
 from ..method.translator import Translator
-from .study import Study
+from .study import Study, stored
 
 __all__ = ["RANDOM", "TOWARDS", "means", "pushed_everywhere", "pushes"]
 
@@ -104,16 +103,14 @@ def pushes(
     return pd.concat(parts, ignore_index=True), torch.cat(places)
 
 
+@stored(models="models")
 def pushed_everywhere(
     study: Study, pictures: Sequence[str], prompts: Sequence[str], angles: Sequence[float],
     draws: int = 1,
 ) -> pd.DataFrame:
     """:func:`pushes` for every compared classifier, kept with the study's other tables."""
-    asked = list(pictures), list(prompts), [float(angle) for angle in angles], draws
-    name = f"pushes-{hashlib.sha256(repr(asked).encode()).hexdigest()[:12]}"
-    models = study.config.models
-    return study.stored(name, lambda: pd.concat(
-        [pushes(study, model, *asked)[0] for model in models], ignore_index=True), *models)
+    return pd.concat([pushes(study, model, pictures, prompts, angles, draws)[0]
+                      for model in study.config.models], ignore_index=True)
 
 
 def means(study: Study, pushed: pd.DataFrame, column: str, by: Sequence[str]) -> pd.DataFrame:

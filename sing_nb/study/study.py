@@ -82,19 +82,7 @@ class Study(Pictures):
         return self._classifiers[model]
 
     def add(self, classifier: Classifier, features: FeatureSet | None = None) -> str:
-        """Take in a classifier of one's own under its name, which is returned.
-
-        Parameters
-        ----------
-        classifier : Classifier
-        features : FeatureSet, optional
-            Its features and logits of all :attr:`pictures`, where they are known already.
-
-        Raises
-        ------
-        SingError
-            If another classifier of this study has the name, or the features are of other shapes.
-        """
+        """Take in a classifier, with its features of all pictures if they are known."""
         name, (c, m), n = classifier.name, classifier.head.weight.shape, len(self.pictures)
         if self._classifiers.get(name, classifier) is not classifier:
             raise SingError(f"This study has a classifier {name!r} already; rename yours.")
@@ -275,10 +263,7 @@ class Study(Pictures):
         return self.translators(model)[-1]
 
     def translate(self, model: str, f: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
-        """Translate features (n, m) by the translator that never saw their subject, to (n, d).
-
-        `rows` (n,) says which row of :attr:`pictures` each feature or equivalent belongs to.
-        """
+        """Translate features (n, m) of rows (n,) of :attr:`pictures`, held out, (n, d)."""
         fold = self.pictures["fold"].to_numpy()[rows]
         found = self.translators(model)
         out = torch.empty(len(f), found[0].weight.shape[0])

@@ -83,7 +83,7 @@ def test_a_translator_of_another_classifier_is_refused(name, m, told, tmp_path):
         ({"embedding_backend": "open_clip"}, "Another CLIP needs another translator"),
         ({"in_dim": 21}, r"promises .*21"),
         ({"checkpoint_file": "../best.pt"}, "leaves its folder"),
-        ({"checkpoint_file": "other.pt"}, "has no other.pt")])
+        ({"checkpoint_file": "other.pt"}, "there is no file .*other.pt")])
 def test_metadata_that_does_not_fit_is_refused(metadata, told, tmp_path):
     with pytest.raises(SingError, match=told):
         import_translator(write(tmp_path, **metadata))

@@ -146,15 +146,12 @@ def test_a_download_that_was_cut_short_is_completed(world, monkeypatch):
             fetch("tiny", progress=False)
     (part,) = (world / "cache" / "deb").glob("*.part")
     assert part.read_bytes() == content[:1000]
-    steps = []
     with mirror(content) as (address, asked):
         monkeypatch.setenv("SING_DEBIAN_MIRROR", address)
         part.rename(part.with_name(module.slug(f"{address}/pool/main/{ARCHIVE}") + ".part"))
-        fetch("tiny", progress=lambda done, total, what: steps.append((done, total)))
+        fetch("tiny", progress=False)
         assert asked == [999]
     assert found(world) == FILES
-    assert steps[0] == (999, len(content))
-    assert (len(content), len(content)) in steps
 
 
 def test_a_file_with_another_checksum_is_named_and_never_believed(world, monkeypatch):

@@ -33,8 +33,7 @@ def test_words_are_labels_and_their_class_is_the_one_they_mean():
         "Golf_ball": ("Golf ball", 574), "garbage-truck": ("garbage truck", 569),
         "crane": ("crane", -1),  # the bird or the machine
         "my_cat": ("my cat", -1), "T-shirt": ("T shirt", 610), "001.tench": ("tench", 0)}
-    assert named("tench, Tinca tinca", "deep/hen") == {
-        "tench, Tinca tinca": ("tench", 0), "deep/hen": ("hen", 8)}
+    assert named("tench, Tinca tinca") == {"tench, Tinca tinca": ("tench", 0)}
 
 
 @pytest.mark.parametrize(("names", "labels"), [

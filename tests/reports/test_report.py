@@ -41,6 +41,8 @@ def build():
 SMALL = {
     "clipart_files": 24, "bootstrap_draws": 60, "control_draws": 2, "folds": 3, "redeals": 2,
     "information_draws": 1, "kernel_size": 20}
+
+
 def draw(folder, each=6):
     rng = np.random.default_rng(0)
     colours = {"broom": "olive", "goldfish": "orangered", "orange": "orange", "zebra": "white"}

@@ -48,6 +48,7 @@ def test_mlp3_is_its_formula():
     module = build("mlp3", 12, 5, hidden=7, seed=3).double().eval()
     f = torch.randn(4, 12, dtype=torch.float64)
     weights = {key: value.detach().numpy() for key, value in module.state_dict().items()}
+
     def gelu(v):
         return v * (1 + erf(v / np.sqrt(2))) / 2
 

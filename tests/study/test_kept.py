@@ -26,18 +26,14 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache" / "heads"
 
 
-@pytest.mark.parametrize("of_probabilities", [False, True])
 @pytest.mark.parametrize("shape", [(5, 9), (9, 5)])
-def test_kept_spaces_are_the_same_to_the_bit_and_those_of_their_weight(
-    of_probabilities, shape, cache
-):
+def test_kept_spaces_are_the_same_to_the_bit_and_those_of_their_weight(shape, cache):
     weight = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
     weight[-1] = weight[:-1].sum(0)
     f = torch.randn(4, shape[1], generator=torch.Generator().manual_seed(1))
-    make = HeadSpaces.for_probabilities if of_probabilities else HeadSpaces.from_weight
-    fresh = make(weight)
+    fresh = HeadSpaces.from_weight(weight)
     for turn in range(3):  # computed, read, and computed again where one bit is wrong
-        spaces = kept_spaces(weight, of_probabilities=of_probabilities)
+        spaces = kept_spaces(weight)
         (path,) = cache.iterdir()
         assert repr(spaces) == repr(fresh)
         assert spaces.tolerance == fresh.tolerance
@@ -46,7 +42,7 @@ def test_kept_spaces_are_the_same_to_the_bit_and_those_of_their_weight(
         if turn == 1:
             flip(path)
     assert kept(path)  # written anew
-    other = kept_spaces(weight.flip(0) + 1, of_probabilities=of_probabilities)
+    other = kept_spaces(weight.flip(0) + 1)
     assert not torch.equal(other.singular_values, fresh.singular_values)
     assert len(list(cache.iterdir())) == 2
 

@@ -11,8 +11,8 @@ from sing_nb.study.stored import code_key, stored
 COMPUTED = []
 
 
-@stored(keys=["redeals"], apart=["progress"])
-def counted(study, model, words=("a",), progress=False):
+@stored(keys=["redeals"])
+def counted(study, model, words=("a",)):
     COMPUTED.append((model, list(words)))
     return pd.DataFrame({"words": list(words), "model": model, "deals": study.config.redeals})
 
@@ -32,7 +32,7 @@ def study(smoke, tmp_path, monkeypatch):
 
 def test_a_table_is_computed_once_and_then_read(study):
     first = counted(study(), "lite0", ["a", "b"])
-    again = counted(study(), "lite0", words=("a", "b"), progress=True)
+    again = counted(study(), "lite0", words=("a", "b"))
     pd.testing.assert_frame_equal(first, again)
     assert COMPUTED == [("lite0", ["a", "b"])]
 

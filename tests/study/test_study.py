@@ -9,6 +9,7 @@ from conftest import degrees, ends, prompt_of, random_part
 from sklearn.linear_model import Ridge
 
 import sing_nb
+from sing_nb.errors import SingError
 from sing_nb.study import neighbours, tables
 
 NULL = "null space removed"
@@ -216,3 +217,18 @@ def test_other_settings_give_other_results_in_other_files(smoke, images):
     other = sing_nb.Study("smoke", progress=False, temperature=2, control_draws=1, lambdas=[50])
     found = tables.images(other, "lite0")["image_score"]
     assert not np.allclose(found, images["image_score"], atol=0.01)
+
+
+@pytest.mark.parametrize(("name", "label"), [
+    ("ZEBRA", "zebra"), ("Loxodonta africana", "African elephant"),
+    ("Arabian camel", "Arabian camel")])  # which only other profiles show
+def test_a_class_is_found_by_any_usual_name(smoke, name, label):
+    shown = smoke.labels
+    assert smoke.label(name) == label
+    have = shown[0]
+    chosen = smoke.known([name, have, have.upper()], 4)
+    assert chosen[: 1 + (label in shown)] == [label, have][label not in shown:]
+    assert len(set(chosen)) == 4
+    for wrong, said in (("zebbra", "did you mean 'zebra'"), ("jellyfish", "no picture shows it")):
+        with pytest.raises(SingError, match=said):
+            smoke.known([wrong])
