@@ -1,7 +1,6 @@
-"""One photo pushed along one direction: what moves, what does not, and what it then looks like.
+"""One photo pushed along one direction: the numbers behind the null-space explorer.
 
-These are the numbers behind the null-space explorer. All are closed forms of one feature, so that
-a slider can ask for them: scores along a push are as cheap as at one place of it.
+All are closed forms of one feature, so that a slider can ask for them.
 """
 
 from __future__ import annotations
@@ -35,10 +34,7 @@ DIRECTIONS = {
     "random": "random null direction", "control": "random part of the same size"}
 """Where a photo can be pushed; only the last can move the logits."""
 
-STEPS = (-1.0, 3.0)
-"""Range of a step, in lengths of the photo's null part."""
-
-TRAIL = tuple(np.linspace(*STEPS, 41).round(3))
+STEPS = (-1.0, 3.0)  # range of a step, in lengths of the photo's null part
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,25 +130,21 @@ def course(study: Study, model: str, photo: Photo, kind: str, words: str = "") -
 
 
 def trail(
-    study: Study, model: str, photo: Photo, kind: str, words: str = "", towards: str = "",
-    steps: Sequence[float] = TRAIL,
+    study: Study, model: str, photo: Photo, kind: str, words: str, towards: str,
+    steps: Sequence[float],
 ) -> pd.DataFrame:
     """Scores along a push and along what it is held against: the columns of `Answer.scores`."""
-    pair = _pair(study, model, photo, kind, words)
-    goals = _goal(study, model, photo, towards), _aim(kind, words)
+    pair, goals = _asked(study, model, photo, kind, words, towards)
     return pd.concat(
         [_scores(study, model, photo, one, steps, *goals)[0] for one in pair], ignore_index=True)
 
 
 def answer(
     study: Study, model: str, photo: Photo, kind: str, words: str = "", towards: str = "", *,
-    step: float | None = None, target: float | None = None, k: int = 5, photos: int = 4,
+    step: float = 0.0, target: float | None = None,
 ) -> Answer:
     """Push a photo by a step, or as far as an Image Score asks for."""
-    if (step is None) == (target is None):
-        raise SingError("answer needs either a step or a target (degrees), one of them.")
-    pair = _pair(study, model, photo, kind, words)
-    goals = _goal(study, model, photo, towards), _aim(kind, words)
+    pair, goals = _asked(study, model, photo, kind, words, towards)
     found, limit = turning_step(
         photo.translator(photo.f.double()), photo.translator.linear(pair[0].delta.double()),
         target or 90.0)
@@ -166,10 +158,9 @@ def answer(
     start = photo.translator(photo.f)
     both = torch.cat([start, z[0]])
     return Answer(
-        pd.concat(tables, ignore_index=True), goals[0], float(angle(start, photo.z)),
-        float(limit),
-        _before_after(neighbours.words(study, both, k), "word"),
-        _before_after(neighbours.nearest(study, both, photos, photo.subject), "picture"))
+        pd.concat(tables, ignore_index=True), goals[0], float(angle(start, photo.z)), float(limit),
+        _before_after(neighbours.words(study, both), "word"),
+        _before_after(neighbours.nearest(study, both, exclude=photo.subject), "picture"))
 
 
 def _goal(study: Study, model: str, photo: Photo, towards: str) -> str:
@@ -180,15 +171,14 @@ def _goal(study: Study, model: str, photo: Photo, towards: str) -> str:
     return prompt(photo.label or study.class_names(model)[taken_for])
 
 
-def _aim(kind: str, words: str) -> str:
-    """The prompt that was typed; it need be none where it does not lead."""
-    return complete_prompt(words) if kind == "prompt" or words.strip() else ""
-
-
-def _pair(study: Study, model: str, photo: Photo, kind: str, words: str) -> list[Course]:
-    """A push, and what it is held against."""
+def _asked(
+    study: Study, model: str, photo: Photo, kind: str, words: str, towards: str
+) -> tuple[list[Course], tuple[str, str]]:
+    """A push and what it is held against; the prompts of `attribute_score` and `prompt_score`."""
     other = "remove" if kind == "control" else "control"
-    return [course(study, model, photo, kind, words), course(study, model, photo, other)]
+    aim = complete_prompt(words) if kind == "prompt" or words.strip() else ""
+    pair = [course(study, model, photo, kind, words), course(study, model, photo, other)]
+    return pair, (_goal(study, model, photo, towards), aim)
 
 
 def _scores(
@@ -204,18 +194,16 @@ def _scores(
     z, z_moved = photo.translator(f), photo.translator(moved)
     before, after = clf.logits(f), clf.logits(moved)
     sure, sure_after = (torch.softmax(logits.double(), 1).max(1) for logits in (before, after))
-    return pd.DataFrame(
-        {
-            "kind": along.kind, "title": along.title, "step": reach[:, 0].numpy(),
-            "image_score": image_score(z, z_moved).numpy(),
-            "attribute_score": attribute_score(z, z_moved, texts[0]).numpy(),
-            "prompt_score": attribute_score(z, z_moved, texts[1]).numpy() if aim else np.nan,
-            "logit_change": (after - before).abs().amax(1).numpy(),
-            "before": names[int(sure.indices)],
-            "after": [names[i] for i in sure_after.indices.tolist()],
-            "probability_before": float(sure.values),
-            "probability_after": sure_after.values.numpy()}
-    ), z_moved
+    return pd.DataFrame({
+        "kind": along.kind, "title": along.title, "step": reach[:, 0].numpy(),
+        "image_score": image_score(z, z_moved).numpy(),
+        "attribute_score": attribute_score(z, z_moved, texts[0]).numpy(),
+        "prompt_score": attribute_score(z, z_moved, texts[1]).numpy() if aim else np.nan,
+        "logit_change": (after - before).abs().amax(1).numpy(),
+        "before": names[int(sure.indices)],
+        "after": [names[i] for i in sure_after.indices.tolist()],
+        "probability_before": float(sure.values), "probability_after": sure_after.values.numpy(),
+    }), z_moved
 
 
 def _before_after(table: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -226,15 +214,9 @@ def _before_after(table: pd.DataFrame, name: str) -> pd.DataFrame:
         state=state, gained=(state == "after") & ~table[name].isin(old))
 
 
-# --- for a page without a kernel ----------------------------------------------------------------
-
-
-def explored(
-    study: Study, model: str, pictures: Sequence[str], words: str,
-    steps: Sequence[float] = tuple(np.linspace(0, 3, 13)), k: int = 4, photos: int = 3,
-) -> pd.DataFrame:
-    """Answers computed beforehand: every photo along every direction, one row per step."""
-    tables, aim = [], complete_prompt(words)
+def explored(study: Study, model: str, pictures: Sequence[str], words: str) -> pd.DataFrame:
+    """Answers for a page: every photo along every direction, one row per step."""
+    tables, aim, steps = [], complete_prompt(words), np.linspace(0, 3, 13)
     for picture, name in zip(pictures, study.names(pictures)):
         photo = known(study, model, picture)
         goal = _goal(study, model, photo, "")
@@ -242,8 +224,8 @@ def explored(
         for kind in DIRECTIONS:
             along = course(study, model, photo, kind, aim)
             table, z = _scores(study, model, photo, along, steps, goal, aim)
-            said = neighbours.words(study, z, k).groupby("row").agg(list)
-            near = neighbours.nearest(study, z, photos, photo.subject).groupby("row").agg(list)
+            said = neighbours.words(study, z, 4).groupby("row").agg(list)
+            near = neighbours.nearest(study, z, 3, photo.subject).groupby("row").agg(list)
             tables.append(table.assign(
                 picture=photo.name, name=name, towards=goal, translator_error=error,
                 words=said["word"], word_angles=said["angle"], photos=near["picture"],

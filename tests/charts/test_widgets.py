@@ -106,7 +106,8 @@ def test_the_chart_follows_without_being_drawn_again(smoke, explorer):
     for dots, (_, row) in zip(params.dots, wanted.iterrows(), strict=True):
         assert dots == pytest.approx([row["image_score"], row["attribute_score"]], abs=0.01)
     trail = [row for row in params.trail if row["held"] == 0]
-    table = pushes.trail(smoke, MODEL, photo, "control").query("kind == 'control'")
+    steps = np.linspace(*pushes.STEPS, 41).round(3)
+    table = pushes.trail(smoke, MODEL, photo, "control", "", "", steps).query("kind == 'control'")
     assert [row["turn"] for row in trail] == pytest.approx(table["image_score"], abs=1e-3)
     assert {row["way"] for row in trail} == {"random part of the same size"}
 

@@ -27,21 +27,14 @@ def data(n=200, m=12, d=5, noise=0.05, seed=0):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_losses_and_their_gradients_are_those_of_the_paper(name):
-    z = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
-    e = torch.randn(3, 4, dtype=torch.float64)
-    loss = LOSSES[name](z, e)
-    (found,) = torch.autograd.grad(loss, z)
-    y, t = z.detach().numpy(), e.numpy()
-    length, goal = (np.linalg.norm(v, axis=1, keepdims=True) for v in (y, t))
-    cosine = np.sum(y * t, 1, keepdims=True) / (length * goal)
+def test_losses_are_those_of_the_paper(name):
+    z, e = torch.randn(2, 3, 4, dtype=torch.float64)
+    y, t = z.numpy(), e.numpy()
+    cosine = np.sum(y * t, 1) / (np.linalg.norm(y, axis=1) * np.linalg.norm(t, axis=1))
     # Equation (14), summed over dimensions, then the mean over rows; equation (15).
     squared, angular = np.mean(np.linalg.norm(y - t, axis=1) ** 2), np.mean(1 - cosine)
     wanted = {"mse": squared, "cosine": angular, "both": squared + angular}[name]
-    assert float(loss.detach()) == pytest.approx(wanted, rel=1e-12)
-    turn = -(t / goal - y / length * cosine) / length
-    wanted = {"mse": 2 * (y - t), "cosine": turn, "both": 2 * (y - t) + turn}[name] / len(y)
-    np.testing.assert_allclose(found.numpy(), wanted, rtol=1e-9, atol=1e-12)
+    assert float(LOSSES[name](z, e)) == pytest.approx(wanted, rel=1e-12)
 
 
 def test_mlp3_is_its_formula():

@@ -24,9 +24,6 @@ def softmax(logits):
     return powers / powers.sum()
 
 
-# --- what the classifier says -------------------------------------------------------------------
-
-
 def test_cards_are_the_rows_of_the_study_and_mark_mistakes(smoke, plain, pictures):
     cards = photos.photo_cards(smoke, "lite0", pictures)
     assert cards["picture"].tolist() == pictures
@@ -40,9 +37,6 @@ def test_cards_are_the_rows_of_the_study_and_mark_mistakes(smoke, plain, picture
         wrong = logits.argmax() != own["class_index"]
         assert card["menu"] == card["name"] + f" (called {own['predicted']})" * int(wrong)
     assert cards["name"].is_unique
-
-
-# --- words --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("chosen_by", [-1, 0])

@@ -11,11 +11,6 @@ ALL = ["lite0", "lite1", "lite2"]
 
 
 @pytest.fixture(scope="module")
-def spaces(fresh, smoke):
-    return space_table(fresh(config=smoke.config))
-
-
-@pytest.fixture(scope="module")
 def pairs(fresh, smoke):
     return pair_table(fresh(config=smoke.config))
 
@@ -25,10 +20,8 @@ def ratio(study, model):
     return scored["image_score"].median() / scored["attribute_score"].abs().median()
 
 
-# --- every classifier in every space ------------------------------------------------------------
-
-
-def test_scores_are_of_the_space_and_the_classifier_that_they_stand_for(spaces, smoke):
+def test_scores_are_of_the_space_and_the_classifier_that_they_stand_for(fresh, smoke):
+    spaces = space_table(fresh(config=smoke.config))
     ratios = spaces[(spaces["quantity"] == "ratio") & (spaces["kind"] == "null space removed")]
     ratios = ratios.set_index(["joint", "model"])["value"]
     for tower in ALL:
@@ -36,9 +29,6 @@ def test_scores_are_of_the_space_and_the_classifier_that_they_stand_for(spaces, 
         for model in ALL:
             assert ratios[tower, model] == pytest.approx(ratio(space, model))
     assert ratios.nunique() == 9
-
-
-# --- pairs --------------------------------------------------------------------------------------
 
 
 def test_a_pair_is_neutral_where_neither_built_the_space(pairs):
