@@ -138,8 +138,10 @@ class Pictures:
         found = self.pictures[self.pictures["picture"] == picture]
         if found.empty:
             raise unknown("picture", picture, self.pictures["picture"])
-        store_pictures(found, self.picture_folder, progress=False)
-        return picture_file(found.iloc[0], self.picture_folder)
+        path = picture_file(found.iloc[0], self.picture_folder)
+        if not path.exists():  # else the whole folder would be listed for each picture
+            store_pictures(found, self.picture_folder, progress=False)
+        return path
 
     def with_thumbnails(
         self, table: pd.DataFrame, side: int = 72, most: int | None = None
