@@ -18,7 +18,6 @@ _HOMES = {
     "found": "book.findings",
     "image_score": "method.metrics",
     "import_translator": "models.published",
-    "load": "pictures.cards",
     "load_classifier": "models.load",
     "load_joint_space": "models.joint",
     "load_renderer": "models.render",

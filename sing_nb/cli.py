@@ -200,7 +200,7 @@ def _report(model: str, images: Path | None, out: Path, as_json: bool,
             profile: str, settings: Sequence[str], **asked: object) -> None:
     """Write a report: what this classifier ignores, how sure that is, what to look at.
 
-    DIR gets one page that opens from disk (index.html), the tables (CSV, Parquet), the figures
+    DIR gets one page that opens from disk (index.html), the tables (CSV), the figures
     (SVG), the translator and a card. A factory is code that is run.
 
     \b

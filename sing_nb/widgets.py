@@ -66,20 +66,25 @@ class NullSpaceExplorer(ipywidgets.VBox):
         self._quiet, self._mine, self._seen = False, (b"", ""), None
         self._drawn: tuple | None = None
         self._small: dict[str, str] = {}
-        wrong: list[SingError] = []
-        self._first = _pictures(study, photos, wrong)
         models = study.config.models
+        for what, name, known in (("classifier of this study", model or models[0], models),
+                                  ("direction", direction, pushes.DIRECTIONS)):
+            if name not in known:
+                raise unknown(what, name, known)
+        names = [study.pictures["picture"].iloc[study.row(name)] for name in photos]
+        self._first = list(dict.fromkeys(names)) or study.examples(
+            study.known([], at_least=6)[:6])
         self.photo = ipywidgets.Dropdown(description="photo", options=self._menu())
         self.upload = ipywidgets.FileUpload(
             accept="image/*", description="your own picture", layout={"width": "auto"})
         self.model = ipywidgets.Dropdown(
             description="classifier", options=[(study.title(name), name) for name in models],
-            value=_known("classifier of this study", model, models, wrong))
+            value=model or models[0])
         self.direction = ipywidgets.ToggleButtons(
             description="push", style={"button_width": "auto"},
             options=[(title, kind) for kind, title in pushes.DIRECTIONS.items()],
             tooltips=[HINTS[kind] for kind in pushes.DIRECTIONS],
-            value=_known("direction", direction, list(pushes.DIRECTIONS), wrong))
+            value=direction)
         self.prompt, self.towards = (
             ipywidgets.Text(description=what, value=value, continuous_update=False,
                             placeholder=example, layout={"width": "400px"})
@@ -119,8 +124,6 @@ class NullSpaceExplorer(ipywidgets.VBox):
         for one in (self.photo, self.model, self.direction, self.towards, self.mode, self.step,
                     self.target):
             one.observe(self._answer, "value")
-        if wrong:
-            self._say(str(wrong[0]))
 
     def _menu(self) -> list[tuple[str, str]]:
         """Titles and pictures: the first ones, then all others, of many a share of each label."""
@@ -246,24 +249,6 @@ class NullSpaceExplorer(ipywidgets.VBox):
         shown = study.pictures.iloc[study.rows(names)][["picture", "label"]]
         return explorers.null_space_explorer(
             table, study.with_thumbnails(shown, side=56), self.direction.value)
-
-
-def _pictures(study: Study, names: Sequence[str], wrong: list[SingError]) -> list[str]:
-    """Full names of pictures; what is none goes to the list of errors."""
-    found = []
-    for name in names:
-        try:
-            found.append(study.pictures["picture"].iloc[study.row(name)])
-        except SingError as error:
-            wrong.append(error)
-    return list(dict.fromkeys(found)) or study.examples(study.known([], at_least=6)[:6])
-
-
-def _known(what: str, name: str, known: Sequence[str], wrong: list[SingError]) -> str:
-    """A name, if it is known; otherwise the first, and an error in the list."""
-    if name and name not in known:
-        wrong.append(unknown(what, name, known))
-    return name if name in known else known[0]
 
 
 def _push_table(found: pushes.Answer) -> str:

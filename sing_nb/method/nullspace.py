@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
 from ..errors import SingError
+from .files import read_tensors, write_tensors
 from .metrics import check_real, exact
 
 __all__ = ["HeadSpaces"]
@@ -36,7 +38,7 @@ class HeadSpaces:
     rank: int  # number of singular values above the tolerance
     tolerance: float  # singular values at or below it count as zero
     classes: int  # c; k where it is not known
-    card: dict = field(default_factory=dict)
+    card: dict = field(default_factory=dict)  # what is to be known of it: saved with it
 
     @classmethod
     def from_weight(cls, weight: torch.Tensor, rtol: float | None = None) -> HeadSpaces:
@@ -130,6 +132,21 @@ class HeadSpaces:
     def null_basis(self) -> torch.Tensor:
         """Orthonormal basis of the null space, (m, null_dim), float64; computed when asked for."""
         return torch.linalg.qr(self.principal_basis, mode="complete").Q[:, self.rank :]
+
+    def save(self, path: str | Path) -> Path:
+        """Write the spaces and their card as one safetensors file, atomically."""
+        held = {"values": self.singular_values, "vectors": self.vectors}
+        about = {"rank": self.rank, "tolerance": self.tolerance, "classes": self.classes}
+        return write_tensors(path, held, "spaces", {**about, "card": self.card})
+
+    @classmethod
+    def load(cls, path: str | Path) -> HeadSpaces:
+        """Read spaces that :meth:`save` wrote; :class:`SingError` if it is another file."""
+        held, about = read_tensors(path, "spaces")
+        try:
+            return cls(held["values"], held["vectors"], **about)
+        except (KeyError, TypeError) as error:
+            raise SingError(f"{path} is of other code ({error}); write it again.") from error
 
     def __repr__(self) -> str:
         size = f"{self.classes} x {self.features}"

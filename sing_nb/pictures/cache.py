@@ -21,7 +21,8 @@ from ..method.files import read_tensors, write_tensors
 from ..progress import say
 from .fetch import say_once, write_atomic
 
-__all__ = ["content_key", "keep", "keep_table", "kept", "kept_table", "opened", "read_or_none"]
+__all__ = ["content_key", "keep", "keep_table", "kept", "kept_table", "loaded", "opened",
+           "read_or_none"]
 
 Thing = TypeVar("Thing")
 
@@ -97,6 +98,13 @@ def kept_table(path: Path) -> pd.DataFrame:
         return pd.read_parquet(io.BytesIO(content), page_checksum_verification=True)
     except Exception as error:  # of damaged headers, pyarrow and pandas raise many kinds
         raise SingError(f"{path} is no whole Parquet file ({error})") from error
+
+
+def loaded(kind: type[Thing], path: Path) -> Thing:
+    """What `kind`, such as a Translator, loads from a file; FileNotFoundError if it is missing."""
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    return kind.load(path)
 
 
 def read_or_none(

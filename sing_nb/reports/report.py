@@ -26,7 +26,6 @@ from ..book.chapters import run_chapter
 from ..book.figures import write_chart
 from ..errors import SingError
 from ..models.classifier import Classifier
-from ..pictures import cards
 from ..pictures.cache import content_key
 from ..pictures.fetch import cache_dir, data_dir, write_atomic
 from ..progress import say
@@ -72,7 +71,7 @@ def report(
     """Write a report: what a classifier ignores, how sure that is, and what to look at.
 
     ``out`` gets ``index.html``, one page that opens from disk, and beside it ``tables/``,
-    ``figures/``, ``report.ipynb``, ``card.json`` and two files that :func:`sing_nb.load` reads. It
+    ``figures/``, ``report.ipynb``, ``card.json``, the translator and the spaces of the head. It
     appears whole, at the end; an older report there is replaced. What was computed is kept under
     ``_build/<profile>``: a run that was killed goes on where it was.
 
@@ -202,13 +201,12 @@ def _write(
     for table, rows in found.items():
         rows = rows.replace({"model": called}) if "model" in rows else rows
         rows = rows.set_axis(rows.columns.astype(str), axis=1)
-        cards.save(folder / "tables" / f"{table}.parquet", rows, card)
         write_atomic(folder / "tables" / f"{table}.csv",
                      rows.to_csv(index=False, lineterminator="\n"))
     fitted = study.translator(name)
-    fitted = replace(fitted, card=fitted.card | {"model": card["model"]})
-    cards.save(folder / "translator.safetensors", fitted, card)
-    cards.save(folder / "spaces.safetensors", study.spaces(name), card)
+    fitted = replace(fitted, card=card | fitted.card | {"model": card["model"]})
+    fitted.save(folder / "translator.safetensors")
+    replace(study.spaces(name), card=card).save(folder / "spaces.safetensors")
     card["files"] = {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*")) if path.is_file()}
@@ -275,9 +273,9 @@ def _closing(study: Study, name: str, skipped: pd.DataFrame, card: dict) -> str:
     lines += [
         f"- **Made** {card['date'].replace('T', ' ').replace('+00:00', ' UTC')}, seed "
         f"{card['seed']}, with {', '.join(named)}; all versions and settings are in `card.json`.",
-        "- **Beside this page.** `tables/` (CSV and Parquet), `figures/` (SVG), `report.ipynb` "
-        "(the code of this page), `translator.safetensors` and `spaces.safetensors` (read by "
-        "`sing_nb.load`), `card.json`."]
+        "- **Beside this page.** `tables/` (CSV), `figures/` (SVG), `report.ipynb` (the code of "
+        "this page), `translator.safetensors` and `spaces.safetensors` (`sing.Translator.load` and "
+        "`sing.HeadSpaces.load` read them), `card.json`."]
     return "\n".join([
         "## How this report was made", "",
         f"This makes it again, in the folder {_code(card['folder'])}:", "",

@@ -15,7 +15,7 @@ from ..method.stages import chosen_lambdas
 from ..method.translator import RidgeFitter, Translator, grouped_cv
 from ..models.joint import joint_spaces
 from ..models.published import PUBLISHED_SPACE, import_translator
-from ..pictures.cache import read_or_none
+from ..pictures.cache import loaded, read_or_none
 from ..pictures.features import part_rows
 from ..pictures.fetch import slug
 
@@ -41,7 +41,7 @@ def translators(study: Study, model: str) -> list[Translator]:
         return "" if said == [model, fold, key] else f"it is of {said[0]} without fold {said[1]}"
 
     found = [
-        read_or_none(path, partial(_loaded, Translator), partial(wrong, fold=fold))
+        read_or_none(path, partial(loaded, Translator), partial(wrong, fold=fold))
         for path, fold in zip(files, folds, strict=True)]
     if any(one is None for one in found):
         for path, one in zip(files, _fit(study, model), strict=True):
@@ -57,12 +57,6 @@ def candidates(study: Study, model: str) -> list[float]:
     fitted = torch.tensor((study.pictures["source"] != "photo").to_numpy())
     unit = float(study.features(model)[fitted].double().var(0).mean())
     return [lam * unit for lam in study.config.lambdas]
-
-
-def _loaded(kind: type, path: Path) -> Translator | RidgeFitter:
-    if not path.is_file():
-        raise FileNotFoundError(path)
-    return kind.load(path)
 
 
 def _fit(study: Study, model: str) -> list[Translator]:
@@ -146,7 +140,7 @@ def statistics(study: Study, model: str, part: tuple[int, int]) -> dict[int, Rid
         fold: study.folder / "statistics" / (
             f"{slug(model)}-{key}-{index + 1}-of-{count}-{fold}.safetensors")
         for fold in range(-1, study.config.folds)}
-    found = {fold: read_or_none(path, partial(_loaded, RidgeFitter))
+    found = {fold: read_or_none(path, partial(loaded, RidgeFitter))
              for fold, path in files.items()}
     if any(fitter is None for fitter in found.values()):
         x, z = study.feature_part(model, part).features, study.embedding_part(part)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,8 +12,8 @@ from ..errors import SingError
 from ..method.nullspace import HeadSpaces
 from ..models.classifier import Classifier
 from ..models.prompts import imagenet_names
-from ..pictures.cache import content_key, keep, kept
-from ..pictures.fetch import cache_dir
+from ..pictures.cache import content_key, loaded, read_or_none
+from ..pictures.fetch import cache_dir, say_once
 from ..pictures.labels import match_labels, unmatched
 from ..progress import say
 
@@ -28,16 +29,14 @@ def kept_spaces(weight: torch.Tensor) -> HeadSpaces:
     """`HeadSpaces.from_weight`, the same to the bit in every process."""
     key = content_key(weight.detach(), torch.__version__)
     path = cache_dir() / "heads" / f"spaces-{key}.safetensors"
-    found = kept(path)
-    if found is not None:
-        tensors, about = found
-        return HeadSpaces.from_svd(tensors["values"], tensors["vectors"], **about)
-    spaces = HeadSpaces.from_weight(weight)
-    keep(
-        path, {"values": spaces.singular_values, "vectors": spaces.vectors},
-        {"rank": spaces.rank, "tolerance": spaces.tolerance, "classes": spaces.classes},
-        optional=True)
-    return spaces
+    found = read_or_none(path, partial(loaded, HeadSpaces))
+    if found is None:
+        found = HeadSpaces.from_weight(weight)
+        try:
+            found.save(path)
+        except SingError as error:
+            say_once(f"{error} SING_CACHE names another; each process computes this anew.")
+    return found
 
 
 def spaces_with_null(clf: Classifier) -> HeadSpaces:

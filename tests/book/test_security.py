@@ -21,6 +21,7 @@ from PIL import Image
 import sing_nb
 from sing_nb.book.chapters import resolve
 from sing_nb.errors import SingError
+from sing_nb.method.nullspace import HeadSpaces
 from sing_nb.method.translator import RidgeFitter, Translator
 from sing_nb.models.joint import load_joint_space
 from sing_nb.models.published import import_translator
@@ -93,7 +94,7 @@ def test_code_in_a_file_or_folder_is_never_run(attack, tmp_path, read):
 
 
 @pytest.mark.parametrize("read", [
-    sing_nb.load, Translator.load, RidgeFitter.load], ids=["load", "Translator", "RidgeFitter"])
+    HeadSpaces.load, Translator.load, RidgeFitter.load], ids=["spaces", "Translator", "fitter"])
 def test_code_in_what_was_handed_on_is_never_run(attack, tmp_path, read):
     with pytest.raises(SingError):
         read(attack(tmp_path / "handed.safetensors"))

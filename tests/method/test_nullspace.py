@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -217,3 +219,19 @@ def test_probabilities_have_one_more_dimension_where_a_direction_shifts_all_logi
     basis = scipy.linalg.null_space(weight.numpy() - weight.numpy().mean(0), rcond=1e-5)
     f = features(weight.shape[1])
     np.testing.assert_allclose(wider.null(f), f.numpy() @ basis @ basis.T, atol=1e-5)
+
+
+def test_saved_spaces_come_back_exactly_and_other_files_are_refused(tmp_path):
+    f, path = features(15), tmp_path / "new" / "s.safetensors"
+    for one in (HeadSpaces.from_weight(head(12, 15, np.linspace(3, 1, 9))).truncated(5),
+                HeadSpaces.for_probabilities(head(12, 15, np.linspace(3, 1, 12)))):
+        found = HeadSpaces.load(dataclasses.replace(one, card={"model": "tiny"}).save(path))
+        assert (repr(found), found.card, found.tolerance) == (
+            repr(one), {"model": "tiny"}, one.tolerance)
+        assert torch.equal(found.null(f), one.null(f))
+    content = bytearray(path.read_bytes())
+    content[-9] ^= 1
+    for bad in (bytes(content), content[:-4], b"text"):
+        path.write_bytes(bad)
+        with pytest.raises(SingError, match="safetensors"):
+            HeadSpaces.load(path)

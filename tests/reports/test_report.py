@@ -133,8 +133,9 @@ def test_the_page_opens_from_disk_and_asks_for_nothing(made):
 
 def test_translator_and_spaces_can_be_loaded_and_used(made, home):
     f = torch.randn(5, 96, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    spaces = sing_nb.load(made.folder / "spaces.safetensors")
-    translator = sing_nb.load(made.folder / "translator.safetensors")
+    spaces = sing_nb.HeadSpaces.load(made.folder / "spaces.safetensors")
+    translator = sing_nb.Translator.load(made.folder / "translator.safetensors")
+    assert spaces.card["command"] == made.card["command"]
     sys.path.insert(0, str(home))
     try:
         import mine

@@ -8,7 +8,6 @@ import torch
 
 import sing_nb
 from sing_nb.method.nullspace import HeadSpaces
-from sing_nb.pictures.cache import kept
 from sing_nb.pictures.features import feature_key
 from sing_nb.study.heads import kept_spaces
 
@@ -41,7 +40,7 @@ def test_kept_spaces_are_the_same_to_the_bit_and_those_of_their_weight(shape, ca
         assert torch.equal(spaces.null(f), fresh.null(f))
         if turn == 1:
             flip(path)
-    assert kept(path)  # written anew
+    assert HeadSpaces.load(path)  # written anew
     other = kept_spaces(weight.flip(0) + 1)
     assert not torch.equal(other.singular_values, fresh.singular_values)
     assert len(list(cache.iterdir())) == 2
