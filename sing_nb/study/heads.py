@@ -28,7 +28,7 @@ LONGEST = 1e15  # of a feature; the inverse is the shortest
 def kept_spaces(weight: torch.Tensor) -> HeadSpaces:
     """`HeadSpaces.from_weight`, the same to the bit in every process."""
     key = content_key(weight.detach(), torch.__version__)
-    path = cache_dir() / "heads" / f"spaces-{key}.safetensors"
+    path = cache_dir() / "heads" / f"svd-{key}.safetensors"
     found = read_or_none(path, partial(loaded, HeadSpaces))
     if found is None:
         found = HeadSpaces.from_weight(weight)

@@ -75,7 +75,7 @@ def pushes(
         fitted = Translator(fitted.weight.double(), fitted.bias.double())
         x, z, logits = f[at], fitted(f[at].double()), clf.logits(f[at])
         for words, text in zip(prompts, texts, strict=True):
-            before = reader.read(z, subjects, text / text.norm())
+            before = reader.read(z, subjects, text)
             ways = [(TOWARDS, 0, null_direction(x, fitted, text, spaces))]
             ways += [(RANDOM, draw, one[at]) for draw, one in enumerate(random)]
             for (kind, draw, direction), target in ((w, a) for w in ways for a in angles):
@@ -97,7 +97,7 @@ def pushes(
                 parts.append(own[["picture", "label", "cluster"]].assign(
                     model=model, title=clf.title, prompt=words, kind=kind, draw=draw,
                     target=float(target), **{key: x.numpy() for key, x in columns.items()},
-                    **reader.read(after, subjects, text / text.norm()),
+                    **reader.read(after, subjects, text),
                     **{f"{key}_before": value for key, value in before.items()}))
                 places.append(after)
     return pd.concat(parts, ignore_index=True), torch.cat(places)
