@@ -14,7 +14,7 @@ from ..method.steer import null_direction, turning_step
 from ..method.translator import Translator
 from .study import Study, stored
 
-__all__ = ["RANDOM", "TOWARDS", "means", "pushed_everywhere", "pushes"]
+__all__ = ["RANDOM", "TOWARDS", "pushed_everywhere", "pushes"]
 
 TOWARDS, RANDOM = "towards the prompt", "random null direction"
 ROWS = 256  # embeddings that are compared with all words and photos at once
@@ -111,14 +111,3 @@ def pushed_everywhere(
     """:func:`pushes` for every compared classifier, kept with the study's other tables."""
     return pd.concat([pushes(study, model, pictures, prompts, angles, draws)[0]
                       for model in study.config.models], ignore_index=True)
-
-
-def means(study: Study, pushed: pd.DataFrame, column: str, by: Sequence[str]) -> pd.DataFrame:
-    """Mean of a column of pushes that arrive, by groups: value, low, high (over subjects)."""
-    found = []
-    for names, group in pushed.groupby(list(by), sort=False):
-        there = group[group["reachable"]].dropna(subset=column)
-        found.append(dict(zip(by, names, strict=True)) | (
-            study.interval(there[column].astype(float), there["cluster"]) if len(there)
-            else dict.fromkeys(("value", "low", "high"), np.nan)))
-    return pd.DataFrame(found)

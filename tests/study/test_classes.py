@@ -10,13 +10,6 @@ from sing_nb.method.metrics import angle
 from sing_nb.study import classes, tables
 
 
-def text_of(smoke, words):
-    return smoke.space.encode_text([prompt_of(word) for word in words]).double().numpy()
-
-
-# --- concepts -----------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def asked(smoke):
     return smoke.subjects["label"][1], ["horse", "snow", "kitchen", "desert", "fur"]
@@ -27,7 +20,8 @@ def angles_by_hand(smoke, plain, asked):
     label, concepts = asked
     rows = np.flatnonzero((plain.table["label"] == label) & smoke.is_scored)
     f = plain.f[rows]
-    null, text = plain.null(f), text_of(smoke, concepts)
+    null = plain.null(f)
+    text = smoke.space.encode_text([prompt_of(word) for word in concepts]).double().numpy()
 
     def angles(features):
         return degrees(plain.translate(features, rows)[:, None], text[None])
@@ -61,9 +55,6 @@ def test_a_string_graph_knows_its_control_and_its_strongest(smoke, asked, angles
     by_alias = classes.string_graph(smoke, "lite0", "Loxodonta africana", ["snow"])
     pd.testing.assert_frame_equal(
         by_alias, classes.string_graph(smoke, "lite0", "African elephant", ["snow"]))
-
-
-# --- concepts over all classes ------------------------------------------------------------------
 
 
 def test_the_excess_of_a_concept_is_over_subjects_and_more_subspaces(smoke):

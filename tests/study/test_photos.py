@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from conftest import degrees, prompt_of, random_part
+from scipy.special import softmax
 
 from sing_nb.study import photos, tables
 
@@ -15,15 +16,6 @@ def pictures(smoke):
     return list(dict.fromkeys([*some, *wrong.iloc[[0, -1]]]))
 
 
-def row_of(plain, picture):
-    return plain.table.index[plain.table["picture"] == picture][0]
-
-
-def softmax(logits):
-    powers = np.exp(logits - logits.max())
-    return powers / powers.sum()
-
-
 def test_cards_are_the_rows_of_the_study_and_mark_mistakes(smoke, plain, pictures):
     cards = photos.photo_cards(smoke, "lite0", pictures)
     assert cards["picture"].tolist() == pictures
@@ -32,7 +24,7 @@ def test_cards_are_the_rows_of_the_study_and_mark_mistakes(smoke, plain, picture
         own = images.loc[card["picture"]]
         for column in ("null_share", "image_score", "attribute_score_control", "translator_error"):
             assert card[column] == own[column]
-        logits = plain.logits(plain.f[row_of(plain, card["picture"])])
+        logits = plain.logits(plain.f[smoke.row(card["picture"])])
         assert card["probability"] == pytest.approx(softmax(logits).max(), abs=1e-3)
         wrong = logits.argmax() != own["class_index"]
         assert card["menu"] == card["name"] + f" (called {own['predicted']})" * int(wrong)
@@ -43,7 +35,7 @@ def test_cards_are_the_rows_of_the_study_and_mark_mistakes(smoke, plain, picture
 def test_word_changes_are_those_of_plain_numpy(smoke, plain, pictures, chosen_by):
     picture, k, near = pictures[-1], 4, 30
     found = photos.word_changes(smoke, "lite0", [picture], k, near, chosen_by)
-    number = row_of(plain, picture)
+    number = smoke.row(picture)
     f = plain.f[number]
     null = plain.null(f)
     parts = [null] + [
