@@ -1,5 +1,3 @@
-"""Probabilities of groups against scikit-learn, on subjects that no head saw."""
-
 from __future__ import annotations
 
 import numpy as np

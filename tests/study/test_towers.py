@@ -7,8 +7,6 @@ from conftest import ends
 from sing_nb.study import tables
 from sing_nb.study.joint_spaces import pair_table, space_table
 
-ALL = ["lite0", "lite1", "lite2"]
-
 
 @pytest.fixture(scope="module")
 def pairs(fresh, smoke):
@@ -24,9 +22,9 @@ def test_scores_are_of_the_space_and_the_classifier_that_they_stand_for(fresh, s
     spaces = space_table(fresh(config=smoke.config))
     ratios = spaces[(spaces["quantity"] == "ratio") & (spaces["kind"] == "null space removed")]
     ratios = ratios.set_index(["joint", "model"])["value"]
-    for tower in ALL:
+    for tower in smoke.config.spaces:
         space = smoke.in_space(tower)
-        for model in ALL:
+        for model in smoke.config.everyone:
             assert ratios[tower, model] == pytest.approx(ratio(space, model))
     assert ratios.nunique() == 9
 
