@@ -9,7 +9,6 @@ import contextlib
 import functools
 import json
 import os
-import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -140,7 +139,7 @@ OWN = (
                  help="Names of the logits, one per line, in their order."),
     click.option("--profile", default="report", show_default=True, metavar="NAME",
                  help="A file in data/profiles: joint space, views, draws."),
-    SETTINGS, THREADS, JSON)
+    SETTINGS, THREADS)
 
 
 def _command(*options: Callable) -> Callable[[Callable], click.Command]:
@@ -196,8 +195,8 @@ def _resolve(profile: str, settings: Sequence[str], chapters: bool = True) -> tu
                  help="Where the report goes, in the place of an older one."),
     click.option("--ask", multiple=True, metavar="WORDS", help="Also answer this, as sing ask."),
     click.option("--beside", metavar="NAME", help="A second classifier to compare with."))
-def _report(model: str, images: Path | None, out: Path, as_json: bool,
-            profile: str, settings: Sequence[str], **asked: object) -> None:
+def _report(model: str, images: Path | None, out: Path, profile: str, settings: Sequence[str],
+            **asked: object) -> None:
     """Write a report: what this classifier ignores, how sure that is, what to look at.
 
     DIR gets one page that opens from disk (index.html), the tables (CSV), the figures
@@ -209,22 +208,15 @@ def _report(model: str, images: Path | None, out: Path, as_json: bool,
     """
     from .reports.report import report
 
-    words = [word for word in sys.argv[1:] if word not in ("--quiet", "--json", "--debug")]
     with contextlib.redirect_stdout(sys.stderr):  # what a module of one's own prints is no result
         found = report(
             model, images, out, profile=profile, settings=_resolve(profile, settings, False)[1],
-            command=shlex.join(["sing", *words]), progress="SING_QUIET" not in os.environ, **asked)
-    tables = {name: str(found.folder / "tables" / f"{name}.csv") for name in found.tables}
-    skipped = len(found.tables["skipped"])
-    if as_json:
-        _print_json({"page": found.page, "folder": found.folder, "tables": tables,
-                     "summary": found.summary, "skipped": skipped, "card": found.card})
-    else:
-        _print_markdown(found.summary)
-        print(f"\n{skipped:,} pictures were skipped.\nThe page: {found.page} (opens from disk)")
+            progress="SING_QUIET" not in os.environ, **asked)
+    _print_markdown(found.summary)
+    print(f"\nThe page: {found.page} (opens from disk)")
 
 
-@_command(*OWN, click.argument("words", nargs=-1, required=True))
+@_command(*OWN, JSON, click.argument("words", nargs=-1, required=True))
 def _ask(model: str, images: Path | None, class_names: Path | None, profile: str,
          settings: Sequence[str], as_json: bool, words: Sequence[str]) -> None:
     """Does the head ignore a concept, keep it, or can it not be told?
@@ -237,7 +229,7 @@ def _ask(model: str, images: Path | None, class_names: Path | None, profile: str
       sing ask --model lite0 snow "a hand" text
       sing ask --model mine.py:build --images photos "a person wearing a hat" --json
     """
-    from .reports.asking import ask, summary
+    from .reports.asking import RULE, ask
     from .reports.own import own_study
 
     with contextlib.redirect_stdout(sys.stderr):
@@ -248,14 +240,15 @@ def _ask(model: str, images: Path | None, class_names: Path | None, profile: str
         answers = ask(study, name, words)
     if as_json:
         rows = answers.drop(columns="model").to_json(orient="records", double_precision=15)
-        _print_json({"model": model, "answers": json.loads(rows)})  # what is no number is null
+        # What is no number is null.
+        print(json.dumps({"model": model, "answers": json.loads(rows)}, indent=1))
     else:
         _print_answers(answers)
-        _print_markdown(summary(answers))
+        print(f"\n{RULE}")
 
 
-@_command(*RUN, JSON)
-def _check(profile: str, settings: Sequence[str], as_json: bool) -> int:
+@_command(*RUN)
+def _check(profile: str, settings: Sequence[str]) -> int:
     """Say what a profile needs, whether it is here and what to do; 1 if something is missing.
 
     \b
@@ -266,33 +259,29 @@ def _check(profile: str, settings: Sequence[str], as_json: bool) -> int:
     from .book.check import needs, summary
 
     found = needs(config)
-    if as_json:
-        _print_json({"profile": config.name, "expected": config.expected,
-                     "needs": [one._asdict() for one in found]})
-    else:
-        print(summary(config, found))
+    print(summary(config, found))
     if all(one.there for one in found):
         return 0
     print("sing check: something is missing; the profile offline needs no hub.", file=sys.stderr)
     return 1
 
 
-def _print_json(content: object) -> None:
-    print(json.dumps(content, indent=1, default=str))
-
-
 def _print_answers(answers: pd.DataFrame) -> None:
-    """A line for each thing that was asked."""
+    """A line for each thing that was asked, and below why."""
     from tabulate import tabulate
 
     def percent(share: float) -> str:
         return f"{100 * share:.0f} %" if share == share else "?"
 
+    one = answers.iloc[0]
+    print(f"{printable(one.title)} ({one.pictures:,} pictures of {one.subjects:,} subjects)\n")
     print(tabulate([
         (printable(one.prompt), one.verdict, percent(one.hidden),
          f"{percent(one.hidden_low)} to {percent(one.hidden_high)}", percent(one.hidden_control))
         for one in answers.itertuples()
     ], ["asked", "the head", "hidden", "95 % interval", "by a random part"]), end="\n\n")
+    for one in answers.itertuples():
+        print(f"{printable(one.prompt)}: {printable(one.why)}")
 
 
 def _print_markdown(text: str) -> None:

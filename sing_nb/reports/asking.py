@@ -6,7 +6,6 @@ it a head has lost is measured by :mod:`sing_nb.reports.readout`.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,12 +19,16 @@ from ..models.prompts import complete_prompt
 from ..study.study import Study, stored
 from . import readout
 from .readout import LEAST_SUBJECTS, THRESHOLD, THRESHOLD_HIGH, VERDICTS, decided, measured
-from .words import listed, percent, plain, short
+from .words import percent, short
 
-__all__ = ["VERDICTS", "ask", "asked_pictures", "factors", "prompts_of", "summary"]
+__all__ = ["RULE", "VERDICTS", "ask", "asked_pictures", "factors", "prompts_of"]
 
 LONGEST = 500  # characters; joint spaces read some 70 words and pass over the rest
 FAR = 0.05  # a prompt is far if so many words of the vocabulary are nearer to every picture
+RULE = (
+    f"A head ignores what surely loses more than {percent(THRESHOLD)}, and perhaps "
+    f"{percent(THRESHOLD_HIGH)} or more; it keeps what surely loses less than "
+    f"{percent(THRESHOLD_HIGH)}, and perhaps less than {percent(THRESHOLD)} (95 % intervals).")
 
 
 def ask(study: Study, model: str, prompts: Sequence[str]) -> pd.DataFrame:
@@ -53,10 +56,6 @@ def prompts_of(prompts: Sequence[str]) -> dict[str, str]:
         raise SingError("Nothing is asked; give a few words, such as “snow” or “a hand”.")
     found: dict[str, str] = {}
     for words in prompts:
-        if not isinstance(words, str):
-            raise SingError(f"A question is a text, such as “snow”; got {words!r}.")
-        if re.search(r"[\ud800-\udfff]", words):
-            raise SingError(f"{words!r} holds halves of characters that are no text; type it anew.")
         words = " ".join("".join(c if c.isprintable() else " " for c in words).split())
         if len(words) > LONGEST:
             raise SingError(f"A question has at most {LONGEST} characters; “{short(words)}” has "
@@ -157,28 +156,3 @@ def _why(row: dict, verdict: str, words: str) -> str:
                  f"{percent(row['far'])} of the vocabulary is nearer, so that this is about a "
                  f"shade of meaning, not about the thing.")
     return text
-
-
-def summary(table: pd.DataFrame) -> str:
-    """The three answers of :func:`ask` as sentences for people, in Markdown."""
-    lines = []
-    for title, own in table.groupby("title", sort=False):
-        lines.append(f"**{title}** ({own['pictures'].iloc[0]:,} pictures of "
-                     f"{own['subjects'].iloc[0]:,} subjects)\n")
-        for verdict, lead in zip(VERDICTS, ("ignores", "keeps", "cannot be told")):
-            some = own[own["verdict"] == verdict].sort_values(
-                "hidden", ascending=verdict != VERDICTS[0], kind="stable")
-            shares = ("" if verdict == VERDICTS[2] else f" ({percent(max(share, 0))})"
-                      for share in some["hidden"])
-            words = [f"“{short(words)}”{share}" for words, share in zip(some["prompt"], shares)]
-            lines.append(f"- **{lead}**: {listed(words) or 'nothing of what was asked'}")
-        unsure = own[own["verdict"] == VERDICTS[2]]
-        lines += [f"  - “{plain(short(row.prompt))}”: {plain(row.why)}"
-                  for row in unsure.itertuples()]
-        lines.append("")
-    lines.append(
-        f"In brackets: how much of what the features tell of it does not reach the logits. A head "
-        f"ignores what surely loses more than {percent(THRESHOLD)}, and perhaps "
-        f"{percent(THRESHOLD_HIGH)} or more; it keeps what surely loses less than "
-        f"{percent(THRESHOLD_HIGH)}, and perhaps less than {percent(THRESHOLD)} (95 % intervals).")
-    return "\n".join(lines)

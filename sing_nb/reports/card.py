@@ -21,8 +21,8 @@ PACKAGES = (
 LISTED = 100  # skipped pictures that a card names
 
 
-def study_card(study: Study, model: str, *, command: str = "") -> dict:
-    """What a classifier's results depend on, how good its translator is, and the `command`."""
+def study_card(study: Study, model: str) -> dict:
+    """What a classifier's results depend on, and how good its translator is."""
     config, clf, spaces = study.config, study.classifier(model), study.spaces(model)
     lambdas = [_finite(fitted.card.get("lambda")) for fitted in study.translators(model)]
     rows = tables.model(study, model)
@@ -57,7 +57,7 @@ def study_card(study: Study, model: str, *, command: str = "") -> dict:
         "settings": {key: settings[key] for key in settings if key not in ("expected", "about")},
         "versions": {"python": platform.python_version()} | {
             name: _version(name) for name in PACKAGES},
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"), "command": command}
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds")}
 
 
 def _finite(value: float | None) -> float | None:

@@ -6,7 +6,6 @@ scikit-learn fits it on features that a study has already; whole subjects are he
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,23 +21,12 @@ from ..pictures.features import FeatureSet
 from ..pictures.fetch import slug
 from ..study.study import Study
 
-__all__ = ["FittedHead", "coarse_groups", "fit_head", "grouped_classifier"]
+__all__ = ["coarse_groups", "fit_head", "grouped_classifier"]
 
 LEAST_SUBJECTS = (8, 4, 2)  # of a group: the first for which there are two groups or more
 MOST_GROUPS = 12
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)  # scikit-learn's C, of standardised features
 FOLDS, INNER = 5, 2
-
-
-class FittedHead(NamedTuple):
-    """A linear head, and how often it names a held-out subject's picture right."""
-
-    weight: torch.Tensor  # (groups, m), float32: logits = f W^T + b of the network's own features
-    bias: torch.Tensor  # (groups,), float32
-    class_names: list[str]
-    # ``value``, ``low``, ``high`` (share named right; 95 %, over subjects), ``chance`` (the share
-    # of the largest group), ``strength`` (scikit-learn's C), ``pictures`` and ``subjects``.
-    accuracy: dict[str, float]
 
 
 def coarse_groups(study: Study) -> pd.Series:
@@ -51,12 +39,12 @@ def coarse_groups(study: Study) -> pd.Series:
                 pd.Series(scored, table.index), "").fillna("")
             fine = folders[1].isin(_large(folders[1], table["subject"], least))
             groups = folders[1].where(fine, folders[0])
-        kept = _large(groups, table["subject"], least)[:MOST_GROUPS]
-        if len(kept) > 1:
-            return groups.where(groups.isin(kept), "").rename("group")
+        large = _large(groups, table["subject"], least)[:MOST_GROUPS]
+        if len(large) > 1:
+            return groups.where(groups.isin(large), "").rename("group")
     raise SingError(
         f"A head on groups needs at least two groups with two subjects each; "
-        f"{study.config.pictures} has {len(kept)}. Give more pictures, or classes of their own.")
+        f"{study.config.pictures} has {len(large)}. Give more pictures, or classes of their own.")
 
 
 def _large(groups: pd.Series, subjects: pd.Series, least: int) -> list[str]:
@@ -66,41 +54,46 @@ def _large(groups: pd.Series, subjects: pd.Series, least: int) -> list[str]:
     return count.index[count >= least].tolist()
 
 
-def fit_head(study: Study, model: str) -> FittedHead:
-    """A linear head that tells :func:`coarse_groups` apart, on the stored features of a network."""
-    table = study.pictures.assign(group=coarse_groups(study))
-    rows = np.flatnonzero(table["group"] != "")
-    x = study.features(model)[rows].double().numpy()
-    y, subjects = table["group"].to_numpy()[rows], table["subject"].to_numpy()[rows]
-    fewest = int(pd.Series(subjects).groupby(y).nunique().min())
-    seed, right = study.config.seed, np.zeros(len(y))
-    folds = StratifiedGroupKFold(min(FOLDS, fewest), shuffle=True, random_state=seed)
-    for learned, held_out in folds.split(x, y, subjects):
+def fit_head(study: Study, model: str) -> tuple[np.ndarray, np.ndarray, list[str], dict]:
+    """Weight, bias and names of a head for :func:`coarse_groups`; how often it is right."""
+    groups = coarse_groups(study).to_numpy()
+    rows = np.flatnonzero(groups != "")
+    x, y = study.features(model)[rows].double().numpy(), groups[rows]
+    subjects, seed = study.pictures["subject"].to_numpy()[rows], study.config.seed
+    right = np.zeros(len(y))
+    for learned, held_out in _folds(FOLDS, y, subjects, seed):
         strength = _strength(x[learned], y[learned], subjects[learned], seed)
-        weight, bias, names = _fit(x[learned], y[learned], strength)
-        right[held_out] = names[(x[held_out] @ weight.T + bias).argmax(1)] == y[held_out]
+        right[held_out] = _right(x, y, learned, held_out, strength)
     strength = _strength(x, y, subjects, seed)
-    weight, bias, names = _fit(x, y, strength)
     accuracy = study.interval(right, subjects) | {
         "chance": float(pd.Series(y).value_counts(normalize=True).iloc[0]), "strength": strength,
         "pictures": len(y), "subjects": len(set(subjects))}
-    return FittedHead(
-        torch.tensor(weight, dtype=torch.float32), torch.tensor(bias, dtype=torch.float32),
-        [str(name) for name in names], accuracy)
+    weight, bias, names = _fit(x, y, strength)
+    return weight, bias, names.tolist(), accuracy
+
+
+def _folds(most: int, y: np.ndarray, subjects: np.ndarray, seed: int) -> list[tuple]:
+    """Rows to learn from and rows held out: whole subjects; none where one stands alone."""
+    count = min(most, pd.Series(subjects).groupby(y).nunique().min())
+    if count < 2:
+        return []
+    folds = StratifiedGroupKFold(int(count), shuffle=True, random_state=seed)
+    return list(folds.split(y, y, subjects))
 
 
 def _strength(x: np.ndarray, y: np.ndarray, subjects: np.ndarray, seed: int) -> float:
     """The C that names most pictures of held-out subjects right; of equals the smallest."""
-    fewest = int(pd.Series(subjects).groupby(y).nunique().min())
-    if fewest < 2:  # a subject alone cannot be held out: shrink as strongly as we ever do
-        return STRENGTHS[0]
-    folds = StratifiedGroupKFold(min(INNER, fewest), shuffle=True, random_state=seed)
-    right = np.zeros(len(STRENGTHS))
-    for learned, held_out in folds.split(x, y, subjects):
-        for at, strength in enumerate(STRENGTHS):
-            weight, bias, names = _fit(x[learned], y[learned], strength)
-            right[at] += (names[(x[held_out] @ weight.T + bias).argmax(1)] == y[held_out]).sum()
-    return STRENGTHS[int(right.argmax())]
+    folds = _folds(INNER, y, subjects, seed)
+    right = [sum(_right(x, y, *fold, strength).sum() for fold in folds) for strength in STRENGTHS]
+    return STRENGTHS[int(np.argmax(right))]
+
+
+def _right(
+    x: np.ndarray, y: np.ndarray, learned: np.ndarray, held_out: np.ndarray, strength: float
+) -> np.ndarray:
+    """Which held-out pictures a head that was fitted on others names right."""
+    weight, bias, names = _fit(x[learned], y[learned], strength)
+    return names[(x[held_out] @ weight.T + bias).argmax(1)] == y[held_out]
 
 
 def _fit(
@@ -119,26 +112,17 @@ def _fit(
 
 def grouped_classifier(study: Study, model: str) -> Classifier:
     """The network of a classifier with a head on :func:`coarse_groups`, taken into the study."""
-    head = _kept_head(study, model)
-    base, name = study.classifier(model), f"{model}-groups"
-    clf = with_head(base, head.weight, head.bias, name=name, class_names=head.class_names)
-    clf.title = f"{len(head.class_names)}-group head"
-    clf.accuracy = head.accuracy
-    features = study.features(model)
+    c, features = study.config, study.features(model)
+    key = content_key(study.feature_key(model), *coarse_groups(study), Path(__file__), c.seed,
+                      c.bootstrap_draws)[:12]
+    path = study.folder / "heads" / f"{slug(model)}-groups-{key}.safetensors"
+    if kept(path) is None:
+        weight, bias, *about = fit_head(study, model)
+        keep(path, {"weight": torch.tensor(weight).float(), "bias": torch.tensor(bias).float()},
+             about)
+    head, (names, accuracy) = kept(path)
+    clf = with_head(study.classifier(model), head["weight"], head["bias"], class_names=names,
+                    name=f"{model}-groups")
+    clf.title, clf.accuracy = f"{len(names)}-group head", accuracy
     study.add(clf, features=FeatureSet(features, clf.logits(features)))
     return clf
-
-
-def _kept_head(study: Study, model: str) -> FittedHead:
-    groups = coarse_groups(study)
-    c = study.config
-    key = content_key(
-        study.feature_key(model), *groups, Path(__file__), c.seed, c.bootstrap_draws)[:12]
-    path = study.folder / "heads" / f"{slug(model)}-groups-{key}.safetensors"
-    found = kept(path)
-    if found is None:
-        head = fit_head(study, model)
-        keep(path, {"weight": head.weight, "bias": head.bias}, head[2:])
-        found = kept(path)
-    parts, (class_names, accuracy) = found
-    return FittedHead(parts["weight"], parts["bias"], class_names, accuracy)

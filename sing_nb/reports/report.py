@@ -65,8 +65,7 @@ def report(
     out: str | Path = "report", *, ask: Sequence[str] = (),
     class_names: Sequence[str] | str | Path | None = None, transform: object = None,
     beside: str | nn.Module | Classifier | None = None, profile: str = "report",
-    settings: Mapping[str, object] | None = None, command: str | None = None,
-    progress: bool = True,
+    settings: Mapping[str, object] | None = None, progress: bool = True,
 ) -> Report:
     """Write a report: what a classifier ignores, how sure that is, and what to look at.
 
@@ -95,8 +94,6 @@ def report(
         A file in ``data/profiles``, and keys of it with other values.
     progress : bool
         Whether to show bars.
-    command : str, optional
-        What was typed, for page and card; by default a shell command that does the same.
 
     Returns
     -------
@@ -138,11 +135,9 @@ def report(
         _ = study.truth(name)  # notes on labels that match no class, also where tables are kept
         found = report_tables(study, name, ask=ask, beside=other)
         summary = first_screen(study, name, found)
-        if command is None:
-            command = _command(model, images, target, ask, class_names, transform, beside, profile,
-                               settings or {})
-        card = study_card(study, name, command=command)
-        card |= {
+        card = study_card(study, name) | {
+            "command": _command(model, images, target, ask, class_names, transform, beside,
+                                profile, settings or {}),
             "kind": KIND, "model": given_name(name), "folder": str(Path.cwd()), "asked": ask,
             "beside": given_name(other) if other else None,
             "notes": list(study.classifier(name).notes)}

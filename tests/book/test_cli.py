@@ -115,6 +115,7 @@ def test_an_answer_of_a_real_study_on_both_streams(smoke, capsys):
     for column in ("hidden", "hidden_low", "hidden_high", "hidden_control", "full"):
         np.testing.assert_allclose(answers[column].astype(float), expected[column], rtol=1e-9)
     assert cli.main(words) == 0
-    table, told = capsys.readouterr().out.split("\n\n", 1)
+    title, table, told = capsys.readouterr().out.split("\n\n", 2)
     assert [line.split("  ")[0] for line in table.splitlines()[2:]] == ["snow", "a hand"]
-    assert "EfficientNet-Lite0" in told
+    assert re.fullmatch(r"EfficientNet-Lite0 \(\d+ pictures of 8 subjects\)", title)
+    assert told.startswith("snow: 8 subjects are too few")

@@ -168,8 +168,8 @@ def test_known_factors_are_judged_by_the_rule_of_questions(smoke):
 
 
 @pytest.mark.parametrize(("prompts", "message"), [
-    ([], "Nothing is asked"), (["snow", " ... "], "needs a word"), ([3], "got 3"),
-    (["snow " * 200], "at most 500 characters"), (["\ud800snow"], "no text")])
+    ([], "Nothing is asked"), (["snow", " ... "], "needs a word"),
+    (["snow " * 200], "at most 500 characters")])
 def test_what_is_no_question_is_refused(smoke, prompts, message):
     with pytest.raises(SingError, match=message):
         ask(smoke, "lite0", prompts)

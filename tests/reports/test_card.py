@@ -12,7 +12,7 @@ from sing_nb.reports.card import study_card
 
 
 def test_the_card_of_a_study_says_what_its_results_depend_on(smoke, plain):
-    found = study_card(smoke, "lite0", command="sing report --model lite0")
+    found = study_card(smoke, "lite0")
     json.dumps(found, allow_nan=False)  # a strict reader, such as a browser's
     c, m = plain.weight.shape
     clf = found["classifier"]
@@ -33,7 +33,7 @@ def test_the_card_of_a_study_says_what_its_results_depend_on(smoke, plain):
     assert error["constant_low"] <= error["constant_value"] <= error["constant_high"]
     assert found["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert found["settings"]["views"] == smoke.config.views
-    again = study_card(smoke, "lite0", command="sing report --model lite0")
+    again = study_card(smoke, "lite0")
     assert {**again, "date": 0} == {**found, "date": 0}
 
 
