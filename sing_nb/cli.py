@@ -13,14 +13,10 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from .errors import SingError, printable
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 ROOT = Path(__file__).resolve().parent.parent
 BOOK = ROOT / "book"
@@ -113,8 +109,6 @@ MANNERS = (
                  help="No progress: only results, errors and what was skipped."),
     click.option("--debug", is_flag=True, expose_value=False,
                  help="Show the traceback of what fails."))
-JSON = click.option("--json", "as_json", is_flag=True,
-                    help="For programs: JSON on stdout, everything else on stderr.")
 SETTINGS = click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
                         help="Another value for a key of the profile or a chapter's parameter.")
 THREADS = click.option("--threads", type=click.IntRange(min=1), metavar="N", expose_value=False,
@@ -206,17 +200,24 @@ def _report(model: str, images: Path | None, out: Path, profile: str, settings: 
       sing report --model mine.py:build --images photos --out report
       sing report --model lite0 --beside lite1 --ask snow --set views=6
     """
+    from rich.console import Console
+    from rich.markdown import Markdown
+
     from .reports.report import report
 
     with contextlib.redirect_stdout(sys.stderr):  # what a module of one's own prints is no result
         found = report(
             model, images, out, profile=profile, settings=_resolve(profile, settings, False)[1],
             progress="SING_QUIET" not in os.environ, **asked)
-    _print_markdown(found.summary)
+    # On a terminal with bold type and colours.
+    console = Console(width=min(100, Console().width) if sys.stdout.isatty() else 100)
+    console.print(Markdown("\n".join(map(printable, found.summary.split("\n")))))
     print(f"\nThe page: {found.page} (opens from disk)")
 
 
-@_command(*OWN, JSON, click.argument("words", nargs=-1, required=True))
+@_command(
+    *OWN, click.option("--json", "as_json", is_flag=True, help="JSON on stdout, for programs."),
+    click.argument("words", nargs=-1, required=True))
 def _ask(model: str, images: Path | None, class_names: Path | None, profile: str,
          settings: Sequence[str], as_json: bool, words: Sequence[str]) -> None:
     """Does the head ignore a concept, keep it, or can it not be told?
@@ -229,6 +230,8 @@ def _ask(model: str, images: Path | None, class_names: Path | None, profile: str
       sing ask --model lite0 snow "a hand" text
       sing ask --model mine.py:build --images photos "a person wearing a hat" --json
     """
+    from tabulate import tabulate
+
     from .reports.asking import RULE, ask
     from .reports.own import own_study
 
@@ -242,9 +245,17 @@ def _ask(model: str, images: Path | None, class_names: Path | None, profile: str
         rows = answers.drop(columns="model").to_json(orient="records", double_precision=15)
         # What is no number is null.
         print(json.dumps({"model": model, "answers": json.loads(rows)}, indent=1))
-    else:
-        _print_answers(answers)
-        print(f"\n{RULE}")
+        return
+    rows = [*answers.itertuples()]
+    print(f"{printable(rows[0].title)} ({rows[0].pictures:,} pictures of {rows[0].subjects:,} "
+          f"subjects)\n")
+    print(tabulate([
+        (printable(one.prompt), one.verdict, f"{one.hidden:.0%}",
+         f"{one.hidden_low:.0%} to {one.hidden_high:.0%}", f"{one.hidden_control:.0%}")
+        for one in rows
+    ], ["asked", "the head", "hidden", "95 % interval", "by a random part"]).replace(
+        "nan%", "   ?"), end="\n\n")
+    print(*(f"{printable(one.prompt)}: {printable(one.why)}" for one in rows), RULE, sep="\n")
 
 
 @_command(*RUN)
@@ -264,33 +275,6 @@ def _check(profile: str, settings: Sequence[str]) -> int:
         return 0
     print("sing check: something is missing; the profile offline needs no hub.", file=sys.stderr)
     return 1
-
-
-def _print_answers(answers: pd.DataFrame) -> None:
-    """A line for each thing that was asked, and below why."""
-    from tabulate import tabulate
-
-    def percent(share: float) -> str:
-        return f"{100 * share:.0f} %" if share == share else "?"
-
-    one = answers.iloc[0]
-    print(f"{printable(one.title)} ({one.pictures:,} pictures of {one.subjects:,} subjects)\n")
-    print(tabulate([
-        (printable(one.prompt), one.verdict, percent(one.hidden),
-         f"{percent(one.hidden_low)} to {percent(one.hidden_high)}", percent(one.hidden_control))
-        for one in answers.itertuples()
-    ], ["asked", "the head", "hidden", "95 % interval", "by a random part"]), end="\n\n")
-    for one in answers.itertuples():
-        print(f"{printable(one.prompt)}: {printable(one.why)}")
-
-
-def _print_markdown(text: str) -> None:
-    """As lines of at most 100 columns: with bold type and colours on a terminal, or else plain."""
-    from rich.console import Console
-    from rich.markdown import Markdown
-
-    console = Console(width=min(100, Console().width) if sys.stdout.isatty() else 100)
-    console.print(Markdown("\n".join(map(printable, text.split("\n")))))
 
 
 # --- stages of a run ----------------------------------------------------------------------------

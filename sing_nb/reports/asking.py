@@ -44,9 +44,9 @@ def ask(study: Study, model: str, prompts: Sequence[str]) -> pd.DataFrame:
     numbers = ["hidden", "hidden_low", "hidden_high", "hidden_control", "hidden_control_high",
                "full", "full_low", "full_high"]
     return pd.DataFrame(
-        {"prompt": list(asked), "verdict": verdict, **found[numbers], "threshold": THRESHOLD,
-         "threshold_high": THRESHOLD_HIGH, **found[["pictures", "subjects"]], "why": why,
-         "model": model, "title": study.title(model)})
+        {"prompt": list(asked), "verdict": verdict, **found[numbers],
+         **found[["pictures", "subjects"]], "why": why, "model": model,
+         "title": study.title(model)})
 
 
 def prompts_of(prompts: Sequence[str]) -> dict[str, str]:
@@ -100,9 +100,7 @@ def _far(study: Study, z: np.ndarray, values: np.ndarray) -> np.ndarray:
 def factors(study: Study, model: str) -> pd.DataFrame:
     """Which known factors of the pictures a head ignores, by the rule of :func:`ask`."""
     found = _factors(study, model)
-    return found.assign(
-        verdict=decided(found), threshold=THRESHOLD, threshold_high=THRESHOLD_HIGH, model=model,
-        title=study.title(model))
+    return found.assign(verdict=decided(found), model=model, title=study.title(model))
 
 
 @stored(keys=["plant_pictures"])

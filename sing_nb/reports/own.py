@@ -78,21 +78,14 @@ def picture_folder(images: str | Path) -> Path:
 
 
 def _class_names(given: Sequence[str] | str | Path) -> list[str]:
-    names, where = [str(name) for name in given], "class_names"
+    """Names in the logits' order; how many there must be is seen with the classifier."""
     if isinstance(given, str | Path):
-        where = Path(given).expanduser()
         try:
-            names = where.read_text(encoding="utf-8-sig").splitlines()
+            given = Path(given).expanduser().read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise SingError(f"{where} cannot be read as a text file in UTF-8 with one class name "
+            raise SingError(f"{given} cannot be read as a text file in UTF-8 with one class name "
                             f"per line ({error}).") from error
-        while names and not names[-1].strip():
-            names.pop()
-    empty = [number for number, name in enumerate(names, start=1) if not name.strip()]
-    if empty or not names:
-        which = f"line {empty[0]} is empty" if empty else "it names nothing"
-        raise SingError(f"{where}: give one name for each logit, in their order; {which}.")
-    return [name.strip() for name in names]
+    return [str(name).strip() for name in given if str(name).strip()]
 
 
 def _named(
@@ -101,7 +94,7 @@ def _named(
     """A classifier's name in every process, and the classifier unless that name is enough."""
     if isinstance(model, str):
         name = resolve_name(model)
-        if name_parts(name)[0] != "factory" and not (names or transform):
+        if name_parts(name)[0] != "factory" and names is None and not transform:
             return name, None  # the same weights wherever it is loaded
         own = load_classifier(name)
     elif isinstance(model, nn.Module | Classifier):

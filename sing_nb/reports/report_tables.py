@@ -64,7 +64,7 @@ def _who(study: Study, model: str, table: pd.DataFrame) -> pd.DataFrame:
 def _head(study: Study, model: str) -> dict[str, object]:
     clf, spaces = study.classifier(model), study.spaces(model)
     table = study_tables.scored(study, model)
-    values, subjects = spaces.singular_values, table["subject"]
+    subjects = table["subject"]
     classes = max(2, len(clf.head.weight))  # one logit tells two classes apart by its sign
     share = study.interval(table["null_share"].to_numpy(), subjects)
     known = table[table["correct"].notna()]
@@ -76,9 +76,6 @@ def _head(study: Study, model: str) -> dict[str, object]:
     return {
         "model": model, "title": study.title(model), "classes": classes,
         "features": spaces.features, "rank": spaces.rank, "null_dim": spaces.null_dim,
-        "bias": clf.head.bias is not None,
-        "dtype": str(clf.head.weight.dtype).removeprefix("torch."),
-        "largest": float(values[0]), "smallest": float(values[spaces.rank - 1]),
         "null_share": share["value"], "null_share_low": share["low"],
         "null_share_high": share["high"], "null_share_control": spaces.null_dim / spaces.features,
         "logit_change": float(table["logit_change"].max()),

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from browser import inspect_page, new_page, open_browser
 from bs4 import BeautifulSoup
 from PIL import Image, ImageDraw
 from torch import nn
@@ -114,23 +113,6 @@ def test_the_page_says_how_it_was_made(made, soup, home):
     assert "It came without a transform" in text
 
 
-def test_the_page_opens_from_disk_and_asks_for_nothing(made):
-    size, theme = (360, 780), "dark"  # the other ones: test_report_page
-    asked = []
-    with open_browser() as browser, new_page(browser, size, theme) as tab:
-        tab.on("request", lambda request: asked.append(request.url))
-        found = inspect_page(tab, made.page.as_uri(), theme)
-        assert [url for url in asked if not url.startswith("data:")] == [made.page.as_uri()]
-        # The library lies in the page, so that none is loaded.
-        assert [problem for problem in found.problems() if "loads Vega 0" not in problem] == []
-        assert len(found.charts) == 2
-        for number in range(len(found.charts)):
-            box = tab.locator(".sing-chart svg").nth(number).bounding_box()
-            assert box["width"] > 250
-            assert box["height"] > 60
-    assert made.page.stat().st_size < 6e6
-
-
 def test_translator_and_spaces_can_be_loaded_and_used(made, home):
     f = torch.randn(5, 96, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     spaces = sing_nb.HeadSpaces.load(made.folder / "spaces.safetensors")
@@ -224,7 +206,6 @@ def test_a_folder_of_something_else_is_left_as_it_is(here):
 @pytest.mark.parametrize(("options", "message"), [
     ({"images": "nowhere"}, "nowhere is not there; images is a folder with one folder"),
     ({"class_names": "none.txt"}, "none.txt cannot be read as a text file"),
-    ({"class_names": "gap.txt"}, "gap.txt: give one name for each logit.*line 2 is empty"),
     ({"model": "lite2", "beside": "lite2", "transform": None}, "beside is the same one"),
     ({"class_names": "names.txt"}, "3 class names for 4 logits"),
     ({"settings": {"models": ["lite0"]}}, "is its model .--model., not the setting models"),
@@ -235,7 +216,6 @@ def test_a_folder_of_something_else_is_left_as_it_is(here):
 def test_bad_arguments_are_told_before_anything_is_computed(here, options, message):
     draw(here / "photos", 2)
     (here / "names.txt").write_text("a\nb\nc\n")
-    (here / "gap.txt").write_text("a\n\nc\n")
     given = {"model": tiny(), "images": "photos", "transform": lambda picture: picture} | options
     with pytest.raises(SingError, match=message):
         sing_nb.report(**given, progress=False)
