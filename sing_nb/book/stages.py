@@ -84,7 +84,7 @@ def plants(study: Study) -> None:
 
     score_table(study)
     power_table(study)
-    trials.trials(study, study.config.models[-1], study.concepts, 1)
+    trials.trials(study, study.config.models[-1], study.concepts)
     for name in study.config.models:
         asking.factors(study, name)
 

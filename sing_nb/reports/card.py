@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 PACKAGES = (
     "sing-nb", "torch", "torchvision", "timm", "open_clip_torch", "transformers", "numpy", "scipy",
     "scikit-learn", "pandas", "pyarrow", "safetensors", "pillow")
-LISTED = 100  # skipped pictures that a card names
 
 
 def study_card(study: Study, model: str) -> dict:
@@ -31,7 +30,6 @@ def study_card(study: Study, model: str) -> dict:
     for kind, prefix in (("held out", ""), ("constant", "constant_")):
         error |= {prefix + key: _finite(angles.loc[kind, key]) for key in ("value", "low", "high")}
     table = study.pictures
-    skipped = table.attrs.get("skipped", [])
     settings = config.model_dump()
     return {
         "model": model,
@@ -47,8 +45,7 @@ def study_card(study: Study, model: str) -> dict:
             "pictures": int(study.is_scored.sum()), "subjects": len(study.subjects),
             "classes": len(study.labels), "folds": config.folds,
             "also_fitted_on": int(study.drawings(model).sum()),
-            "skipped": len(skipped),
-            "skipped_first": [{key: str(one[key]) for key in one} for one in skipped[:LISTED]],
+            "skipped": len(table.attrs.get("skipped", [])),
             "notes": list(map(str, table.attrs.get("notes", []))),
             "pictures_hash": content_key(*table["picture"])},
         "joint_space": config.joint_space, "tower": config.tower,

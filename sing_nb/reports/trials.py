@@ -12,7 +12,6 @@ from ..checks.blind_heads import READABLE
 from ..checks.controls import all_mean_directions
 from ..checks.intervals import deal
 from ..method.steer import random_basis
-from ..progress import progress_bar
 from ..study.study import Study, stored
 from .asking import asked_pictures, prompts_of
 from .readout import LEAST_SUBJECTS, VERDICTS, Readouts, decided, standardised, weights
@@ -22,35 +21,25 @@ __all__ = ["planted_trials", "trials"]
 SMALL = 12  # rows of the small heads
 
 
-def trials(study: Study, model: str, prompts: Sequence[str], splits: int = 3) -> pd.DataFrame:
-    """Questions whose right answers are known, asked of heads that were made so."""
-    asked = prompts_of(prompts)
-    found = _trials(study, model, list(asked.values()), splits)
-    return found.assign(prompt=np.asarray(list(asked))[found.pop("concept")])
-
-
 @stored(keys=["plant_pictures"])
-def _trials(study: Study, model: str, prompts: list[str], splits: int) -> pd.DataFrame:
-    table, parts = asked_pictures(study), []
+def trials(study: Study, model: str, prompts: list[str]) -> pd.DataFrame:
+    """Questions whose right answers are known, asked of heads that were made so."""
+    asked, table = prompts_of(prompts), asked_pictures(study)
     rows = table["row"].to_numpy(copy=True)
-    values = study.embeddings[rows].double() @ study.space.encode_text(prompts).double().T
-    features = study.features(model)[rows].double().numpy()
-    with progress_bar(study.progress, total=splits, desc="trials", unit="split") as bar:
-        for split in range(splits):
-            found = planted_trials(
-                features, values.numpy(), table["subject"].to_numpy(),
-                study.spaces(model).principal_basis.numpy(), table["stratum"].to_numpy(),
-                draws=study.config.bootstrap_draws, seed=study.config.seed + split)
-            parts.append(found.assign(model=model, split=split))
-            bar.update(1)
-    return pd.concat(parts, ignore_index=True)
+    text = study.space.encode_text(list(asked.values())).double()
+    found = planted_trials(
+        study.features(model)[rows].double().numpy(),
+        (study.embeddings[rows].double() @ text.T).numpy(), table["subject"].to_numpy(),
+        study.spaces(model).principal_basis.numpy(), table["stratum"].to_numpy(),
+        draws=study.config.bootstrap_draws, seed=study.config.seed)
+    return found.assign(model=model, prompt=np.asarray(list(asked))[found.pop("concept")])
 
 
 def planted_trials(
     features: np.ndarray, values: np.ndarray, subjects: np.ndarray, basis: np.ndarray,
     strata: np.ndarray | None = None, *, draws: int = 1000, seed: int = 0,
 ) -> pd.DataFrame:
-    """One split of :func:`trials`, for any features (n, m), values (n, t) and row space (m, r)."""
+    """The same for any features (n, m), values (n, t) and row space (m, r)."""
     names, first, members = np.unique(subjects, return_index=True, return_inverse=True)
     groups = None if strata is None else strata[first]
     half = deal(len(names), 2, seed, groups)[members]

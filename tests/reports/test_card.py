@@ -35,12 +35,3 @@ def test_the_card_of_a_study_says_what_its_results_depend_on(smoke, plain):
     assert found["settings"]["views"] == smoke.config.views
     again = study_card(smoke, "lite0")
     assert {**again, "date": 0} == {**found, "date": 0}
-
-
-def test_skipped_pictures_are_counted_and_named(smoke, fresh):
-    pictures = smoke.pictures.copy()
-    pictures.attrs["skipped"] = [
-        {"path": f"cat/{n}.jpg", "reason": "cut short"} for n in range(120)]
-    data = study_card(fresh(pictures=pictures), "lite0")["data"]
-    assert data["skipped"] == 120
-    assert len(data["skipped_first"]) == 100
