@@ -9,6 +9,7 @@ import contextlib
 import functools
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -62,9 +63,6 @@ def _said(error: BaseException) -> str:
             "that ends in sing_nb and not in a file of yours, please report it as an issue.")
 
 
-# --- how commands are declared ------------------------------------------------------------------
-
-
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="sing-nb", prog_name="sing")
 def sing() -> None:
@@ -75,8 +73,8 @@ def sing() -> None:
     \b
     Exit codes:
       0    done
-      1    it could not be done: what came, what was wanted and what to do is on stderr
-      2    wrong usage: an unknown command, option or kind of value
+      1    it could not be done: why, and what to do, is on stderr
+      2    wrong usage
       130  interrupted by Control-C; what was finished is kept
     """
 
@@ -98,10 +96,10 @@ def _read_part(
     """(2, 7) of 3/7."""
     if value is None:
         return None
-    index, _, count = value.partition("/")
-    if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+    found = re.fullmatch(r"(\d+)/(\d+)", value)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
         raise click.BadParameter(f"a part reads I/K, from 1/K to K/K; got {value!r}.")
-    return int(index) - 1, int(count)
+    return int(found[1]) - 1, int(found[2])
 
 
 MANNERS = (
@@ -115,9 +113,9 @@ THREADS = click.option("--threads", type=click.IntRange(min=1), metavar="N", exp
                        callback=_use_threads, help="Processor threads to use.")
 RUN = (click.option("--profile", default="offline", show_default=True, metavar="NAME",
                     help="A file in data/profiles."), SETTINGS, THREADS)
-ANY_MODEL = click.option("--model", metavar="NAME", help="A name for sing.load_classifier.")
-MODEL = click.option("--model", required=True, metavar="NAME",
-                     help="A name for sing.load_classifier.")
+ANY_MODEL, MODEL = (click.option("--model", required=required, metavar="NAME",
+                                 help="A name for sing.load_classifier.")
+                    for required in (False, True))
 SPACE = click.option("--space", required=True, metavar="NAME",
                      help="A name for sing.load_joint_space.")
 PART = click.option("--part", callback=_read_part, metavar="I/K",
@@ -128,7 +126,7 @@ OWN = (
                  help="Your classifier: path/file.py:factory, module:factory, "
                  "timm/NAME[:FILE], torchvision/NAME:WEIGHTS, or a short name such as lite0."),
     click.option("--images", type=FILE, metavar="DIR",
-                 help="Pictures in folders by class; the default photos if absent."),
+                 help="Pictures in folders by class; the default pictures if absent."),
     click.option("--class-names", type=FILE, metavar="FILE",
                  help="Names of the logits, one per line, in their order."),
     click.option("--profile", default="report", show_default=True, metavar="NAME",

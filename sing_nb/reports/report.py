@@ -14,7 +14,7 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -69,10 +69,8 @@ def report(
 ) -> Report:
     """Write a report: what a classifier ignores, how sure that is, and what to look at.
 
-    ``out`` gets ``index.html``, one page that opens from disk, and beside it ``tables/``,
-    ``figures/``, ``report.ipynb``, ``card.json``, the translator and the spaces of the head. It
-    appears whole, at the end; an older report there is replaced. What was computed is kept under
-    ``_build/<profile>``: a run that was killed goes on where it was.
+    ``out`` gets a page that opens from disk, ``index.html``, and what it was made of. It appears
+    whole, at the end, in the place of an older report; a run that was killed goes on where it was.
 
     Parameters
     ----------
@@ -130,7 +128,16 @@ def report(
             model, images, class_names=class_names, transform=transform, beside=beside,
             profile=profile, settings=settings, progress=progress)
         other = (study.config.models[1:] or [""])[0]
-        _compute(study, study.config.models, tell)
+        tell(f"{len(study.pictures):,} pictures")
+        study.fetch()
+        tell("features")  # stage by stage, each kept on disk before the next begins
+        for one in study.config.models:
+            study.features(one)
+        tell("their places in the joint space")
+        _ = study.embeddings
+        tell("translators")
+        for one in study.config.models:
+            study.translators(one)
         tell("tables")
         _ = study.truth(name)  # notes on labels that match no class, also where tables are kept
         found = report_tables(study, name, ask=ask, beside=other)
@@ -157,20 +164,6 @@ def report(
             shutil.rmtree(staging, ignore_errors=True)
             shutil.rmtree(_aside(target), ignore_errors=True)
     return Report(target / "index.html", target, summary, found, card)
-
-
-def _compute(study: Study, names: Sequence[str], tell: Callable[[str], None]) -> None:
-    """Stage by stage, each kept on disk before the next begins."""
-    tell(f"{len(study.pictures):,} pictures")
-    study.fetch()
-    tell("features")
-    for name in names:
-        study.features(name)
-    tell("their places in the joint space")
-    _ = study.embeddings
-    tell("translators")
-    for name in names:
-        study.translators(name)
 
 
 def _write(
@@ -262,8 +255,7 @@ def _closing(study: Study, name: str, skipped: pd.DataFrame, card: dict) -> str:
         lines += ["- **Left out or taken together.**", *(f"  - {plain(one)}" for one in
                                                         data["notes"])]
     if config.tower:
-        lines.append(f"- **Joint space.** ConSE over "
-                     f"{plain(study.classifier(config.tower).title)}.")
+        lines.append(f"- **Joint space.** ConSE over {plain(study.title(config.tower))}.")
     named = [f"{one} {versions[one]}" for one in ("python", "sing-nb", "torch", "timm", "numpy")]
     lines += [
         f"- **Made** {card['date'].replace('T', ' ').replace('+00:00', ' UTC')}, seed "
