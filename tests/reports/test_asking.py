@@ -119,15 +119,13 @@ def answered(smoke):
     return ask(smoke, "lite0", ["snow", "fur", "an image of a wedding", "  snow "])
 
 
-def test_eight_subjects_can_tell_nothing_and_the_answer_says_so(answered, smoke):
+def test_eight_subjects_can_tell_nothing_and_the_answer_says_so(answered):
     assert answered["prompt"].tolist() == ["snow", "fur", "an image of a wedding"]
     assert set(answered["verdict"]) == {UNSURE}
     assert set(answered["subjects"]) == {8}
     assert answered["why"].str.startswith("8 subjects are too few").all()
     assert set(answered["title"]) == {"EfficientNet-Lite0"}
     assert answered[["full", "hidden", "hidden_control"]].notna().all(axis=None)
-    again = ask(smoke, "lite0", answered["prompt"])
-    pd.testing.assert_frame_equal(answered, again)
 
 
 def test_numbers_are_those_of_the_pictures_own_embeddings(answered, smoke):

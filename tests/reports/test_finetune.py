@@ -83,8 +83,6 @@ def test_a_small_head_leaves_most_directions_unread():
     assert smoke.spaces(clf.name).null_dim == 1279  # two classes differ in one direction
     f = smoke.features("lite0")
     assert torch.equal(smoke.features(clf.name), f)
-    by_hand = f.double() @ clf.head.weight.double().T + clf.head.bias.double()
-    torch.testing.assert_close(smoke.logits(clf.name).double(), by_hand, atol=1e-3, rtol=1e-4)
     other = sing_nb.Study("smoke", progress=False)
     again = grouped_classifier(other, "lite0")  # read, not fitted
     assert torch.equal(again.head.weight, clf.head.weight)
