@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shlex
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import yaml
@@ -23,20 +22,15 @@ COMMON = {"profile", "overrides"}  # given by the profile's name and the setting
 TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict}
 
 
-def toc_files(toc: object) -> list[str]:
-    """Every page that a table of contents names, in order."""
-    if isinstance(toc, list):
-        return [name for part in toc for name in toc_files(part)]
-    if not isinstance(toc, dict):
-        return []
-    own = [str(toc[key]) for key in ("root", "file") if key in toc]
-    return own + [name for value in toc.values() for name in toc_files(value)]
+def toc_files(book: Path) -> list[str]:
+    """Every page that the table of contents names, in order."""
+    toc = yaml.safe_load((book / "_toc.yml").read_text(encoding="utf-8"))
+    return [toc["root"], *(one["file"] for part in toc["parts"] for one in part["chapters"])]
 
 
 def chapter_files(book: Path) -> list[Path]:
     """Notebooks named by the table of contents, in its order."""
-    toc = yaml.safe_load((Path(book) / "_toc.yml").read_text(encoding="utf-8"))
-    files = [Path(book) / f"{name.removesuffix('.ipynb')}.ipynb" for name in toc_files(toc)]
+    files = [book / f"{name}.ipynb" for name in toc_files(book)]
     return [path for path in files if path.is_file()]
 
 
@@ -55,11 +49,10 @@ def chapter_parameters(notebook: Path) -> dict[str, type]:
 
 
 def resolve(
-    profile: str, settings: Iterable[str] | Mapping[str, object], notebooks: Iterable[Path]
+    profile: str, texts: Iterable[str], notebooks: Iterable[Path]
 ) -> tuple[Profile, dict[str, object], dict[str, dict[str, object]]]:
     """Settings of a run, checked against the profile and the chapters before anything runs."""
-    if not isinstance(settings, Mapping):
-        settings = dict(_pair(word) for text in settings for word in _words(text))
+    settings = {key: value for text in texts for key, value in _pairs(text).items()}
     known = {path.stem: chapter_parameters(path) if settings else {} for path in notebooks}
     profile_keys = set(Profile.model_fields) - {"name"}
     for key in settings:
@@ -80,20 +73,15 @@ def resolve(
     return config, overrides, parameters
 
 
-def _words(text: str) -> list[str]:
+def _pairs(text: str) -> dict[str, object]:
+    """Keys and values of ``views=6 words="[a shark, a jeep]"``."""
     try:
-        return shlex.split(text)
-    except ValueError as error:
+        pairs = dict(word.split("=", 1) for word in shlex.split(text))
+    except ValueError as error:  # a quote that does not end, or a word without "="
         raise SingError(
-            f"A setting reads key=value, a value with spaces in quotes; got {text!r} ({error})."
-        ) from error
-
-
-def _pair(word: str) -> tuple[str, object]:
-    key, equals, value = word.partition("=")
-    if not equals:
-        raise SingError(f"A setting reads key=value; got {word!r}.")
-    return key.strip(), parse_yaml(value, f"The value of {key.strip()}, {value!r},")
+            f"A setting reads key=value, a value with spaces in quotes; got {text!r}.") from error
+    return {key: parse_yaml(value, f"The value of {key}, {value!r},")
+            for key, value in pairs.items()}
 
 
 def _typed(key: str, value: object, kind: type, stem: str) -> object:
@@ -117,21 +105,28 @@ def run_chapter(
     shown = partial.with_suffix("")
     shutil.rmtree(shown, ignore_errors=True)
     cache_dir()  # a relative one is made absolute: the kernel runs in the notebook's folder
+    # The kernel is told to draw no progress bars, and where figures are kept.
+    told = {"SING_QUIET": "1", "SING_PAGE": str(shown.resolve()) if figures else ""}
+    before = {key: os.environ[key] for key in told if key in os.environ}
+    os.environ.update(told)
     try:
-        with _environment(SING_QUIET="1", SING_PAGE=str(shown.resolve()) if figures else ""):
-            papermill.execute_notebook(
-                str(notebook), str(partial), cwd=str(notebook.parent), progress_bar=progress,
-                parameters={"profile": profile, "overrides": dict(overrides), **parameters},
-                execution_timeout=3600,  # a cell may compute features that are not there yet
-                start_timeout=120, log_output=False,
-                store_widget_state=False,  # megabytes, and a page has no kernel to use them
-                request_save_on_cell_execute=False,  # once at the end: saving takes longer
-                extra_arguments=["--IPKernelApp.log_level=ERROR"])
+        papermill.execute_notebook(
+            str(notebook), str(partial), cwd=str(notebook.parent), progress_bar=progress,
+            parameters={"profile": profile, "overrides": dict(overrides), **parameters},
+            execution_timeout=3600,  # a cell may compute features that are not there yet
+            start_timeout=120, log_output=False,
+            store_widget_state=False,  # megabytes, and a page has no kernel to use them
+            request_save_on_cell_execute=False,  # once at the end: saving takes longer
+            extra_arguments=["--IPKernelApp.log_level=ERROR"])
     except papermill.PapermillExecutionError as error:
         raise SingError(
             f"{target.name}: cell {error.cell_index} failed with {error.ename}: {error.evalue}\n"
             f"The notebook up to there is {partial}; what stood before was kept."
         ) from error
+    finally:
+        for key in told:
+            del os.environ[key]
+        os.environ.update(before)
     os.replace(partial, target)
     if figures is not None:
         kept = make_folder(Path(figures)) / target.stem
@@ -139,17 +134,3 @@ def run_chapter(
         if shown.is_dir():
             os.replace(shown, kept)
     return target
-
-
-@contextlib.contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    """What kernels are told: to draw no progress bars, and where figures are kept."""
-    before = {key: os.environ.get(key) for key in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for key, value in before.items():
-            os.environ.pop(key)
-            if value is not None:
-                os.environ[key] = value

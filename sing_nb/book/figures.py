@@ -18,10 +18,8 @@ from ..pictures.fetch import write_atomic
 if TYPE_CHECKING:
     import ipywidgets
 
-__all__ = ["PAGE_FOLDER", "TYPE", "bundle", "page_folder", "show", "write_chart"]
+__all__ = ["TYPE", "bundle", "page_folder", "show", "write_chart"]
 
-#: Names the folder in which a chapter's figures and findings are kept while `make book` runs it.
-PAGE_FOLDER = "SING_PAGE"
 # Sizes that read at a phone's width too; colours are the page's business.
 TYPE = {
     "axis": {"labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal"},
@@ -36,10 +34,7 @@ def show(
     chart: alt.TopLevelMixin, name: str, *, caption: str, alt: str,
     live: ipywidgets.Widget | None = None,
 ) -> None:
-    """Display a chart with its caption; the page numbers it as a figure.
-
-    While ``make book`` runs the chapter, spec, data and SVG are kept in
-    ``_build/<profile>/figures/<chapter>/``.
+    """Display a chart with its caption; the page numbers it, and ``make book`` keeps data and SVG.
 
     Parameters
     ----------
@@ -53,11 +48,6 @@ def show(
         What the figure shows, for readers who do not see it.
     live : ipywidgets.Widget, optional
         What a running kernel shows in the chart's place.
-
-    Raises
-    ------
-    SingError
-        For a name of other characters, or an alt text or a caption of fewer than five words.
 
     Examples
     --------
@@ -89,7 +79,7 @@ def show(
 
 def page_folder() -> Path | None:
     """Folder of the chapter that `make book` is running; none where a person runs it."""
-    named = os.environ.get(PAGE_FOLDER)
+    named = os.environ.get("SING_PAGE")
     return Path(named) if named else None
 
 

@@ -27,7 +27,6 @@ VERDICTS = {
     True: ("holds here", "✓"),
     False: ("does not hold here", "≠"),
     None: ("cannot be told here", "?")}
-KEYS = ["item", "paper", "here", "rule", "verdict", "claim"]
 FILE = "found.json"
 
 
@@ -39,35 +38,20 @@ def found(
     Parameters
     ----------
     item : str
-        What the paper calls it: ``equation 3``, ``figure 12a``, ``table 1``; or, for a claim in
-        the text, its place and a word: ``section 3.5, rich invariances``. One verdict per item.
+        What the paper calls it: ``figure 12a``, or ``section 3.5, rich invariances``. Once a book.
     here : str
         What this run says, in Markdown, with its numbers and intervals.
     holds : bool or None
         Whether the rule is met; None where this run cannot tell.
-    paper : str
-        What the paper says, in our words.
-    rule : str
-        When it holds, when it does not.
+    paper, rule : str
+        What the paper says, in our words; when it holds, when it does not.
     claim : bool
         Whether the introduction lists it among the paper's claims.
 
-    Returns
-    -------
-    IPython.display.Markdown
-        The finding as the page shows it.
-
-    Raises
-    ------
-    SingError
-        For an item that this chapter has found already.
-
     Examples
     --------
-    >>> low, high = 0.3, 0.9
     >>> said = sing.found(
-    ...     "figure 3", f"The difference is 0.6 ({low} to {high}).",
-    ...     holds=True if low > 0 else False if high < 0 else None,
+    ...     "figure 3", "The difference is 0.6 (0.3 to 0.9).", holds=True,
     ...     paper="The first classifier leaks less.", rule="The interval lies above zero.")
     >>> print(said.data.splitlines()[0])
     > **✓ Figure 3: holds here.** The difference is 0.6 (0.3 to 0.9).
@@ -76,7 +60,8 @@ def found(
 
     holds = None if holds is None else bool(holds)
     verdict, mark = VERDICTS[holds]
-    row = dict(zip(KEYS, (item, paper, here, rule, verdict, bool(claim))))
+    row = {"item": item, "paper": paper, "here": here, "rule": rule, "verdict": verdict,
+           "claim": bool(claim)}
     if (folder := page_folder()) is not None:
         path = folder / FILE
         rows = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
@@ -91,21 +76,11 @@ def found(
 def read_found(study: Study) -> pd.DataFrame:
     """All that the chapters of the last ``make book`` found, in the book's order.
 
-    Parameters
-    ----------
-    study : Study
-        Whose profile's book is read.
-
     Returns
     -------
     pandas.DataFrame
         One row per item: ``item``, ``paper``, ``here``, ``rule``, ``verdict``, ``claim``,
         ``chapter`` (the notebook's name without its ending) and ``mark``.
-
-    Raises
-    ------
-    SingError
-        If no chapter has run, or two chapters judge one item.
 
     Examples
     --------
@@ -119,10 +94,8 @@ def read_found(study: Study) -> pd.DataFrame:
         try:
             part = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise SingError(
-                f"{path} is damaged ({error}). Run the chapter again: "
-                f"sing chapter --chapter {path.parent.name}, same profile."
-            ) from error
+            raise SingError(f"{path} is damaged ({error}). Run the chapter again: "
+                            f"sing chapter --chapter {path.parent.name}") from error
         rows += [{**row, "chapter": path.parent.name} for row in part]
     if not rows:
         raise SingError(
@@ -147,25 +120,16 @@ def box(question: str, number: str, control: str, verdict: str) -> Markdown:
     """
     from IPython.display import Markdown
 
-    rows = (("The question", question), ("The number", number), ("Its control", control),
-            ("What we say", verdict))
-    # A bar, as in |AS|, would end its cell.
-    cells = [(name, re.sub(r"(?<!\\)\|", r"\\|", " ".join(text.split()))) for name, text in rows]
-    lines = [f"| **{name}** | {text} |" for name, text in cells]
-    return Markdown("\n".join(["| | |", "| :-- | :-- |", *lines]))
+    lines = ["| | |", "| :-- | :-- |"]
+    for name, text in (("The question", question), ("The number", number),
+                       ("Its control", control), ("What we say", verdict)):
+        said = re.sub(r"(?<!\\)\|", r"\\|", " ".join(text.split()))  # the bars of |AS|
+        lines.append(f"| **{name}** | {said} |")
+    return Markdown("\n".join(lines))
 
 
 def span(row: Mapping[str, float], unit: str = "°", digits: int = 1) -> str:
-    """An estimate with its 95 % interval as text: ``9.2° (8.7 to 9.9)``, or what is missing of it.
-
-    Parameters
-    ----------
-    row : mapping
-        With ``value``, ``low`` and ``high``.
-    unit : str
-        Written after the estimate.
-    digits : int
-        Decimals.
+    """An estimate (``value``, ``low``, ``high``) as text with its 95 % interval.
 
     Examples
     --------

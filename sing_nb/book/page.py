@@ -1,7 +1,6 @@
-"""The rendered book: charts as figures that need no network, and the folder the book is built from.
+"""The rendered book, for Sphinx and MyST-NB: charts that need no network, and the book's sources.
 
-Sphinx loads this module as an extension and MyST-NB as a mime renderer, so it imports nothing
-that takes long to load: neither torch nor altair.
+It imports nothing that takes long to load: neither torch nor altair.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import yaml
 from docutils import nodes
 
 from ..errors import SingError
@@ -25,8 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["ChartRenderer", "bundle_script", "chart_html", "setup", "stage_book"]
 
 VEGALITE = "application/vnd.vegalite.v6+json"
-#: The same spec again, for JupyterLab, which draws no newer version. The page has no use for it.
-VEGALITE_LAB = "application/vnd.vegalite.v5+json"
+VEGALITE_LAB = "application/vnd.vegalite.v5+json"  # the same for JupyterLab; no use on a page
 WIDGET = "application/vnd.jupyter.widget-view+json"
 MARKDOWN = "text/markdown"
 BUNDLE = "vega-bundle.js"
@@ -43,8 +40,7 @@ FOLDED_CELLS = {
 
 
 def chart_html(spec: dict[str, Any], picture: str = "") -> str:
-    """The element that ``sing-charts.js`` draws, of a Vega-Lite spec; no outside reference in it.
-    """
+    """The element that ``sing-charts.js`` draws, of a Vega-Lite spec."""
     alt = html.escape(str(spec.get("description", "")).strip(), quote=True)
     # No "<" at all: "</script>" would end the element early and "<!--" would change how it is read.
     body = json.dumps(spec, separators=(",", ":")).replace("<", "\\u003c")
@@ -96,7 +92,7 @@ def _figure(renderer: Any, data: Any, chart: nodes.raw, told: dict[str, Any]) ->
 
 def bundle_script() -> str:
     """Vega, Vega-Lite and vega-embed as one script, which defines ``window.vegaEmbed``."""
-    import vl_convert  # here: it is slow to load, and only this needs it
+    import vl_convert
 
     # The bundle is written as a module. Browsers refuse modules in pages opened from disk, and it
     # imports and exports nothing, so a strict function does the same and works there too.
@@ -113,12 +109,10 @@ def _choose_scripts(
     app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any
 ) -> None:
     """Load Vega only where there is a chart, and thebe nowhere: it asks an outside host."""
-    def is_thebe(script: Any) -> bool:
-        body = (getattr(script, "attributes", None) or {}).get("body") or ""
-        return "THEBE_JS_URL" in body or "thebe" in str(getattr(script, "filename", "") or "")
-
     scripts = context["script_files"]
-    scripts[:] = [script for script in scripts if not is_thebe(script)]
+    scripts[:] = [
+        script for script in scripts if "thebe" not in str(script.filename)
+        and "THEBE_JS_URL" not in (script.attributes.get("body") or "")]
     if 'class="sing-chart"' in context.get("body", ""):
         app.add_js_file(BUNDLE, loading_method="defer")  # during this event: on this page only
 
@@ -148,8 +142,7 @@ def stage_book(
 ) -> Path:
     """Lay out the folder that ``jupyter-book build`` reads, in the place of an older one."""
     executed, out, book = Path(executed_dir), Path(out_dir).resolve(), Path(root, "book")
-    toc = yaml.safe_load((book / "_toc.yml").read_text(encoding="utf-8"))
-    pages = [name.removesuffix(".md").removesuffix(".ipynb") for name in toc_files(toc)]
+    pages = toc_files(book)
     for page in pages:
         if not (executed / f"{page}.ipynb").is_file() and not (book / f"{page}.md").is_file():
             raise SingError(

@@ -43,14 +43,13 @@ def test_settings_go_to_the_profile_and_to_the_chapters_that_have_them(tmp_path)
     one = chapter(tmp_path)
     two = chapter(tmp_path, "02_other", "profile: str = 'offline'\ncount: int = 1\n")
     text = ["views=6 count=5", 'words="[a shark, a jeep]"', "angle=20"]
-    for settings in (text, {"views": 6, "count": 5, "words": ["a shark", "a jeep"], "angle": 20}):
-        config, overrides, parameters = resolve("smoke", settings, [one, two])
-        assert config.views == 6
-        assert overrides == {"views": 6}
-        assert parameters == {
-            "01_tiny": {"count": 5, "words": ["a shark", "a jeep"], "angle": 20.0},
-            "02_other": {"count": 5}}
-        assert type(parameters["01_tiny"]["angle"]) is float
+    config, overrides, parameters = resolve("smoke", text, [one, two])
+    assert config.views == 6
+    assert overrides == {"views": 6}
+    assert parameters == {
+        "01_tiny": {"count": 5, "words": ["a shark", "a jeep"], "angle": 20.0},
+        "02_other": {"count": 5}}
+    assert type(parameters["01_tiny"]["angle"]) is float
     _, overrides, parameters = resolve("smoke", [""], [one])
     assert (overrides, parameters) == ({}, {"01_tiny": {}})
 

@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 
 import pytest
-import yaml
 
 pytest.importorskip("playwright")
 
@@ -34,8 +33,7 @@ from reader import (
 
 from sing_nb.book.chapters import toc_files
 
-TOC = Path(__file__).resolve().parents[2] / "book" / "_toc.yml"
-PAGES = [name.removesuffix(".md") for name in toc_files(yaml.safe_load(TOC.read_text()))]
+PAGES = toc_files(Path(__file__).resolve().parents[2] / "book")
 
 # In CI a missing browser is a failure and no reason to skip.
 pytestmark = pytest.mark.skipif(
