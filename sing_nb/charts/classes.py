@@ -1,4 +1,4 @@
-"""Classes and their concepts: linked views, violins and string graphs."""
+"""Classes: linked views and violins."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import scipy
 
-from . import BLUE, GREEN, GREY, VERMILION, ends, menu, model_colours, rule, seen, tips
+from . import BLUE, GREY, VERMILION, ends, menu, model_colours, rule, seen, tips
 
-__all__ = ["class_violins", "concept_explorer", "linked_models", "string_graph"]
+__all__ = ["class_violins", "linked_models"]
 
 
 def linked_models(points: pd.DataFrame, thumbs: pd.DataFrame) -> alt.VConcatChart:
@@ -26,7 +26,7 @@ def linked_models(points: pd.DataFrame, thumbs: pd.DataFrame) -> alt.VConcatChar
     images = pd.DataFrame({"n": images["picture"].map(number), "image": images["image"]})
     shapes = [shape.assign(title=title, label=label, p=labels.index(label))
               for (title, label), own in points.groupby(["title", "label"], sort=False)
-              if (shape := _violin(own["attribute_score"].to_numpy())) is not None]
+              if (shape := _violin(own["attribute_score"])) is not None]
     few = pd.DataFrame(columns=["title", "label", "p", "a", "h"])
     shapes = (pd.concat(shapes) if shapes else few).round(2)
 
@@ -144,7 +144,7 @@ def linked_models(points: pd.DataFrame, thumbs: pd.DataFrame) -> alt.VConcatChar
         model, least)
 
 
-def _violin(values: np.ndarray) -> pd.DataFrame | None:
+def _violin(values: pd.Series) -> pd.DataFrame | None:
     """Half height ``h`` (0.45 at most) along a violin ``a``; None of too few values."""
     if len(values) < 3 or np.ptp(values) < 1e-6:
         return None
@@ -154,37 +154,28 @@ def _violin(values: np.ndarray) -> pd.DataFrame | None:
 
 
 def class_violins(
-    tables: dict[str, pd.DataFrame], shown: int | None = None,
-    scores: dict[str, pd.DataFrame] | None = None,
+    tables: dict[str, pd.DataFrame], shown: int, scores: dict[str, pd.DataFrame]
 ) -> alt.LayerChart:
-    """Distribution of AS over the pictures of each class, sorted by each classifier's medians."""
+    """Distribution of AS over the pictures of the classes at both ends of a classifier's order."""
     shapes, middles, names, row = [], [], [], 26  # pixels of a class
-    fields = {"low": "as_median_low", "high": "as_median_high", "e": "as_excess",
-              "e_low": "as_excess_low", "e_high": "as_excess_high"}
+    fields = {
+        "views": "views", "stamps": "stamps", "as_median": "m", "as_low": "q", "as_high": "r",
+        "as_median_low": "low", "as_median_high": "high", "as_excess": "e",
+        "as_excess_low": "e_low", "as_excess_high": "e_high"}
     for number, (title, table) in enumerate(tables.items()):
-        known = pd.DataFrame(columns=list(fields.values()), dtype=float)
-        if scores is not None:
-            known = scores[title].set_index("label")
-        order = table.groupby("label")["attribute_score"].median().sort_values().index.tolist()
-        if shown is not None:
-            order = list(dict.fromkeys([*order[:shown], *order[-shown:]]))
+        known, pictures = scores[title].set_index("label"), table.groupby("label")
+        order = list(dict.fromkeys([*known.index[:shown], *known.index[-shown:]]))
         names.append(order)
-        for place, label in enumerate(order):
-            own = table[table["label"] == label]
-            values = own["attribute_score"].to_numpy()
-            quarter, middle, other = np.quantile(values, [0.25, 0.5, 0.75])
-            middles.append({
-                "t": number, "p": place, "label": label, "views": len(values),
-                "stamps": own["path"].nunique(), "q": quarter, "m": middle, "r": other,
-                "c": own["attribute_score_control"].median()} | {
-                short: known.loc[label, name] if label in known.index else np.nan
-                for short, name in fields.items()})
-            if (shape := _violin(values)) is not None:
-                shapes.append(shape.assign(t=number, p=place))
+        control = pictures["attribute_score_control"].median()
+        middles.append(known.loc[order, [*fields]].rename(columns=fields).assign(
+            t=number, p=range(len(order)), c=control[order]).reset_index())
+        shapes += [
+            shape.assign(t=number, p=place) for place, label in enumerate(order)
+            if (shape := _violin(pictures.get_group(label)["attribute_score"])) is not None]
     # Short names and three digits: the page carries a few thousand of these rows.
     few = pd.DataFrame(columns=["t", "p", "a", "h"], dtype=float)  # too few pictures for a shape
     shapes = (pd.concat(shapes) if shapes else few).round(3)
-    middles = pd.DataFrame(middles).round(3)
+    middles = pd.concat(middles).round(3)
     points = np.concatenate([shapes["a"], middles["m"], middles["c"]])
     lowest, highest = float(points.min()), float(points.max())
     pick = menu("classifier", list(tables), "classifier ")
@@ -215,78 +206,6 @@ def class_violins(
                               strokeWidth=1.5, opacity=1).encode(x=alt.X("c:Q"))
     sure = base.mark_rule(color="#222", strokeWidth=1.5).encode(x=alt.X("low:Q"), x2="high:Q")
     layers = [rule(), violins, control, sure, dots]
-    if shown is not None and rows == 2 * shown:
+    if rows == 2 * shown:
         layers.append(rule(shown - 0.5, "y").encode(y=alt.Y("y:Q", **y)))
     return alt.layer(*layers).add_params(pick).properties(height=row * rows)
-
-
-def string_graph(table: pd.DataFrame) -> alt.LayerChart:
-    """Angle to each concept before and after null removal; the arrow between is the AS."""
-    return alt.layer(*_strings(table, "before")).properties(height=24 * table["concept"].nunique())
-
-
-def concept_explorer(table: pd.DataFrame) -> alt.LayerChart:
-    """The string graph with menus, and a slider for how many concepts."""
-    count = int(table["concept"].nunique())
-    most = alt.param(name="most", value=min(12, count), bind=alt.binding_range(
-        min=min(3, count), max=count, step=1, name="concepts shown, those that move most "))
-    layers = _strings(table, "before", "datum.strength <= most")
-    return alt.layer(*layers).add_params(*_string_menus(table), most).properties(
-        height=alt.Step(24))
-
-
-def _string_menus(table: pd.DataFrame) -> list[alt.Parameter]:
-    """Menus of classes and classifiers, where there are several."""
-    menus = (("subject", "label", "class "), ("classifier", "title", "classifier "))
-    return [menu(name, seen(table, column), label)
-            for name, column, label in menus if len(set(table[column])) > 1]
-
-
-def _strings(table: pd.DataFrame, order: str, also: str | None = None) -> list[alt.Chart]:
-    """Layers of a string graph for the choice of :func:`_string_menus`, a row per concept."""
-    kept = table.assign(
-        # Where the arrow would end at either end of its interval, and under the controls.
-        near=table["before"] - table["high"], far=table["before"] - table["low"],
-        other=table["before"] - table["attribute_score_control"],
-        other_near=table["before"] - table["control_high"],
-        other_far=table["before"] - table["control_low"],
-    ).round(3)
-    chosen = [f"datum.{column} == {name}" for name, column in (
-        ("subject", "label"), ("classifier", "title")) if len(set(table[column])) > 1]
-    base = alt.Chart(kept)
-    if chosen or also:
-        base = base.transform_filter(" && ".join([*chosen, *([also] if also else [])]))
-    base = base.encode(
-        y=alt.Y("concept:N", sort=alt.EncodingSortField(order, op="min"), title=None,
-                axis=alt.Axis(grid=True, labelLimit=180)),
-        tooltip=tips(
-            "concept", "before | before (degrees) | .1f", "after | after (degrees) | .1f",
-            "attribute_score | AS (degrees) | +.2f", "low | 95 % over pictures from | +.2f",
-            "high | to | +.2f", "attribute_score_control | control | +.2f",
-            "control_low | smallest control | +.2f", "control_high | largest control | +.2f"))
-    reached = kept[["before", "near", "far", "other_near", "other_far"]].to_numpy()
-    scale = alt.Scale(domain=[float(reached.min()) - 1, float(reached.max()) + 1], nice=False)
-    states = ["before", "after", "after a random removal"]
-    colour = alt.Color(
-        "state:N", title=None, scale=alt.Scale(domain=states, range=[BLUE, VERMILION, GREY]),
-        legend=alt.Legend(orient="top", columns=3, labelLimit=200, symbolType="circle"))
-
-    def x(field: str) -> alt.X:
-        title = "angle to the concept (degrees; left = nearer)"
-        return alt.X(f"{field}:Q", title=title, scale=scale)
-
-    def state(number: int) -> alt.Chart:
-        return base.transform_calculate(state=f"'{states[number]}'").encode(color=colour)
-
-    layers = [
-        base.mark_rule(color=GREY, opacity=0.6, yOffset=6).encode(
-            x=x("other_near"), x2="other_far"),
-        state(2).mark_tick(thickness=2, height=8, yOffset=6).encode(x=x("other")),
-        base.mark_rule(color=GREEN, strokeWidth=3).encode(x=x("before"), x2="after"),
-        base.mark_rule(color=VERMILION, yOffset=-7).encode(x=x("near"), x2="far"),
-        state(0).mark_point(filled=True, size=46, opacity=1).encode(x=x("before"))]
-    for shape, side in (("triangle-left", "<"), ("triangle-right", ">=")):
-        layers.append(
-            state(1).transform_filter(f"datum.after {side} datum.before").mark_point(
-                filled=True, size=64, opacity=1, shape=shape).encode(x=x("after")))
-    return layers

@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 
 from . import BLUE, GREY, VERMILION, menu, seen, tips
-from .classes import class_violins, concept_explorer, linked_models, string_graph
+from .classes import class_violins, linked_models
 
-__all__ = ["class_violins", "concept_explorer", "linked_models", "null_space_explorer",
-           "null_space_trail", "string_graph", "trail_params"]
+__all__ = ["class_violins", "linked_models", "null_space_explorer", "null_space_trail",
+           "trail_params"]
 
 WIDE = {"width": "container"}
 _PUSHED, _HELD_AGAINST = [1, 0], [5, 4]  # dashes

@@ -61,8 +61,8 @@ def test_no_label_of_the_photo_explorer_is_cut(counterpart):
 
 
 def test_no_label_of_the_violins_is_cut(smoke):
-    scored = tables.scored(smoke, "lite0")
     names = {label: f"{label} of the great white north"[:28].strip() for label in smoke.labels}
-    table = scored.assign(label=scored["label"].map(names))
-    written = texts(explorers.class_violins({"A": table}))
-    assert set(names.values()) <= set(written)
+    pictures, classes = (
+        {"A": table.assign(label=table["label"].map(names))}
+        for table in (tables.scored(smoke, "lite0"), tables.classes(smoke, "lite0")))
+    assert set(names.values()) <= set(texts(explorers.class_violins(pictures, 99, classes)))
