@@ -34,6 +34,13 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 BOOKS = ("smoke_book", "mini_build")
 
 
+def environment(**added):
+    """This process's environment, without what `make test` hands down to what it starts."""
+    ours = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "PROFILE", "SET", "NOTEBOOKS",
+            "LAB")
+    return {key: value for key, value in os.environ.items() if key not in ours} | added
+
+
 def pytest_itemcollected(item):
     """Deal tests to pytest-xdist's workers by file, and to one worker those that share a book."""
     if item.config.pluginmanager.hasplugin("xdist"):
@@ -44,11 +51,11 @@ def pytest_collection_modifyitems(items):
     """Begin with the longest, so that workers end together."""
     last = len(BOOKS)
     items.sort(key=lambda item: BOOKS.index(_book(item)) if _book(item)
-               else last + (item.path.stem == "test_lab_chapters"))
+               else last + (item.path.stem == "test_lab"))
 
 
 def _book(item):
-    if item.path.stem == "test_lab_chapters":  # it finds the book built: another worker's work
+    if item.path.stem == "test_lab":  # it finds the book built: another worker's work
         return None
     return next((name for name in BOOKS if name in item.fixturenames), None)
 
@@ -213,18 +220,35 @@ def smoke_book():
     """Folder of the rendered smoke book, built as a reader would build it."""
     from sing_nb.study.profile import build_dir
 
-    # `make test` hands its own flags and variables down; this build must not inherit them.
-    handed_down = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "PROFILE", "SET")
-    env = {key: value for key, value in os.environ.items() if key not in handed_down}
     build_dir("smoke").parent.mkdir(parents=True, exist_ok=True)
     with FileLock(build_dir("smoke").parent / "smoke.lock"):  # two workers may ask for it
         done = subprocess.run(
             ["make", "-C", str(ROOT), "book", "PROFILE=smoke"],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, check=False)
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment())
     if done.returncode:
         tail = "\n".join(done.stdout.splitlines()[-40:])
         pytest.fail(f"make book PROFILE=smoke failed (exit {done.returncode}):\n{tail}")
     return build_dir("smoke") / "html"
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A browser; in CI a missing one is a failure and no reason to skip."""
+    from browser import find_chromium, open_browser
+
+    if not find_chromium() and not os.environ.get("CI"):
+        pytest.skip("no Chromium: apt-get install chromium, or set SING_CHROMIUM")
+    with open_browser() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def site(smoke_book, chromium):
+    """The address of the smoke book, and a browser."""
+    from browser import serve
+
+    with serve(smoke_book) as address:
+        yield address, chromium
 
 
 @pytest.fixture(scope="module")

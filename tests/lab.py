@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import socket
 import subprocess
@@ -15,60 +14,42 @@ from typing import Any
 
 import psutil  # ipykernel brings it
 from browser import DESKTOP
+from conftest import environment
 from playwright.sync_api import Browser, Locator, Page
 
 ROOT = Path(__file__).resolve().parents[1]
-# `make test` hands its own flags and variables down; `make lab` must not inherit them.
-HANDED_DOWN = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "NOTEBOOKS", "LAB")
 SECONDS = 60  # a kernel on a busy machine imports torch in twenty
 
 
-def copy_chapter(name: str, folder: Path, extra: Sequence[str] = (), **parameters: str) -> Path:
-    """Copy a chapter with other parameters and with more cells at its end, run by nobody yet."""
-    notebook = json.loads((ROOT / "book" / f"{name}.ipynb").read_text(encoding="utf-8"))
-    (cell,) = [c for c in notebook["cells"] if "parameters" in c["metadata"].get("tags", [])]
-    cell["source"] += [f"\n{key} = {value!r}" for key, value in parameters.items()]
-    notebook["cells"] += [
-        {"cell_type": "code", "execution_count": None, "id": f"extra-{number}", "metadata": {},
-         "outputs": [], "source": source.splitlines(keepends=True)}
-        for number, source in enumerate(extra)]
-    target = folder / f"{name}.ipynb"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(json.dumps(notebook), encoding="utf-8")
-    return target
-
-
-def borrow_results(source: Path, target: Path) -> None:
-    """A build folder with the features and tables of another, and figures of its own."""
-    target.mkdir(parents=True)
-    for name in ("features", "pictures", "tables", "translators"):
-        (source / name).mkdir(exist_ok=True)
-        (target / name).symlink_to(source / name)
-
-
 @contextlib.contextmanager
-def serve_lab(notebooks: Path, home: Path, **environment: str) -> Iterator[str]:
-    """Run `make lab` on a folder of notebooks; gives the address that it prints.
+def serve_lab(results: Path, chapters: Sequence[str], home: Path) -> Iterator[str]:
+    """Run `make lab` on smoke copies of chapters with results that are there; gives its address.
 
-    The reader's own Jupyter settings are left alone: everything of the kind goes to ``home``.
-    Whatever was started is ended, also when something fails.
+    The reader's own Jupyter settings are left alone; whatever was started is ended.
     """
+    build = home / "build" / "smoke"
+    build.mkdir(parents=True)
+    for name in ("features", "pictures", "tables", "translators", "figures"):
+        (build / name).symlink_to(results / name)
+    (home / "book").mkdir()
+    for name in chapters:
+        notebook = json.loads((ROOT / "book" / f"{name}.ipynb").read_text(encoding="utf-8"))
+        (cell,) = [c for c in notebook["cells"] if "parameters" in c["metadata"].get("tags", [])]
+        cell["source"] += ["\nprofile = 'smoke'"]
+        (home / "book" / f"{name}.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    places = (
+    own = {name: str(home / name) for name in (
         "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_SETTINGS_DIR",
-        "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR")
-    own = {place: str(home / place.lower()) for place in places}
-    kept = {key: value for key, value in os.environ.items() if key not in HANDED_DOWN}
+        "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR")}
     log = home / "lab.log"
-    home.mkdir(parents=True, exist_ok=True)
     with log.open("w") as file:
         server = psutil.Popen(
-            ["make", "-C", str(ROOT), "lab", f"NOTEBOOKS={notebooks}",
+            ["make", "-C", str(ROOT), "lab", f"NOTEBOOKS={home / 'book'}",
              f"LAB=--no-browser --expose-app-in-browser --ServerApp.port={port}"],
             stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
-            env={**kept, **own, "OMP_NUM_THREADS": "1", **environment})
+            env=environment(**own, OMP_NUM_THREADS="1", SING_BUILD=str(home / "build")))
         try:
             yield _printed_address(server, log)
         finally:
@@ -139,20 +120,12 @@ COLOURS = """(canvas) => {
 
 
 class Notebook:
-    """One notebook in JupyterLab, in a tab of the browser.
-
-    Attributes
-    ----------
-    clicks : int
-        How often a reader had to click so far; keys do not count.
-    outside, errors : list of str
-        Requests to other hosts, all of them stopped; what the console and the page complained of.
-    """
+    """One notebook in JupyterLab, in a tab of the browser."""
 
     def __init__(self, page: Page, address: str) -> None:
-        self.page, self.clicks = page, 0
-        self.outside: list[str] = []
-        self.errors: list[str] = []
+        self.page, self.clicks = page, 0  # clicks that a reader needed so far, not keys
+        self.outside: list[str] = []  # requests to other hosts, all of them stopped
+        self.errors: list[str] = []  # what the console and the page complained of
         own = tuple(f"{scheme}//{address.split('/')[2]}/" for scheme in ("http:", "ws:"))
 
         def gate(route: Any) -> None:

@@ -17,7 +17,7 @@ HELPERS = (Path(__file__).parent / "reader.js").read_text(encoding="utf-8")
 UNNAMED = re.compile(r'\s*- (slider|combobox|radio|radiogroup|checkbox|textbox|spinbutton)\b(?! ")')
 
 
-def _ask(page: Page, call: str) -> Any:
+def ask(page: Page, call: str) -> Any:
     ask = f"async () => window.reader && [await reader.{call}]"
     answer = page.evaluate(ask)
     if not answer:
@@ -34,7 +34,7 @@ def turn_inputs(page: Page, chart: int) -> list[str]:
     """Set every slider, menu, button and text box of a chart to its values; each draws its own."""
     found = []
     for number in range(page.locator("div.sing-chart").nth(chart).locator(".vega-bind").count()):
-        said = _ask(page, f"turn({chart}, {number})")
+        said = ask(page, f"turn({chart}, {number})")
         where = f"{_name(chart)}, {said['name']}"
         if said["count"] < 2:
             found.append(f"{where}: there is nothing to choose")
@@ -48,12 +48,12 @@ def turn_inputs(page: Page, chart: int) -> list[str]:
 
 def shoot_used(page: Page, chart: int, target: Path) -> None:
     """Save a picture of a chart whose inputs, if any, all have another value than at first."""
-    if _ask(page, f"useAll({chart})"):
+    if ask(page, f"useAll({chart})"):
         target.parent.mkdir(parents=True, exist_ok=True)
         page.locator("div.sing-chart").nth(chart).screenshot(path=target, animations="disabled")
 
 
-def _drag(page: Page, box: dict[str, float], start: float, end: float) -> None:
+def drag(page: Page, box: dict[str, float], start: float, end: float) -> None:
     """Drag between two corners given as shares of a plot's width and height."""
     at = [(box["x"] + share * box["width"], box["y"] + share * box["height"])
           for share in (start, (start + end) / 2, end)]
@@ -65,41 +65,41 @@ def _drag(page: Page, box: dict[str, float], start: float, end: float) -> None:
 
 
 def _try_brush(page: Page, chart: int, name: str, clears: bool) -> list[str]:
-    drawn = [_ask(page, f"marks({chart})")]
+    drawn = [ask(page, f"marks({chart})")]
     where = f"{_name(chart)}, brush {name}"
     for start, end in ((0.04, 0.55), (0.97, 0.6)):
-        _drag(page, _ask(page, f"plotOf({chart}, '{name}')"), start, end)
-        _ask(page, f"settle({chart})")
-        if not _ask(page, f"chosen({chart}, '{name}')"):
+        drag(page, ask(page, f"plotOf({chart}, '{name}')"), start, end)
+        ask(page, f"settle({chart})")
+        if not ask(page, f"chosen({chart}, '{name}')"):
             return [f"{where}: dragging chooses nothing"]
-        drawn.append(_ask(page, f"marks({chart})"))
+        drawn.append(ask(page, f"marks({chart})"))
     if len(set(drawn)) < 3:
         return [f"{where}: what is chosen changes no mark"]
     if clears:
-        box = _ask(page, f"plotOf({chart}, '{name}')")
+        box = ask(page, f"plotOf({chart}, '{name}')")
         page.mouse.dblclick(box["x"] + 0.3 * box["width"], box["y"] + 0.04 * box["height"])
-        _ask(page, f"settle({chart})")
-        if _ask(page, f"chosen({chart}, '{name}')"):
+        ask(page, f"settle({chart})")
+        if ask(page, f"chosen({chart}, '{name}')"):
             return [f"{where}: a double click does not let go"]
     return []
 
 
 def _try_points(page: Page, chart: int, name: str, kind: str) -> list[str]:
     if kind == "legend":
-        count, go = _ask(page, f"legendEntries({chart}).length"), f"goToLegend({chart}, %d)"
+        count, go = ask(page, f"legendEntries({chart}).length"), f"goToLegend({chart}, %d)"
     else:
-        count, go = _ask(page, f"keepPlaces({chart}, 4, false)"), "goTo(%d)"
+        count, go = ask(page, f"keepPlaces({chart}, 4, false)"), "goTo(%d)"
     chosen = False
     for number in range(min(count, 40)):
-        before = _ask(page, f"marks({chart})")
-        at = _ask(page, go % number)
+        before = ask(page, f"marks({chart})")
+        at = ask(page, go % number)
         if kind == "hover":
             page.mouse.move(at["x"], at["y"])
         else:
             page.mouse.click(at["x"], at["y"])
-        _ask(page, f"settle({chart})")
-        chosen = chosen or bool(_ask(page, f"chosen({chart}, '{name}')"))
-        if chosen and _ask(page, f"marks({chart})") != before:
+        ask(page, f"settle({chart})")
+        chosen = chosen or bool(ask(page, f"chosen({chart}, '{name}')"))
+        if chosen and ask(page, f"marks({chart})") != before:
             return []
     what = "changes no mark" if chosen else "chooses nothing"
     return [f"{_name(chart)}, {kind} {name}: pointing at {count} places {what}"]
@@ -108,7 +108,7 @@ def _try_points(page: Page, chart: int, name: str, kind: str) -> list[str]:
 def try_selections(page: Page, chart: int) -> list[str]:
     """Drag every brush of a chart and click every kind of choice; marks must answer."""
     found = []
-    for one in _ask(page, f"selections({chart})"):
+    for one in ask(page, f"selections({chart})"):
         if one["kind"] in ("brush", "zoom"):
             found += _try_brush(page, chart, one["name"], one["clears"] and one["kind"] == "brush")
         else:
@@ -119,19 +119,19 @@ def try_selections(page: Page, chart: int) -> list[str]:
 
 def try_tooltips(page: Page, chart: int) -> list[str]:
     """Point at marks with a tooltip; it shows in the window, with its numbers and its picture."""
-    if not _ask(page, f"hasTips({chart})"):
+    if not ask(page, f"hasTips({chart})"):
         return []
     where, found, numbers = _name(chart), [], False
-    count = _ask(page, f"keepPlaces({chart}, 2, true)")
+    count = ask(page, f"keepPlaces({chart}, 2, true)")
     if not count:
         return [f"{where}: no mark with a tooltip can be reached"]
     # Ten marks from all over the chart, so that a chart of many plots is not judged by its first.
     for number in sorted({round(step * (count - 1) / 9) for step in range(10)}):
-        at = _ask(page, f"goTo({number})")
-        promised = _ask(page, f"promised({number})")
+        at = ask(page, f"goTo({number})")
+        promised = ask(page, f"promised({number})")
         page.mouse.move(at["x"] - 1, at["y"])
         page.mouse.move(at["x"], at["y"])
-        shown = _ask(page, "tip()")
+        shown = ask(page, "tip()")
         if not shown or not shown["text"].strip():
             found.append(f"{where}: pointing at mark {number + 1} shows no tooltip")
             continue
@@ -142,7 +142,7 @@ def try_tooltips(page: Page, chart: int) -> list[str]:
             found.append(f"{where}: a tooltip without its picture: {shown['text']!r}")
         if shown["cut"]:
             found.append(f"{where}: a tooltip is cut by the window: {shown['text']!r}")
-    if _ask(page, f"quantities({chart})") and not numbers and not found:
+    if ask(page, f"quantities({chart})") and not numbers and not found:
         found.append(f"{where}: no tooltip shows a number")
     page.mouse.move(1, 1)
     return found
@@ -150,10 +150,10 @@ def try_tooltips(page: Page, chart: int) -> list[str]:
 
 def _press(page: Page, chart: int, number: int, key: str) -> tuple[str, str]:
     """Press a key on an input; returns the input's value and the marks afterwards."""
-    _ask(page, f"focusOn({chart}, {number})")
+    ask(page, f"focusOn({chart}, {number})")
     page.keyboard.press(key)
-    _ask(page, f"settle({chart})")
-    return _ask(page, f"controls({chart})[{number}].value"), _ask(page, f"marks({chart})")
+    ask(page, f"settle({chart})")
+    return ask(page, f"controls({chart})[{number}].value"), ask(page, f"marks({chart})")
 
 
 #: Keys for each kind of input: one that leaves the first value, and one that leads back.
@@ -164,11 +164,11 @@ KEYS = {"range": ("End", "Home"), "menu": ("ArrowDown", "ArrowUp"),
 def press_inputs(page: Page, chart: int) -> list[str]:
     """Work every input of a chart with keys alone; its value, its label and the marks follow."""
     found = []
-    for number, one in enumerate(_ask(page, f"controls({chart})")):
+    for number, one in enumerate(ask(page, f"controls({chart})")):
         where = f"{_name(chart)}, {one['kind']} {one['name']!r}"
         if one["kind"] not in KEYS:
             continue
-        before = _ask(page, f"marks({chart})")
+        before = ask(page, f"marks({chart})")
         moves = [_press(page, chart, number, key) for key in KEYS[one["kind"]]]
         if all(value == one["value"] for value, _ in moves):
             found.append(f"{where}: keys do not move it")
@@ -179,7 +179,7 @@ def press_inputs(page: Page, chart: int) -> list[str]:
         value, _ = _press(page, chart, number, "ArrowRight")
         if value == moves[-1][0]:
             found.append(f"{where}: an arrow key does not move it")
-        now = _ask(page, f"controls({chart})[{number}]")
+        now = ask(page, f"controls({chart})[{number}]")
         if not (now["shown"] or "").startswith(now["value"]):
             found.append(f"{where}: shows {now['shown']!r} at {now['value']!r}")
         if not (now["spoken"] or "").startswith(now["value"]):
@@ -193,15 +193,15 @@ def press_inputs(page: Page, chart: int) -> list[str]:
 
 def tab_through(page: Page, most: int = 1500) -> list[str]:
     """Press Tab from the title on: every input is reached and has a ring of 3:1 around it."""
-    if not _ask(page, "startTabbing()"):
+    if not ask(page, "startTabbing()"):
         return []
     for _ in range(most // 10):
         for _ in range(10):
             page.keyboard.press("Tab")
-        if not _ask(page, "left()"):
+        if not ask(page, "left()"):
             break
     found = []
-    for name, ring in _ask(page, "rings()"):
+    for name, ring in ask(page, "rings()"):
         if ring is None:
             found.append(f"Tab never reaches {name!r}")
         elif ring < 3:
@@ -223,4 +223,4 @@ def unnamed_inputs(page: Page) -> list[str]:
 
 def faint_texts(page: Page) -> list[str]:
     """Texts of charts, inputs, hints and captions below WCAG's contrast of 4.5:1 (large: 3:1)."""
-    return _ask(page, "faint()")
+    return ask(page, "faint()")

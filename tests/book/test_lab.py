@@ -1,45 +1,68 @@
-"""A chapter in a real JupyterLab with a real kernel, used as a reader would use it."""
+"""Every chapter in a real JupyterLab with a real kernel; chapter 01 as a reader would use it."""
 
 from __future__ import annotations
 
 import io
-import os
+import re
+from pathlib import Path
 
 import pytest
+from lab import open_notebook, serve_lab
 from PIL import Image, ImageDraw
-
-pytest.importorskip("playwright")
-
-from browser import find_chromium, open_browser
-from lab import borrow_results, copy_chapter, open_notebook, serve_lab
 
 from sing_nb.models.prompts import imagenet_names
 from sing_nb.study import tables
 
-# In CI a missing browser is a failure and no reason to skip.
-pytestmark = pytest.mark.skipif(
-    not find_chromium() and not os.environ.get("CI"),
-    reason="no Chromium: apt-get install chromium, or set SING_CHROMIUM")
-
-OWN_CHART = """\
-import altair as alt
-import pandas as pd
-
-alt.Chart(pd.DataFrame({"reader": list("abc"), "bars": [1, 2, 3]})).mark_bar().encode(
-    x="reader", y="bars", color="reader")
-"""
+ROOT = Path(__file__).resolve().parents[2]
+CHAPTERS = sorted(path.stem for path in (ROOT / "book").glob("*.ipynb"))
+#: What a page would turn into something, and JupyterLab shows as it is written.
+RAW = re.compile(r"\{[a-z][\w:-]*\}`|\{\{|^:::|\\begin\{|\$\$", re.MULTILINE)
+VEGALITE = "application/vnd.vegalite.v6+json"
 
 
 @pytest.fixture(scope="module")
-def notebook(smoke, tmp_path_factory):
-    """Chapter 01 on the smoke profile, opened by `make lab` and run from its menu."""
-    for model in smoke.config.everyone:
-        smoke.features(model)  # a first run computes these for a minute, which is not the question
-    home = tmp_path_factory.mktemp("lab")
-    borrow_results(smoke.folder, home / "build" / "smoke")
-    copy_chapter("01_setup", home / "book", [OWN_CHART], profile="smoke")
-    places = serve_lab(home / "book", home / "own", SING_BUILD=str(home / "build"))
-    with places as address, open_browser() as browser, open_notebook(browser, address) as opened:
+def lab(smoke_book, chromium, tmp_path_factory):
+    """`make lab` on copies of all chapters, with the results of the smoke book; and a browser."""
+    with serve_lab(smoke_book.parent, CHAPTERS, tmp_path_factory.mktemp("lab")) as address:
+        yield address, chromium
+
+
+@pytest.fixture(scope="module")
+def shots(smoke_book):
+    (smoke_book.parent / "screenshots").mkdir(exist_ok=True)
+    return smoke_book.parent / "screenshots"
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_a_chapter_runs_and_reads_whole(lab, shots, name):
+    address, browser = lab
+    # JupyterLab would open what the last test left open as well.
+    address = address.replace("01_setup.ipynb", f"{name}.ipynb") + "&reset"
+    with open_notebook(browser, address) as notebook:
+        notebook.run_all()
+        assert notebook.tracebacks() == []
+        for index, cell in enumerate(notebook.cells()):
+            figures = sum(VEGALITE in output.get("data", {}) for output in cell["outputs"])
+            if cell["kind"] == "markdown":
+                text = notebook.show_at(index).locator(".jp-RenderedMarkdown").inner_text()
+                assert RAW.findall(text) == [], text
+            elif figures:
+                shown = notebook.show_at(index)
+                drawn = shown.locator(".vega-embed canvas, .vega-embed svg, .jupyter-widgets, img")
+                drawn.first.wait_for(timeout=30_000)
+                captions = shown.locator(".jp-RenderedMarkdown", has_text="Figure.")
+                assert captions.count() >= figures
+                assert all(len(text.split()) >= 5 for text in captions.all_inner_texts())
+        notebook.page.screenshot(path=shots / f"lab-{name}.png")
+        assert notebook.outside == []
+        assert notebook.errors == []
+
+
+@pytest.fixture(scope="module")
+def notebook(lab):
+    """Chapter 01, run from the menu."""
+    address, browser = lab
+    with open_notebook(browser, f"{address}&reset") as opened:
         opened.run_all()
         yield opened
 
@@ -80,9 +103,9 @@ def push_slider(notebook, explorer, name, key="ArrowRight", times=1):
         notebook.page.keyboard.press(key)
 
 
-def shark(background="navy"):
+def shark():
     """A picture that no profile has, as the content of a PNG."""
-    picture = Image.new("RGB", (320, 240), background)
+    picture = Image.new("RGB", (320, 240), "navy")
     ImageDraw.Draw(picture).polygon([(40, 180), (160, 40), (280, 180)], fill="silver")
     content = io.BytesIO()
     picture.save(content, "png")
@@ -92,9 +115,6 @@ def shark(background="navy"):
 STEP = "step (lengths of the null part)"
 PROMPTED = "Attribute Score towards the prompt"
 LOOK = "(el) => el.outerHTML + (el.toDataURL?.() ?? '')"
-
-
-# --- the notebook ---------------------------------------------------------------------------------
 
 
 def test_the_chapter_runs_in_two_clicks_without_an_error(notebook):
@@ -113,9 +133,6 @@ def test_a_figure_moves_within_three_clicks(notebook):
     notebook.page.wait_for_timeout(300)
     assert figure.locator("canvas").first.evaluate(LOOK) != before
     assert notebook.clicks == 3
-
-
-# --- the explorer ---------------------------------------------------------------------------------
 
 
 def test_the_explorer_says_what_the_tables_say(explorer, smoke):
@@ -167,9 +184,7 @@ def test_a_picture_of_ones_own_is_pushed(notebook, explorer):
     assert taken_for in imagenet_names()
 
 
-def test_nothing_went_wrong_and_nobody_else_was_asked(notebook, explorer, smoke):
-    shots = smoke.folder / "screenshots"
-    shots.mkdir(exist_ok=True)
+def test_nothing_went_wrong_and_nobody_else_was_asked(notebook, explorer, shots):
     for theme in ("light", "dark"):
         notebook.wear(theme)
         notebook.show_cell("widgets.NullSpaceExplorer(")
