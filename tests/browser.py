@@ -17,14 +17,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 DESKTOP, PHONE = (1280, 900), (390, 844)
 HEAVIEST = 6  # MB a page may take with all that it loads, before compression
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync"]
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+         "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 
 
 def find_chromium() -> str | None:
@@ -68,18 +62,12 @@ def open_browser() -> Iterator[Browser]:
 
 @contextlib.contextmanager
 def new_page(
-    browser: Browser,
-    size: tuple[int, int] = DESKTOP,
-    theme: str = "light",
-    touch: bool = False,
+    browser: Browser, size: tuple[int, int] = DESKTOP, theme: str = "light", touch: bool = False
 ) -> Iterator[Page]:
     """Open a tab of a given size; the book follows the colour scheme that the browser asks for."""
     context = browser.new_context(
-        viewport={"width": size[0], "height": size[1]},
-        color_scheme=theme,
-        reduced_motion="reduce",
-        has_touch=touch,
-        is_mobile=touch)
+        viewport={"width": size[0], "height": size[1]}, color_scheme=theme,
+        reduced_motion="reduce", has_touch=touch, is_mobile=touch)
     try:
         yield context.new_page()
     finally:
@@ -137,14 +125,12 @@ CHARTS = """() => [...document.querySelectorAll("div.sing-chart")].map((el) => {
     description: el.spec?.description ?? "",
     ready: el.dataset.ready === "1",
     error: el.dataset.error ?? "",
-    drawn: el.dataset.drawn ?? "",
     cut: [...el.querySelectorAll("svg .role-legend")].some((legend) =>
       legend.getBoundingClientRect().right >
         legend.closest("svg").getBoundingClientRect().right + 1),
     marks: el.querySelectorAll("svg .mark-symbol path, svg .mark-rect path, svg .mark-line path, "
       + "svg .mark-area path, svg .mark-arc path, svg .mark-rule line, svg .mark-image image, "
       + "svg .mark-text.role-mark text, svg .mark-shape path, svg .mark-trail path").length,
-    inputs: el.querySelectorAll(".vega-bind").length,
     number: caption?.querySelector(".caption-number")?.textContent.trim() ?? "",
     caption: caption?.querySelector(".caption-text")?.textContent.trim() ?? "",
   };
@@ -226,46 +212,6 @@ def inspect_page(page: Page, url: str, theme: str = "light", timeout: float = 30
     report.megabytes = sum(size for _, size in loaded) / 1e6
     report.bundles = [name for name, _ in loaded if "/vega-bundle.js" in name]
     return report
-
-
-def drawing(page: Page, chart: int) -> str:
-    """Return the drawn SVG of a chart (counted from 0) as text."""
-    return (
-        page.locator("div.sing-chart")
-        .nth(chart)
-        .locator("svg")
-        .first.evaluate("(el) => el.outerHTML"))
-
-
-def move_input(page: Page, chart: int, number: int) -> str:
-    """Move one input of a chart to another value, as a reader would; returns the input's kind."""
-    bind = page.locator("div.sing-chart").nth(chart).locator(".vega-bind").nth(number)
-    control = bind.locator("input, select").first
-    kind = control.evaluate("(el) => el.tagName === 'SELECT' ? 'select' : el.type")
-    if kind == "select":
-        count = control.locator("option").count()
-        current = control.evaluate("(el) => el.selectedIndex")
-        control.select_option(index=(current + 1) % count)
-    elif kind == "radio":
-        bind.locator("input:not(:checked)").first.check()
-    elif kind == "checkbox":
-        control.click()
-    elif kind in ("range", "number"):
-        # Half the range away, so that a slider with fine steps crosses something that matters.
-        control.evaluate("""(el) => {
-          const low = Number(el.min || 0), high = Number(el.max || 100), now = Number(el.value);
-          const step = (high - low) / 8;
-          el.value = now - low > (high - low) / 2 ? low + step : high - step;
-          el.dispatchEvent(new Event("input", {bubbles: true}));
-          el.dispatchEvent(new Event("change", {bubbles: true}));
-        }""")
-    else:
-        control.fill("a")
-    page.evaluate(
-        "async (i) => { await document.querySelectorAll('div.sing-chart')[i].view?.runAsync(); }",
-        chart)
-    page.wait_for_timeout(150)  # text and range inputs answer after a debounce
-    return kind
 
 
 def shoot(page: Page, target: Path) -> Path:

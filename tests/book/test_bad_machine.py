@@ -1,8 +1,4 @@
-"""Caches that lie, disks that are full or read-only, folders that are files, two runs at once.
-
-What is damaged is noticed by its checksum, made again, and that is said in one line; what cannot
-be written is said with what to do, and nothing half-written is believed later.
-"""
+"""Caches that lie, disks that are full or read-only: noticed, said in one line, made again."""
 
 from __future__ import annotations
 
@@ -35,9 +31,6 @@ DAMAGE = {
     "cut short": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
     "one bit": flip}
 each_damage = pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-
-
-# --- a study whose files were spoiled -----------------------------------------------------------
 
 
 def to_tensor(picture):
@@ -111,18 +104,6 @@ def test_a_spoilt_file_is_noticed_and_made_again(kind, damage, spoilt, photos, c
     assert "made again" not in capsys.readouterr().err
 
 
-# --- disks and folders --------------------------------------------------------------------------
-
-
-def run(code, *, prefix=(), env=None, **options):
-    """A Python process of its own; what it printed."""
-    done = subprocess.run(
-        [*prefix, sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True,
-        timeout=120, check=False, cwd=ROOT, env=env, **options)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
-
 def namespace():
     """A prefix for commands in a space where discs can be mounted; None where there is none."""
     for way in (["unshare", "-m"], ["unshare", "-rm"]):
@@ -140,7 +121,7 @@ WAY = namespace() if sys.platform == "linux" else None
 
 @pytest.mark.skipif(WAY is None, reason="no disks can be mounted here")
 def test_a_full_disk_and_one_that_is_read_only(tmp_path):
-    out = run(f"""
+    code = f"""
         import os, subprocess
         from pathlib import Path
         import pandas as pd, torch
@@ -176,7 +157,11 @@ def test_a_full_disk_and_one_that_is_read_only(tmp_path):
         spaces = kept_spaces(torch.ones(2, 5))
         print("null", spaces.null_dim)
         print("exit", main(["fetch", "--profile", "smoke"]))
-    """, prefix=WAY)
+    """
+    done = subprocess.run([*WAY, sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT,
+                          capture_output=True, text=True, timeout=120)
+    out = done.stdout
+    assert done.returncode == 0, done.stderr[-3000:]
     assert out.count("SAID") == 3
     assert out.count("No space left on device") == 2
     assert "['large', 'one.parquet']" in out

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -13,6 +12,7 @@ import pytest
 import safetensors.torch
 import torch
 import yaml
+from conftest import environment
 from slurm import slurm, why_not
 
 import sing_nb
@@ -21,18 +21,16 @@ from sing_nb.pictures import features
 from sing_nb.study.fits import summed
 
 ROOT = Path(__file__).resolve().parents[2]
-HANDED_DOWN = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "PROFILE", "SET")
 
 
-def snakemake(build, *options, settings="", profile="smoke", env=None):
+def snakemake(build, *options, settings="", profile="smoke", **added):
     """Run Snakemake on the book's rules with a build folder of its own."""
-    clean = {key: value for key, value in os.environ.items() if key not in HANDED_DOWN}
     return subprocess.run(
         [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "book" / "Snakefile"),
          "--config", f"profile={profile}", f"settings={settings}",
          "--nolock", "--quiet", "rules", *options],
-        env=clean | {"SING_BUILD": str(build), "PYTHONPATH": str(ROOT)} | (env or {}), cwd=ROOT,
-        text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, timeout=300)
+        env=environment(SING_BUILD=str(build), PYTHONPATH=str(ROOT), **added), cwd=ROOT,
+        text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
 
 
 @pytest.fixture
@@ -42,9 +40,6 @@ def build(smoke, tmp_path):
     for name in ("features", "pictures"):
         shutil.copytree(smoke.folder / name, tmp_path / "smoke" / name)
     return tmp_path
-
-
-# --- parts --------------------------------------------------------------------------------------
 
 
 def test_seven_parts_give_the_translators_of_one(smoke, tmp_path, monkeypatch):
@@ -79,9 +74,6 @@ def test_seven_parts_give_the_translators_of_one(smoke, tmp_path, monkeypatch):
         torch.testing.assert_close(one.bias, other.bias, rtol=1e-6, atol=1e-6)
 
 
-# --- the plan -----------------------------------------------------------------------------------
-
-
 def planned_jobs(text):
     found = re.findall(r"^(\w+) +(\d+)$", text, re.MULTILINE)
     return {name: int(count) for name, count in found if name not in ("total", "book")}
@@ -98,9 +90,6 @@ def test_a_run_in_parts_has_the_jobs_that_are_counted_by_hand(tmp_path, profile,
     assert done.returncode == 0, done.stdout[-2000:]
     found = planned_jobs(done.stdout)
     assert {name: found[name] for name in jobs} == jobs
-
-
-# --- who runs the jobs --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["local", "slurm", "kubernetes"])
@@ -135,7 +124,7 @@ def test_a_part_runs_as_jobs_of_a_real_slurm(smoke, build, tmp_path_factory):
             "--default-resources", "mem_mb=1000", "runtime=10", "slurm_partition=test",
             "slurm_account=none", "--retries", "0", "--latency-wait", "20", "--jobs", "2",
             "--", f"stages/{mark.name}", settings="shards=2 models=[lite0]",
-            env=added | {"OMP_NUM_THREADS": "1"})
+            OMP_NUM_THREADS="1", **added)
     assert done.returncode == 0, done.stdout[-3000:]
     assert "has been submitted with SLURM jobid" in done.stdout
     assert mark.is_file()

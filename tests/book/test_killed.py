@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from conftest import environment
 
 from sing_nb.pictures.fetch import SOURCES, cache_dir
 
@@ -16,7 +17,6 @@ ROOT = Path(__file__).resolve().parents[2]
 # `SING_KILLS=10 pytest tests/test_killed.py` is the long form.
 KILLS = int(os.environ.get("SING_KILLS", "3"))
 LATEST = 60  # seconds that a run is left at most before it is killed
-HANDED_DOWN = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "PROFILE", "SET")
 
 
 def make_book(build: Path) -> psutil.Popen:
@@ -24,7 +24,6 @@ def make_book(build: Path) -> psutil.Popen:
 
     The pictures are not downloaded again; heads, embeddings of texts and the like start cold.
     """
-    env = {key: value for key, value in os.environ.items() if key not in HANDED_DOWN}
     (build / "cache").mkdir(exist_ok=True)
     for name in SOURCES:
         if not (build / "cache" / name).exists():
@@ -32,7 +31,7 @@ def make_book(build: Path) -> psutil.Popen:
     log = (build / "make.log").open("a")
     return psutil.Popen(
         ["make", "-C", str(ROOT), "book", "PROFILE=smoke"], stdout=log, stderr=subprocess.STDOUT,
-        env=env | {"SING_BUILD": str(build), "SING_CACHE": str(build / "cache")})
+        env=environment(SING_BUILD=str(build), SING_CACHE=str(build / "cache")))
 
 
 def kill_at_once(process: psutil.Popen) -> None:

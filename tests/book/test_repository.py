@@ -32,9 +32,6 @@ def tags(cell):
     return cell["metadata"].get("tags", [])
 
 
-# --- notebooks ----------------------------------------------------------------------------------
-
-
 def test_the_book_has_its_chapters():
     assert {path.stem for path in NOTEBOOKS} <= set(toc_files(ROOT / "book"))
     assert len(NOTEBOOKS) >= 14
@@ -46,13 +43,11 @@ def test_a_notebook_has_a_title_typed_parameters_no_results_and_reads_the_same_e
         if cell["cell_type"] == "code":
             assert cell["outputs"] == []
             assert cell["execution_count"] is None
-            if path in NOTEBOOKS:
-                assert [line for line in source(cell).splitlines() if len(line) > 79] == []
+            assert [line for line in source(cell).splitlines() if len(line) > 79] == []
         else:
             assert RAW.findall(source(cell)) == []
-        if path in NOTEBOOKS:
-            assert set(tags(cell)) <= {"parameters", "hide-input"}
-            assert set(cell["metadata"]) <= {"tags"}
+        assert set(tags(cell)) <= {"parameters", "hide-input"}
+        assert set(cell["metadata"]) <= {"tags"}
     text = [line for cell in cells(path) if cell["cell_type"] == "markdown"
             for line in source(cell).splitlines()]
     assert [line for line in text if line.startswith("# ")] == text[:1]
@@ -81,9 +76,6 @@ def test_the_public_names_are_there():
         assert getattr(sing_nb, name).__name__ == name
     with pytest.raises(AttributeError, match="no attribute 'anlge'"):
         _ = sing_nb.anlge
-
-
-# --- data ---------------------------------------------------------------------------------------
 
 
 def rows(name):
@@ -116,9 +108,6 @@ def test_a_stamps_subject_has_one_label_and_at_most_one_class_of_that_name():
         if row["imagenet"] and names.count(label.lower()) == 1:
             assert names[int(row["imagenet"])] == label.lower(), row
     assert sum(map(bool, classes.values())) >= 60
-
-
-# --- what is committed --------------------------------------------------------------------------
 
 
 def test_nothing_is_tracked_that_must_not_be():

@@ -1,8 +1,4 @@
-"""Nothing that somebody else wrote is run: each attack holds code that would leave a mark.
-
-Loaders of classifiers and the cache have the same test in their own files; what our
-own code may not do is Ruff's business (its rules S in pyproject.toml).
-"""
+"""Nothing that somebody else wrote is run: each attack holds code that would leave a mark."""
 
 from __future__ import annotations
 
@@ -166,9 +162,6 @@ def test_the_page_on_trust_names_tests_that_exist():
     written = "\n".join(p.read_text(encoding="utf-8") for p in (ROOT / "tests").rglob("test_*.py"))
     assert len(named) >= 8
     assert {name for name in named if f"def {name}(" not in written} == set()
-
-
-# --- the audit ----------------------------------------------------------------------------------
 
 
 def test_an_audit_without_network_says_so_and_fails_nothing(tmp_path):

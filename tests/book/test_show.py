@@ -57,9 +57,6 @@ def shown(monkeypatch):
     return found
 
 
-# --- figures ------------------------------------------------------------------------------------
-
-
 def test_a_figure_is_kept_as_spec_data_and_svg_the_same_in_each_run(page):
     show(bars())
     first = {path.name: path.read_bytes() for path in page.iterdir()}
@@ -104,9 +101,6 @@ def test_a_readers_own_chart_asks_no_host_and_draws_every_row():
         bundle = bundle._repr_mimebundle_()
     assert "text/html" not in bundle
     assert bundle["image/png"].startswith("iVBOR")
-
-
-# --- findings -----------------------------------------------------------------------------------
 
 
 def judge(item="figure 3", holds=True, **options):
@@ -156,9 +150,6 @@ def test_what_is_missing_or_damaged_is_said_with_what_to_do(page, tmp_path, text
         (page / "found.json").write_text(text)
     with pytest.raises(sing.SingError, match=words):
         gathered(tmp_path)
-
-
-# --- texts --------------------------------------------------------------------------------------
 
 
 def test_a_box_is_a_table_of_four_rows():
