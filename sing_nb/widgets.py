@@ -1,7 +1,4 @@
-"""The null-space explorer: a photo is pushed by hand, in a running kernel.
-
-Its ``counterpart``, with answers that were computed beforehand, stands on pages without one.
-"""
+"""The null-space explorer: a photo is pushed by hand, in a running kernel."""
 
 from __future__ import annotations
 
@@ -43,7 +40,6 @@ class NullSpaceExplorer(ipywidgets.VBox):
 
     Parameters
     ----------
-    study : Study
     model : str
         Classifier, the study's first by default.
     photos : sequence of str
@@ -222,11 +218,9 @@ class NullSpaceExplorer(ipywidgets.VBox):
                 panel.width = (LIVE_WIDTH - 100) // 2
             self.chart.chart = chart
         else:
-            values = explorers.trail_params(self._trail, step)
-            with self.chart.hold_sync():
-                for name, value in values.items():
-                    if getattr(self.chart.params, name) != value:
-                        setattr(self.chart.params, name, value)
+            with self.chart.hold_sync():  # what is as it was is not sent again
+                for name, value in explorers.trail_params(self._trail, step).items():
+                    setattr(self.chart.params, name, value)
         for name in dict.fromkeys(found.photos["picture"]):
             if name not in self._small:
                 self._small[name] = thumbnail(self.study.picture_path(name))

@@ -21,11 +21,11 @@ UNITS = {"memory_gb": "memory", "gpu_gb": "GPU memory", "disk_gb": "disk",
 
 
 class Need(NamedTuple):
-    """One thing that a profile needs: whether it is there, what was found and what to do."""
+    """One thing that a profile needs."""
 
     what: str
     there: bool
-    found: str
+    found: str  # and what to do where it is missing
 
 
 def needs(config: Profile) -> list[Need]:
