@@ -125,6 +125,7 @@ CHARTS = """() => [...document.querySelectorAll("div.sing-chart")].map((el) => {
     description: el.spec?.description ?? "",
     ready: el.dataset.ready === "1",
     error: el.dataset.error ?? "",
+    drawn: el.dataset.drawn ?? "",
     cut: [...el.querySelectorAll("svg .role-legend")].some((legend) =>
       legend.getBoundingClientRect().right >
         legend.closest("svg").getBoundingClientRect().right + 1),
