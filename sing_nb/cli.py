@@ -286,8 +286,8 @@ _stage("translator", "Fit one classifier's translators.", MODEL)
 _stage("tables", "Score tables of one classifier, or those that compare all.", ANY_MODEL)
 _stage("space", "The comparison of classifiers in another joint space.", SPACE)
 _stage("controls", "Unique information and noise of a classifier's translators.", MODEL)
-_stage("sweep", "Train one translator of the grid.", click.option("--architecture", required=True),
-       click.option("--loss", required=True))
+_stage("sweep", "Train one kind of translator of chapter 12 with every loss.",
+       click.option("--architecture", required=True))
 _stage("plants", "Heads made blind to known concepts: what scores say of them.")
 _stage("example", "The worked example of chapter 11.")
 

@@ -70,11 +70,13 @@ def controls(study: Study, model: str) -> None:
     translator_spread(study, model)
 
 
-def sweep(study: Study, architecture: str, loss: str) -> None:
-    """Train one translator of the grid of chapter 12."""
+def sweep(study: Study, architecture: str) -> None:
+    """Train one kind of translator of chapter 12 with every loss."""
     from ..study.comparison import run
 
-    run(study, architecture, loss)
+    for one, loss in study.config.sweep:
+        if one == architecture:
+            run(study, one, loss)
 
 
 def plants(study: Study) -> None:
